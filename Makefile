@@ -1,0 +1,99 @@
+# Needs make and Python 3.11 or newer (with venv), nothing else. `make` alone lists the targets.
+
+# The interpreter that makes the environment; the first that is new enough, unless you name one.
+PYTHON ?=
+PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+RUN ?= runs/diagnose
+PYTEST_ARGS ?=
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help env diagnose test lint format benchmark lock chromium clean clean-env
+
+help:
+	@echo "make diagnose    the embedded model through vLLM and FSDP2 on this CPU, with a report"
+	@echo "make test        linters, then every test that needs no GPU"
+	@echo "make lint        ruff and mypy;  make format: let ruff mend what it can"
+	@echo "make benchmark   the performance claims, in full size"
+	@echo "make env         the environment alone, in $(VENV)"
+	@echo "make lock        resolve requirements/cpu.lock anew (LOCK_ARGS=--upgrade for new versions)"
+	@echo "make clean       remove what runs and tests left;  make clean-env: the environment too"
+
+diagnose: env
+	@$(BIN)/mismatch-lab diagnose --out $(RUN) --overwrite
+
+test: lint chromium
+	@echo "tests: about 15 minutes on 2 cores (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: env
+	@echo "lint: ruff, ruff format, mypy (under a minute the first time)"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: env
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format --quiet .
+
+benchmark: env
+	@$(BIN)/python -m pytest tests/benchmarks -m benchmark --benchmark-size full -s $(PYTEST_ARGS)
+
+lock:
+	@echo "lock: resolving requirements/cpu.lock (about 20 seconds)"
+	@$(call with_python,requirements/lock.py $(LOCK_ARGS))
+
+clean:
+	rm -rf runs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+clean-env: clean
+	rm -rf $(VENV)
+
+# ---- The environment -------------------------------------------------------------------------
+# Each stamp is written last, so that what was interrupted is done again. Locked packages always go
+# into a fresh folder: pip would take a half-written package of the right version for a whole one.
+
+env: $(VENV)/.installed
+
+$(VENV)/.locked: requirements/cpu.lock requirements/torch.txt
+	@echo "env: $(VENV) from requirements/cpu.lock (about 3 minutes and 4 GB, once)"
+	@$(call with_python,-m venv --clear $(VENV))
+	@echo "env: 1 of 2, the locked packages"
+	@$(PIP) install --no-deps --require-hashes --only-binary :all: -r requirements/cpu.lock
+	@echo "env: 2 of 2, torch (an index that cannot be reached is passed over)"
+	@$(PIP) install --no-deps --retries 2 -r requirements/torch.txt
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml
+	@echo "env: mismatch-lab itself, editable"
+	@rm -rf $(VENV)/lib/python*/site-packages/mismatch_lab-*.dist-info # perhaps half-written
+	@$(PIP) install --no-deps --no-build-isolation --no-index --ignore-installed --editable .
+	@touch $@
+
+# $(call with_python,ARGS): run the first interpreter that is new enough and has venv and pip.
+define with_python
+for python in $(PYTHONS); do \
+  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+  then exec "$$python" $(1); fi; \
+done; \
+echo "No Python 3.11 or newer with venv among: $(PYTHONS)." >&2; \
+echo "Install one (on Debian: apt-get install python3.11-venv), or name it: make PYTHON=/path/to/python3.11" >&2; \
+exit 1
+endef
+
+# ---- The browser of tests/browser --------------------------------------------------------------
+
+chromium:
+	@command -v chromium >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "chromium: installing Debian's for the browser tests (about a minute)"; \
+	    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null; \
+	  else \
+	    echo "chromium: not found; the browser tests are skipped, and fail where CI=true."; \
+	    echo "          Install your system's package named chromium to run them."; \
+	  fi; }

@@ -1,0 +1,1 @@
+"""Attribution: from observations to a verdict, and (next) to named causes."""

@@ -1,0 +1,206 @@
+"""The status of a run: match, numerics, mismatch, underpowered or error, and why.
+
+The checks run in one order; the first that has an answer gives it. Each says in words, with the
+numbers it used, what it saw.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mismatch_lab.schema import (
+    Cause,
+    EstimateRecord,
+    Limits,
+    Localisation,
+    Measures,
+    NoiseFloor,
+    Observation,
+    Remedy,
+    RoutingFindings,
+    Status,
+)
+
+ONE_SIDED = 0.5
+"""|mean delta| over mean |delta| from which on a difference is not rounding: rounding of either
+side is as often up as down, but for a bias of about half its variance (0.1 at |delta| = 0.2)."""
+
+STANDARD_ERRORS = 4.0
+"""And the mean must be this many standard errors away from 0."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict rests on."""
+
+    edges: dict[str, Measures]
+    floor: NoiseFloor | None
+    localisation: Localisation | None
+    routing: RoutingFindings | None
+    n_rows: int
+    edge: str = "decode_train"
+    """The edge that the headline speaks of."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A status with its headline and the chain that led to it."""
+
+    status: Status
+    headline: str
+    reasons: list[str]
+    causes: list[Cause]
+
+
+def decide(evidence: Evidence, limits: Limits) -> Decision:
+    """Name the status."""
+    measures = evidence.edges.get(evidence.edge)
+    if measures is None:
+        return Decision("error", f"The edge {evidence.edge} was not measured.", [], [])
+    delta = measures["abs_delta_mean"]
+    seen = f"mean |delta| {_number(delta)} nats over {delta.n} tokens"
+    broken = _not_measurable(measures)
+    if broken:
+        return Decision("error", f"No verdict: {broken}.", [broken], [])
+    reasons = [f"{evidence.edge}: {seen}."]
+    mismatch = _mismatch_reasons(evidence, measures, limits)
+    if mismatch:
+        where = _where(evidence.localisation)
+        return Decision("mismatch", f"Mismatch: {seen}{_times(evidence.floor)}{where}.", reasons + mismatch, [])
+    thin = _underpowered(evidence, delta, limits)
+    if thin:
+        return Decision("underpowered", f"Too little data to say: {thin}.", [*reasons, thin], [])
+    if delta.ci95[1] < limits.match_abs_delta_nats:
+        small = f"The 95 % interval lies below the match limit of {limits.match_abs_delta_nats:g} nats."
+        return Decision("match", f"The two sides are the same policy: {seen}.", [*reasons, small], [])
+    return _numerics(evidence, seen, reasons)
+
+
+def _not_measurable(measures: Measures) -> str:
+    delta = measures["abs_delta_mean"]
+    if delta.n == 0:
+        return "no token has a finite log-prob on both sides"
+    if delta.n_dropped:
+        total = delta.n + delta.n_dropped
+        return f"{delta.n_dropped} of {total} sampled tokens have a non-finite log-prob on one side"
+    return ""
+
+
+def _mismatch_reasons(evidence: Evidence, measures: Measures, limits: Limits) -> list[str]:
+    reasons = []
+    mean, size = measures["mean_delta"], measures["abs_delta_mean"]
+    tiny = size.value < limits.match_abs_delta_nats
+    if not tiny and _one_sided(mean, size):
+        reasons.append(
+            f"One-sided: mean delta {_number(mean)} is {abs(mean.value) / size.value:.0%} of mean "
+            "|delta|; rounding is not."
+        )
+    floor = evidence.floor
+    if floor is not None and floor.precision.n and not tiny:
+        for name, ratio in (
+            ("the engine's error", floor.infer_ratio),
+            ("the trainer's error", floor.train_ratio),
+            ("engine against trainer", floor.edge_ratio),
+        ):
+            if ratio.ci95[0] > limits.floor_ratio:
+                reasons.append(
+                    f"Beyond the noise floor: {name} is {_number(ratio)} times what this precision "
+                    f"does (limit {limits.floor_ratio:g})."
+                )
+    if floor is None and size.ci95[0] > limits.match_abs_delta_nats:
+        reasons.append(
+            f"Above the match limit of {limits.match_abs_delta_nats:g} nats, and no reference was "
+            "run that could explain it by precision."
+        )
+    found = evidence.localisation
+    if found is not None and found.first_divergent_module is not None:
+        module = next(m for m in found.per_module if m.name == found.first_divergent_module)
+        reasons.append(
+            f"{module.name} leaves its floor first: error {max(module.infer_error, module.train_error):.2g} "
+            f"({found.side}), floor {module.floor:.2g}, limit {limits.module_floor_ratio:g} times."
+        )
+    return reasons
+
+
+def _one_sided(mean: EstimateRecord, size: EstimateRecord) -> bool:
+    error = (mean.ci95[1] - mean.ci95[0]) / (2 * 1.96)
+    if not (math.isfinite(error) and size.value > 0):
+        return False
+    return abs(mean.value) > max(STANDARD_ERRORS * error, ONE_SIDED * size.value)
+
+
+def _underpowered(evidence: Evidence, delta: EstimateRecord, limits: Limits) -> str:
+    if delta.n < limits.min_tokens:
+        return f"{delta.n} sampled tokens, {limits.min_tokens} are needed"
+    if evidence.n_rows < limits.min_rows:
+        return f"{evidence.n_rows} sequences, {limits.min_rows} are needed for an interval"
+    floor = evidence.floor
+    if floor is None or delta.value < limits.match_abs_delta_nats:
+        return ""
+    for name, ratio in (("engine", floor.infer_ratio), ("trainer", floor.train_ratio),
+                        ("edge", floor.edge_ratio)):
+        if ratio.value > limits.floor_ratio:
+            return (
+                f"the {name} is at {_number(ratio)} times the floor: the limit of "
+                f"{limits.floor_ratio:g} lies inside the interval"
+            )
+    return ""
+
+
+def _numerics(evidence: Evidence, seen: str, reasons: list[str]) -> Decision:
+    floor = evidence.floor
+    if floor is None:
+        return Decision("underpowered", f"No reference to explain {seen}.", reasons, [])
+    reasons.append(
+        f"Within the noise floor: engine {_number(floor.infer_ratio)}, trainer "
+        f"{_number(floor.train_ratio)}, edge {_number(floor.edge_ratio)} times {_number(floor.precision)} nats."
+    )
+    routing = evidence.routing
+    tail = ""
+    if routing is not None and routing.flipped_token_share.value > 0:
+        tail = (
+            f"; {routing.flipped_token_share.value:.1%} of tokens pick another expert in some layer "
+            f"and carry {routing.abs_delta_flipped.value:.3g} nats, the others "
+            f"{routing.abs_delta_unflipped.value:.3g}"
+        )
+        reasons.append(f"Routing{tail[1:]}.")
+    cause = Cause(
+        id="numerics-floor",
+        family="precision",
+        side="neither",
+        confidence=0.9,
+        location=None,
+        evidence=[
+            Observation(
+                observation="edge over noise floor", value=floor.edge_ratio.value,
+                expected="about 1 where only precision differs",
+            )
+        ],
+        remedy=Remedy(
+            id="higher-precision",
+            how="Not a bug. To shrink it: fp16 or fp32 on both sides, an fp32 head on both sides, "
+            "for MoE routing replay.",
+        ),
+    )
+    return Decision("numerics", f"Precision, not a bug: {seen}{_times(floor)}{tail}.", reasons, [cause])
+
+
+def _times(floor: NoiseFloor | None) -> str:
+    if floor is None or not math.isfinite(floor.edge_ratio.value):
+        return ""
+    return f", {floor.edge_ratio.value:.2g} times the measured noise floor"
+
+
+def _where(found: Localisation | None) -> str:
+    if found is None or found.first_divergent_module is None:
+        return ""
+    sides = {"infer": "engine", "train": "trainer", "undecided": "side undecided"}
+    return f"; first in {found.first_divergent_module} ({sides[str(found.side)]})"
+
+
+def _number(estimate: EstimateRecord) -> str:
+    low, high = estimate.ci95
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"{estimate.value:.3g}"
+    return f"{estimate.value:.3g} [{low:.3g}, {high:.3g}]"

@@ -1,0 +1,134 @@
+"""What one side recorded of a set of token sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mismatch_lab.errors import CaptureError
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Ragged token sequences, flattened: T tokens in R rows.
+
+    Row r is `token_ids[row_offsets[r]:row_offsets[r + 1]]`; its first `prompt_lengths[r]` tokens
+    are the prompt. `sampled` marks the tokens that the engine drew; in multi-turn rows the tokens
+    of later user turns are not.
+    """
+
+    token_ids: NDArray[np.int32]
+    """[T]"""
+    row_offsets: Int64
+    """[R + 1]"""
+    prompt_lengths: NDArray[np.int32]
+    """[R]"""
+    sampled: NDArray[np.bool_]
+    """[T]"""
+
+    @classmethod
+    def build(
+        cls, sequences: list[list[int]], prompt_lengths: list[int], sampled: list[list[bool]]
+    ) -> Rows:
+        """Flatten ragged lists."""
+        offsets = np.cumsum([0, *(len(s) for s in sequences)]).astype(np.int64)
+        flat = [token for sequence in sequences for token in sequence]
+        mask = [value for row in sampled for value in row]
+        rows = cls(
+            np.array(flat, np.int32), offsets, np.array(prompt_lengths, np.int32), np.array(mask, bool)
+        )
+        rows.validate("rows")
+        return rows
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.prompt_lengths)
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.token_ids)
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """(start, stop) of each row in the flattened arrays."""
+        for row in range(self.n_rows):
+            yield int(self.row_offsets[row]), int(self.row_offsets[row + 1])
+
+    def row_ids(self) -> Int64:
+        """[T] the row each token belongs to."""
+        return np.repeat(np.arange(self.n_rows, dtype=np.int64), np.diff(self.row_offsets))
+
+    def validate(self, where: str) -> None:
+        """Raise CaptureError unless the arrays fit together."""
+        if len(self.row_offsets) != self.n_rows + 1 or self.n_rows == 0:
+            raise CaptureError(
+                f"{where}: {len(self.row_offsets)} row offsets for {self.n_rows} rows."
+            )
+        lengths = np.diff(self.row_offsets)
+        if self.row_offsets[0] != 0 or self.row_offsets[-1] != self.n_tokens or lengths.min() < 1:
+            raise CaptureError(f"{where}: row offsets do not cover the {self.n_tokens} tokens.")
+        if (self.prompt_lengths < 1).any() or (self.prompt_lengths > lengths).any():
+            raise CaptureError(f"{where}: a prompt is empty or longer than its row.")
+        if len(self.sampled) != self.n_tokens:
+            raise CaptureError(
+                f"{where}: {len(self.sampled)} sampled marks for {self.n_tokens} tokens."
+            )
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Rows with what one side says of them.
+
+    A value at flat index t speaks of token t: `logp[t]` is the log-prob of `token_ids[t]` given
+    the tokens of its row before it, and `probe_logp[p]` is the whole distribution it was drawn
+    from (so `probe_logp[p, token_ids[probe_positions[p]]] == logp[probe_positions[p]]`). Hidden
+    states at probe p are those that produced this distribution: the forward position one token
+    earlier. Routing at t is the choice made where token t is the input.
+    """
+
+    rows: Rows
+    logp: Float32
+    """[T] in nats; NaN where there is none."""
+    probe_positions: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    """[P] flat token indices, ascending, never the first token of a row."""
+    probe_logp: Float32 | None = None
+    """[P, V]"""
+    router_topk: NDArray[np.int16] | None = None
+    """[T, L, K], best expert first; -1 where nothing was recorded."""
+    router_logits: Float32 | None = None
+    """[T, L, E]"""
+    hidden: dict[str, Float32] = field(default_factory=dict)
+    """tap name -> [P, D]; `NAME` is a module's output, `NAME:in` its input."""
+    weights: dict[str, dict[str, float]] = field(default_factory=dict)
+    """tensor name -> fingerprint."""
+    token_text: dict[int, str] = field(default_factory=dict)
+    """text of each token id that occurs, for people."""
+
+    def validate(self, where: str) -> None:
+        """Raise CaptureError unless the arrays fit together."""
+        self.rows.validate(where)
+        tokens, probes = self.rows.n_tokens, len(self.probe_positions)
+        self._expect(where, "logp", self.logp.shape, (tokens,))
+        for name, array in (("router_topk", self.router_topk), ("router_logits", self.router_logits)):
+            if array is not None:
+                self._expect(where, name, array.shape[:1], (tokens,))
+        if self.probe_logp is not None:
+            self._expect(where, "probe_logp", self.probe_logp.shape[:1], (probes,))
+        for name, array in self.hidden.items():
+            self._expect(where, f"hidden/{name}", array.shape[:1], (probes,))
+        firsts = np.isin(self.probe_positions, self.rows.row_offsets[:-1])
+        outside = (self.probe_positions < 0) | (self.probe_positions >= tokens)
+        if firsts.any() or outside.any():
+            raise CaptureError(f"{where}: a probe position is a row's first token or outside.")
+        if (self.logp > 1e-3).any():
+            raise CaptureError(f"{where}: log-probs above 0 (max {np.nanmax(self.logp):.4g}).")
+
+    @staticmethod
+    def _expect(where: str, name: str, got: tuple[int, ...], want: tuple[int, ...]) -> None:
+        if got != want:
+            raise CaptureError(f"{where}: {name} has leading shape {got}, expected {want}.")

@@ -1,0 +1,167 @@
+"""Captures on disk: `manifest.json` and `arrays.safetensors`, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.errors import CaptureError
+from mismatch_lab.schema import Manifest
+
+MANIFEST = "manifest.json"
+ARRAYS = "arrays.safetensors"
+WEIGHTS = "weights.json"
+TOKEN_TEXT = "token_text.json"
+REQUIRED = ("token_ids", "row_offsets", "prompt_lengths", "logp")
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save_capture(folder: Path, capture: Capture, manifest: Manifest) -> Manifest:
+    """Write a capture to `folder`; a killed run leaves either all of it or none.
+
+    Returns the manifest with the checksum filled in.
+
+    Raises:
+        CaptureError: the arrays do not fit together, or `folder` exists.
+    """
+    capture.validate(f"capture {manifest.id}")
+    if folder.exists():
+        raise CaptureError(f"{folder} already exists.", "Choose another --out, or --overwrite.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    try:
+        save_file(_arrays(capture), temporary / ARRAYS)
+        final = manifest.model_copy(update={"arrays_sha256": sha256_of(temporary / ARRAYS)})
+        (temporary / MANIFEST).write_text(final.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        if capture.weights:
+            (temporary / WEIGHTS).write_text(json.dumps(capture.weights, indent=1), encoding="utf-8")
+        if capture.token_text:
+            (temporary / TOKEN_TEXT).write_text(json.dumps(capture.token_text), encoding="utf-8")
+        for file in (*temporary.iterdir(), temporary):
+            _sync(file)
+        temporary.rename(folder)
+        _sync(folder.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return final
+
+
+def load_capture(folder: Path, verify: bool = True) -> tuple[Capture, Manifest]:
+    """Read a capture.
+
+    Raises:
+        CaptureError: not a capture, an unknown field or version, damaged, or arrays that do not
+            fit together.
+    """
+    manifest = load_manifest(folder)
+    path = folder / ARRAYS
+    if not path.is_file():
+        raise CaptureError(f"{folder} has no {ARRAYS}: not a whole capture.", "Capture it again.")
+    if verify and sha256_of(path) != manifest.arrays_sha256:
+        raise CaptureError(f"{path} does not match its checksum: damaged.", "Capture it again.")
+    try:
+        arrays = load_file(path)
+    except (SafetensorError, OSError, struct.error) as error:
+        raise CaptureError(f"{path} cannot be read: {error}.", "Capture it again.") from error
+    capture = _capture(arrays, folder)
+    capture.validate(str(folder))
+    return capture, manifest
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read only a capture's manifest."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise CaptureError(
+            f"{folder} is not a capture: it has no {MANIFEST}.",
+            "Name a folder such as RUN/captures/decode.",
+        )
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise CaptureError(f"{path} is not a manifest this version reads: {error}") from error
+
+
+def _arrays(capture: Capture) -> dict[str, NDArray[Any]]:
+    rows = capture.rows
+    arrays: dict[str, NDArray[Any]] = {
+        "token_ids": rows.token_ids.astype(np.int32),
+        "row_offsets": rows.row_offsets.astype(np.int64),
+        "prompt_lengths": rows.prompt_lengths.astype(np.int32),
+        "sampled": rows.sampled.astype(np.uint8),
+        "logp": capture.logp.astype(np.float32),
+    }
+    if len(capture.probe_positions):
+        arrays["probe_positions"] = capture.probe_positions.astype(np.int64)
+    if capture.probe_logp is not None:
+        arrays["probe_logp"] = capture.probe_logp.astype(np.float32)
+    if capture.router_topk is not None:
+        arrays["router_topk"] = capture.router_topk.astype(np.int16)
+    if capture.router_logits is not None:
+        arrays["router_logits"] = capture.router_logits.astype(np.float32)
+    arrays |= {f"hidden/{name}": a.astype(np.float32) for name, a in capture.hidden.items()}
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def _capture(arrays: dict[str, NDArray[Any]], folder: Path) -> Capture:
+    missing = [name for name in REQUIRED if name not in arrays]
+    if missing:
+        raise CaptureError(f"{folder}: {ARRAYS} lacks {', '.join(missing)}.", "Capture it again.")
+    sampled = arrays.get("sampled")
+    rows = Rows(
+        arrays["token_ids"],
+        arrays["row_offsets"],
+        arrays["prompt_lengths"],
+        sampled.astype(bool) if sampled is not None else _after_prompt(arrays),
+    )
+    weights, text = folder / WEIGHTS, folder / TOKEN_TEXT
+    return Capture(
+        rows,
+        arrays["logp"],
+        arrays.get("probe_positions", np.zeros(0, np.int64)),
+        arrays.get("probe_logp"),
+        arrays.get("router_topk"),
+        arrays.get("router_logits"),
+        {name[len("hidden/") :]: a for name, a in arrays.items() if name.startswith("hidden/")},
+        json.loads(weights.read_text(encoding="utf-8")) if weights.is_file() else {},
+        {int(k): v for k, v in json.loads(text.read_text(encoding="utf-8")).items()}
+        if text.is_file()
+        else {},
+    )
+
+
+def _after_prompt(arrays: dict[str, NDArray[Any]]) -> NDArray[np.bool_]:
+    """Single-turn captures of other tools need not say which tokens were sampled."""
+    offsets, lengths = arrays["row_offsets"], np.diff(arrays["row_offsets"])
+    position = np.arange(len(arrays["token_ids"])) - np.repeat(offsets[:-1], lengths)
+    return np.asarray(position >= np.repeat(arrays["prompt_lengths"], lengths), bool)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

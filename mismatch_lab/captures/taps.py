@@ -1,0 +1,190 @@
+"""Record, and replace, what goes in and out of a model's modules, through forward hooks.
+
+Modules are named as transformers names them (`model.layers.0.self_attn.q_proj`), also where the
+engine fuses or renames them, so that two sides can be compared name by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_LAYER = re.compile(r"(?:^|.*\.)(?:layers|h|blocks)\.(\d+)(?:\.(.*))?$")
+_TOP = {"embed_tokens": "model.embed_tokens", "embedding": "model.embed_tokens",
+        "wte": "model.embed_tokens", "norm": "model.norm", "ln_f": "model.norm"}
+_LEAVES = {"q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "q_norm", "k_norm", "router", "gate",
+           "experts", "gate_proj", "up_proj", "gate_up_proj", "down_proj", "shared_expert"}
+
+Split = Callable[[Tensor], dict[str, Tensor]]
+
+
+def canonical_name(name: str) -> str | None:
+    """The transformers name of a module, or None where it is not worth a tap.
+
+    >>> canonical_name("model.layers.3.attn.qkv_proj")
+    'model.layers.3.self_attn.qkv_proj'
+    """
+    found = _LAYER.match(name)
+    if not found:
+        parts = name.split(".")
+        return _TOP.get(parts[-1]) if len(parts) <= 3 and "visual" not in parts else None
+    layer, rest = found.groups()
+    if not rest:
+        return f"model.layers.{layer}"
+    head, *tail = rest.split(".")
+    head = "self_attn" if head in ("attn", "attention", "self_attention") else head
+    head = "mlp" if head in ("block_sparse_moe", "feed_forward", "moe") else head
+    if tail and (len(tail) > 1 or tail[0] not in _LEAVES or head not in ("self_attn", "mlp")):
+        return None
+    return ".".join(["model.layers", layer, head, *tail])
+
+
+def tappable(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules of `model` under their canonical names, in the order of definition."""
+    named = ((canonical_name(name), module) for name, module in model.named_modules() if name)
+    taken: dict[str, nn.Module] = {}
+    for name, module in named:
+        if name is not None and name not in taken and not isinstance(module, nn.ModuleList):
+            taken[name] = module
+    return taken
+
+
+def hidden_of(value: Any) -> Tensor | None:
+    """The hidden state in a module's input or output.
+
+    A residual carried beside it (vLLM's fused norms and layers) is added by the caller.
+    """
+    if isinstance(value, Tensor):
+        return value if value.is_floating_point() and value.dim() >= 2 else None
+    if isinstance(value, (tuple, list)) and value:
+        return hidden_of(value[0])
+    return None
+
+
+def flatten_tokens(hidden: Tensor, tokens: int) -> Tensor | None:
+    """[tokens, D] view of a hidden state of `tokens` tokens, or None if it is of something else."""
+    if hidden.dim() >= 3 and hidden.shape[0] == 1:
+        hidden = hidden[0]
+    if hidden.dim() >= 2 and hidden.shape[0] == tokens:
+        return hidden.reshape(tokens, -1)
+    if hidden.dim() == 3 and hidden.shape[1] == tokens:  # [heads, tokens, head_dim]
+        return hidden.transpose(0, 1).reshape(tokens, -1)
+    return None
+
+
+class Tap:
+    """Collects `NAME` and `NAME:in` of one sequence, at chosen forward positions."""
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        splits: Mapping[str, Split] | None = None,
+        residual_layers: bool = False,
+    ) -> None:
+        """Args: `splits` take fused outputs apart; `residual_layers` says that layers and norms
+        are handed the residual stream beside the hidden state (vLLM), to be added to it."""
+        self.modules = modules
+        self.splits = splits or {}
+        self.residual_layers = residual_layers
+        self.tokens = 0
+        self.keep: Tensor | None = None
+        self.recorded: dict[str, Tensor] = {}
+        self.replay: Mapping[str, Tensor] = {}
+
+    @contextmanager
+    def attached(self) -> Iterator[Tap]:
+        """Hooks are there inside the block and gone after it, whatever happens."""
+        handles = []
+        try:
+            for name, module in self.modules.items():
+                handles.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True))
+                handles.append(module.register_forward_hook(self._after(name)))
+            yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def start(self, tokens: int, keep: Tensor, replay: Mapping[str, Tensor] | None = None) -> None:
+        """Begin a sequence of `tokens` tokens; record forward positions `keep` ([n] int64)."""
+        self.tokens, self.keep, self.recorded = tokens, keep, {}
+        self.replay = replay or {}
+
+    def _before(self, name: str) -> Callable[..., Any]:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if self.keep is None:
+                return None
+            key = f"{name}:in"
+            position, hidden = _find_hidden(args, kwargs)
+            if hidden is None:
+                return None
+            if key in self.replay:
+                hidden = self.replay[key].to(hidden.dtype).reshape(hidden.shape)
+                self._record(key, hidden, None)
+                return _replace_hidden(args, kwargs, position, hidden)
+            self._record(key, hidden, _residual(args, kwargs) if self.residual_layers else None)
+            return None
+
+        return hook
+
+    def _after(self, name: str) -> Callable[..., Any]:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            hidden = hidden_of(output)
+            if self.keep is None or hidden is None:
+                return
+            residual = None
+            if self.residual_layers and _is_layer(name) and isinstance(output, tuple):
+                residual = output[1]
+            if name in self.splits:
+                for part, tensor in self.splits[name](hidden).items():
+                    self._record(part, tensor, None)
+                    if f"{name}:in" in self.recorded:
+                        self.recorded[f"{part}:in"] = self.recorded[f"{name}:in"]
+                return
+            self._record(name, hidden, residual)
+
+        return hook
+
+    def _record(self, name: str, hidden: Tensor, residual: Tensor | None) -> None:
+        flat = flatten_tokens(hidden.detach(), self.tokens)
+        if flat is None or self.keep is None or name in self.recorded:
+            return
+        kept = flat[self.keep].float()
+        if residual is not None:
+            other = flatten_tokens(residual.detach(), self.tokens)
+            kept = kept if other is None else kept + other[self.keep].float()
+        self.recorded[name] = kept.clone().cpu()
+
+
+def _is_layer(name: str) -> bool:
+    return bool(re.fullmatch(r"model\.layers\.\d+", name))
+
+
+def _find_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | str, Tensor | None]:
+    for index, value in enumerate(args):
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() >= 2:
+            return index, value
+    for key in ("hidden_states", "x", "input"):
+        if isinstance(kwargs.get(key), Tensor):
+            return key, kwargs[key]
+    return 0, None
+
+
+def _replace_hidden(
+    args: tuple[Any, ...], kwargs: dict[str, Any], position: int | str, hidden: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(position, int):
+        return (*args[:position], hidden, *args[position + 1 :]), kwargs
+    return args, {**kwargs, position: hidden}
+
+
+def _residual(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The residual stream that vLLM hands beside the hidden state, to layers and fused norms."""
+    if isinstance(kwargs.get("residual"), Tensor):
+        return kwargs["residual"]  # type: ignore[no-any-return]
+    floats = [a for a in args if isinstance(a, Tensor) and a.is_floating_point() and a.dim() >= 2]
+    return floats[1] if len(floats) > 1 and floats[1].shape == floats[0].shape else None

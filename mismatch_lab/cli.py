@@ -1,0 +1,191 @@
+"""The command line: parse, call, print, set the exit code. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal, NoReturn
+
+import typer
+
+from mismatch_lab import __version__
+from mismatch_lab.errors import InputError, MismatchLabError
+
+EXIT_DONE, EXIT_FAILED, EXIT_NOT_MEASURED = 0, 1, 2
+
+app = typer.Typer(
+    help="Find out why the sampler and the trainer of an RL run disagree, with evidence.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")]
+ArgsOption = list[str]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Options before any command."""
+    if version:
+        typer.echo(f"mismatch-lab {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def diagnose(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")] = "mini-gpt-oss",
+    probe: Annotated[str, typer.Option(help="Probe, by name or .toml file; see `list probes`.")] = "quick",
+    engine: Annotated[str, typer.Option(help="Program that samples; see `list engines`.")] = "vllm",
+    trainer: Annotated[str, typer.Option(help="Program that trains: fsdp or hf.")] = "fsdp",
+    out: Annotated[Path | None, typer.Option(help="Run folder; by default a new one in runs/.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished run.")] = False,
+    dtype: Annotated[str | None, typer.Option(help="Of both sides; by default the checkpoint's.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="JSONL with messages, text or token_ids.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="New tokens per prompt.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=1e-3)] = None,
+    top_p: Annotated[float | None, typer.Option(min=1e-6, max=1.0)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the sampling.")] = None,
+    engine_arg: Annotated[ArgsOption | None, typer.Option(help="NAME=VALUE; repeatable.")] = None,
+    trainer_arg: Annotated[ArgsOption | None, typer.Option(help="NAME=VALUE; repeatable.")] = None,
+    engine_python: Annotated[str | None, typer.Option(help="Interpreter of the engine.")] = None,
+    trainer_python: Annotated[str | None, typer.Option(help="Interpreter of the trainer.")] = None,
+    engine_plugin: Annotated[str | None, typer.Option(help="FILE.py:FUNC, called with the module.")] = None,
+    trainer_plugin: Annotated[str | None, typer.Option(help="FILE.py:FUNC, called with the module.")] = None,
+    depth: Annotated[str | None, typer.Option(help="quick, standard (hidden states) or deep.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
+    json_output: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run both sides on the same prompts, measure every edge, and name what is wrong."""
+    from mismatch_lab import commands
+    from mismatch_lab.request import DiagnoseRequest
+
+    commands.run_diagnose(
+        DiagnoseRequest(
+            model, probe, engine, trainer, dtype, prompts, max_tokens, temperature, top_p, seed,
+            tuple(engine_arg or ()), tuple(trainer_arg or ()), engine_python, trainer_python,
+            engine_plugin, trainer_plugin, _depth(depth), trust_remote_code, tuple(sys.argv),
+        ),
+        out,
+        overwrite,
+        json_output,
+    )
+
+
+@app.command()
+def capture(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")],
+    out: Annotated[Path, typer.Option(help="Capture folder to write.")],
+    engine: Annotated[str, typer.Option(help="Program that samples or scores.")] = "vllm",
+    score: Annotated[Path | None, typer.Option(help="Capture whose tokens are scored.")] = None,
+    probe: Annotated[str, typer.Option(help="Prompts and sampling, where nothing is scored.")] = "quick",
+    dtype: Annotated[str | None, typer.Option(help="By default the checkpoint's.")] = None,
+    arg: Annotated[ArgsOption | None, typer.Option(help="NAME=VALUE; repeatable.")] = None,
+    python: Annotated[str | None, typer.Option(help="Interpreter to run it in.")] = None,
+    plugin: Annotated[str | None, typer.Option(help="FILE.py:FUNC, called with the module.")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Record one side alone: sample with it, or score the tokens of another capture."""
+    from mismatch_lab import commands
+
+    commands.run_capture(model, out, engine, score, probe, dtype, tuple(arg or ()), python, plugin)
+
+
+@app.command()
+def compare(
+    infer: Annotated[Path, typer.Argument(help="The engine's capture.")],
+    train: Annotated[Path, typer.Argument(help="The trainer's capture of the same tokens.")],
+    json_output: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure two captures against each other; nothing else is needed."""
+    from mismatch_lab import commands
+
+    commands.run_compare(infer, train, json_output)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    debug: DebugOption = False,
+) -> None:
+    """Write the HTML report of a finished run anew."""
+    from mismatch_lab import commands
+
+    commands.run_report(run)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[Literal["engines", "probes", "measures"], typer.Argument()],
+    debug: DebugOption = False,
+) -> None:
+    """What there is to choose from."""
+    from mismatch_lab import catalogue
+
+    catalogue.print_list(what)
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(help="A probe, measure, edge or engine.")],
+    debug: DebugOption = False,
+) -> None:
+    """What a name means."""
+    from mismatch_lab import catalogue
+
+    catalogue.print_explanation(name)
+
+
+@app.command()
+def doctor(debug: DebugOption = False) -> None:
+    """What is installed here, and what would run."""
+    from mismatch_lab import doctor as checks
+
+    checks.print_report()
+
+
+def _depth(depth: str | None) -> Literal["quick", "standard", "deep"] | None:
+    if depth is not None and depth not in ("quick", "standard", "deep"):
+        raise InputError(f"Unknown depth {depth!r}.", "Available: quick, standard, deep.")
+    return depth  # type: ignore[return-value]
+
+
+def main() -> NoReturn:
+    """Entry point: errors of ours are two lines and exit code 2."""
+    signal.signal(signal.SIGTERM, _terminated)
+    debug = "--debug" in sys.argv
+    try:
+        app(standalone_mode=True)
+    except MismatchLabError as error:
+        if debug:
+            raise
+        typer.secho(f"error: {error.problem}", fg="red", err=True)
+        if error.hint:
+            typer.echo(error.hint, err=True)
+        sys.exit(EXIT_NOT_MEASURED)
+    except KeyboardInterrupt:
+        typer.echo("interrupted: no half capture is left; run the same command again.", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        typer.secho(f"error: {type(error).__name__}: {error}", fg="red", err=True)
+        typer.echo("This is a defect of mismatch-lab; --debug shows where.", err=True)
+        sys.exit(EXIT_NOT_MEASURED)
+    sys.exit(EXIT_DONE)
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

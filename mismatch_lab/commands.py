@@ -1,0 +1,125 @@
+"""What the commands do, once their options are parsed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from mismatch_lab import console as view
+from mismatch_lab.captures.store import load_capture
+from mismatch_lab.diagnose import FINDINGS_FILE, RUN_FILE, diagnose
+from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
+from mismatch_lab.errors import CaptureError, InputError
+from mismatch_lab.executors.local import run_task
+from mismatch_lab.findings.build import compare_findings
+from mismatch_lab.request import (
+    DiagnoseRequest,
+    build_run,
+    check_engine,
+    parse_args,
+    resolve_dtype,
+    resolve_model,
+)
+from mismatch_lab.schema import Limits, RunSpec, SideSpec
+from mismatch_lab.suites import load_probe, probe_prompts
+
+REPORT_FILE = "report.html"
+
+
+def run_diagnose(request: DiagnoseRequest, out: Path | None, overwrite: bool, json_output: bool) -> None:
+    """Diagnose and print the summary."""
+    run = build_run(request)
+    folder = out if out is not None else Path("runs") / run.id
+    with view.progress(Console(stderr=True)) as on_event:
+        findings = diagnose(run, folder, overwrite, on_event)
+    if json_output:
+        print((folder / FINDINGS_FILE).read_text(encoding="utf-8"))
+    else:
+        view.summary(Console(), findings, folder / REPORT_FILE)
+
+
+def run_capture(
+    model: str,
+    out: Path,
+    engine: str,
+    score: Path | None,
+    probe_name: str,
+    dtype: str | None,
+    args: tuple[str, ...],
+    python: str | None,
+    plugin: str | None,
+) -> None:
+    """One side alone."""
+    probe = load_probe(probe_name)
+    folder = resolve_model(model)
+    if out.exists():
+        raise InputError(f"{out} already exists.", "Choose another --out.")
+    side = "infer" if score is None else "train"
+    spec = SideSpec(
+        side=side,  # type: ignore[arg-type]
+        engine=check_engine(engine),
+        model=folder,
+        dtype=resolve_dtype(dtype, folder),
+        args=parse_args(args, "--arg"),
+        plugin=plugin,
+        python=python,
+    )
+    if score is None:
+        job: Job = GenerateJob(id=out.name, prompts=probe_prompts(probe), sampling=probe.sampling)
+    else:
+        _, manifest = load_capture(score)
+        job = ScoreJob(
+            id=out.name,
+            source=str(score.resolve()),
+            temperature=manifest.sampling.temperature if manifest.sampling else 1.0,
+            plan=probe.capture,
+            probes=True,
+            routing=probe.capture.routing,
+        )
+    task = WorkerTask(captures_dir=str(out.resolve().parent), stages=[Stage(spec=spec, jobs=[job])])
+    with view.progress(Console(stderr=True)) as on_event:
+        run_task(task, f"{out.name}.{engine}", out.resolve().parent, on_event)
+    Console().print(f"capture: {out}", highlight=False, soft_wrap=True)
+
+
+def run_compare(infer: Path, train: Path, json_output: bool) -> None:
+    """Two captures against each other."""
+    a, manifest_a = load_capture(infer)
+    b, manifest_b = load_capture(train)
+    findings = compare_findings(a, b, (str(infer), str(train)), Limits())
+    if manifest_a.logprob_space != manifest_b.logprob_space:
+        note = f"One side is {manifest_a.logprob_space}, the other {manifest_b.logprob_space}."
+        findings = findings.model_copy(update={"notes": [*findings.notes, note]})
+    if json_output:
+        print(findings.model_dump_json(indent=1))
+    else:
+        view.summary(Console(), findings, None)
+
+
+def run_report(run_dir: Path) -> None:
+    """Write a report anew."""
+    load_run(run_dir)
+    from mismatch_lab.reporting.report import write_report
+
+    Console().print(f"report: {write_report(run_dir)}", highlight=False, soft_wrap=True)
+
+
+def load_run(run_dir: Path) -> RunSpec:
+    """run.json of a finished run.
+
+    Raises:
+        InputError: not a run folder, or the run did not finish.
+        CaptureError: run.json is not one that this version reads.
+    """
+    path = run_dir / RUN_FILE
+    if not path.is_file():
+        raise InputError(f"{run_dir} is not a run folder: it has no {RUN_FILE}.")
+    if not (run_dir / FINDINGS_FILE).is_file():
+        raise InputError(f"{run_dir} did not finish: no {FINDINGS_FILE}.", "Diagnose again.")
+    try:
+        return RunSpec.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (ValidationError, json.JSONDecodeError) as error:
+        raise CaptureError(f"{path} cannot be read by this version: {error}") from error

@@ -1,0 +1,99 @@
+"""What the terminal shows: progress while a run works, then a summary that fits one screen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from mismatch_lab.diagnose import OnEvent
+from mismatch_lab.findings.edges import EDGE_ABOUT
+from mismatch_lab.schema import EstimateRecord, Findings
+
+STATUS_STYLE = {
+    "match": "bold green",
+    "numerics": "bold cyan",
+    "mismatch": "bold red",
+    "underpowered": "bold yellow",
+    "error": "bold red",
+}
+SHOWN = ("decode_train", "decode_prefill", "prefill_train", "train_train", "infer_infer",
+         "infer_ref", "train_ref")
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[OnEvent]:
+    """A line that says what is being waited for; finished stages stay above it."""
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        current = bars.add_task("planning", total=None)
+
+        def handle(event: dict[str, Any]) -> None:
+            if event["event"] == "stage":
+                bars.reset(current, total=None, description=escape(event["text"]))
+            elif event["event"] == "progress":
+                bars.update(current, completed=event["done"], total=event["total"])
+            elif event["event"] == "started":
+                console.print(f"  started {event['side']} in {event['wall_s']:.1f} s", style="dim")
+            elif event["event"] == "captured":
+                console.print(f"  captured {event['id']} in {event['wall_s']:.1f} s", style="dim")
+
+        yield handle
+
+
+def summary(console: Console, findings: Findings, report: Path | None) -> None:
+    """The answer, the edges, where it starts, and what to do next."""
+    verdict = findings.verdict
+    style = STATUS_STYLE[verdict.status]
+    console.print(f"\n[{style}]{verdict.status.upper()}[/]  {escape(verdict.headline)}", highlight=False)
+    console.print(_edge_table(findings))
+    for reason in verdict.reasons[1:5]:
+        console.print(f"  - {escape(reason)}", highlight=False)
+    if findings.weights:
+        names = ", ".join(findings.weights[:3])
+        more = f" and {len(findings.weights) - 3} more" if len(findings.weights) > 3 else ""
+        console.print(f"  - Weights that differ between the sides: {escape(names)}{more}.", highlight=False)
+    for cause in verdict.causes[:3]:
+        console.print(f"  cause: {cause.id} ({cause.side}, confidence {cause.confidence:.2f})", highlight=False)
+    if report is not None:
+        console.print(f"report: {report}", highlight=False, soft_wrap=True)
+    console.print(f"next:   {escape(verdict.next_command)}", highlight=False, soft_wrap=True)
+
+
+def _edge_table(findings: Findings) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, justify in (("edge", "left"), ("mean |delta|", "right"), ("95 % interval", "left"),
+                          ("p99", "right"), ("KL k3", "right"), ("n", "right")):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("compares", style="dim", overflow="ellipsis", no_wrap=True)
+    for name in SHOWN:
+        measures = findings.edges.get(name)
+        if measures is None:
+            continue
+        delta = measures["abs_delta_mean"]
+        table.add_row(
+            name, number(delta.value), interval(delta), number(measures["abs_delta_p99"].value),
+            number(measures["kl_infer_train_k3"].value), str(delta.n), EDGE_ABOUT[name],
+        )
+    return table
+
+
+def number(value: float) -> str:
+    """Three figures, or that nothing was measured."""
+    return "not measured" if math.isnan(value) else f"{value:.3g}"
+
+
+def interval(estimate: EstimateRecord) -> str:
+    """`[low, high]`, empty where there is none."""
+    low, high = estimate.ci95
+    return "" if math.isnan(low) or math.isnan(high) else f"[{low:.2g}, {high:.2g}]"

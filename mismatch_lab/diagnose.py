@@ -1,0 +1,114 @@
+"""The main job: plan, capture both sides, measure, decide, report."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mismatch_lab.engines.plugin import check_plugin
+from mismatch_lab.errors import InputError
+from mismatch_lab.executors.local import run_task
+from mismatch_lab.findings.build import build_findings, load_captures
+from mismatch_lab.plan import plan_tasks
+from mismatch_lab.schema import Findings, RunSpec, write_json
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+RUN_FILE = "run.json"
+FINDINGS_FILE = "findings.json"
+OURS = {RUN_FILE, FINDINGS_FILE, "report.html", "captures", "logs", ".lock"}
+"""What a run folder may hold; a folder with anything else is not ours to replace."""
+
+
+def diagnose(run: RunSpec, out: Path, overwrite: bool, on_event: OnEvent) -> Findings:
+    """Run everything and write `findings.json` and `report.html` to `out`.
+
+    Raises:
+        MismatchLabError: wrong input, or a side that could not be run.
+    """
+    for side in (run.infer, run.train):
+        if side.plugin is not None:
+            check_plugin(side.plugin)
+    prepare_folder(out, overwrite)
+    with _locked(out):
+        write_json(out / RUN_FILE, run)
+        timings: dict[str, float] = {}
+        for name, task in plan_tasks(run, str((out / "captures").resolve())):
+            began = time.perf_counter()
+            run_task(task, name, out / "logs", _timed(on_event, timings))
+            timings[name] = time.perf_counter() - began
+        return finish(run, out, timings, on_event)
+
+
+def finish(run: RunSpec, out: Path, timings_s: dict[str, float], on_event: OnEvent) -> Findings:
+    """From captures to findings and report."""
+    from mismatch_lab.reporting.report import write_report
+
+    on_event({"event": "stage", "text": "measuring"})
+    began = time.perf_counter()
+    findings = build_findings(run, load_captures(out), timings_s)
+    timings_s["measure"] = time.perf_counter() - began
+    write_json(out / FINDINGS_FILE, findings.model_copy(update={"timings_s": timings_s}))
+    on_event({"event": "stage", "text": "writing the report"})
+    began = time.perf_counter()
+    write_report(out)
+    timings_s["report"] = time.perf_counter() - began
+    findings = findings.model_copy(update={"timings_s": timings_s})
+    write_json(out / FINDINGS_FILE, findings)
+    return findings
+
+
+def prepare_folder(out: Path, overwrite: bool) -> None:
+    """An empty folder for the run; what a killed run left of itself is swept away.
+
+    Raises:
+        InputError: `out` holds a finished run and `overwrite` is not given, or other files.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file.", "Choose another --out.")
+    if out.is_dir():
+        strangers = sorted(p.name for p in out.iterdir() if p.name not in OURS and not _ours(p))
+        if strangers:
+            raise InputError(f"{out} holds {strangers[0]!r}: not a run folder.", "Choose another --out.")
+        if (out / FINDINGS_FILE).exists() and not overwrite:
+            raise InputError(f"{out} holds a finished run.", "Add --overwrite, or choose another --out.")
+        with _locked(out):
+            for path in out.iterdir():
+                if path.name != ".lock":
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be made: {error.strerror}.", "Choose another --out.") from error
+
+
+def _ours(path: Path) -> bool:
+    return path.name.endswith(".tmp")
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """One program at a time in a run folder."""
+    with (out / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"Another mismatch-lab is writing to {out}.", "Choose another --out.") from error
+        yield
+
+
+def _timed(on_event: OnEvent, timings_s: dict[str, float]) -> OnEvent:
+    def handle(event: dict[str, Any]) -> None:
+        if event["event"] == "captured":
+            timings_s[f"capture.{event['id']}"] = event["wall_s"]
+        elif event["event"] == "started":
+            key = f"start.{event['side']}"
+            timings_s[key] = timings_s.get(key, 0.0) + event["wall_s"]
+        on_event(event)
+
+    return handle

@@ -1,0 +1,1 @@
+"""Engines: programs that sample or score. Each records captures, none computes a measure."""

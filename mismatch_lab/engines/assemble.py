@@ -1,0 +1,81 @@
+"""Per-row records, as engines make them, put together into one capture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mismatch_lab.captures.capture import Capture, Float32, Int64, Rows
+from mismatch_lab.engines.base import ScoreRequest
+from mismatch_lab.errors import EngineError
+
+
+@dataclass
+class RowRecord:
+    """What was recorded of one row of n tokens, p of them probed."""
+
+    logp: Float32
+    """[n]; the first is NaN"""
+    probe_logp: Float32 | None = None
+    """[p, V]"""
+    router_topk: NDArray[np.int16] | None = None
+    """[n, L, K]"""
+    router_logits: Float32 | None = None
+    """[n, L, E]"""
+    hidden: dict[str, Float32] = field(default_factory=dict)
+    """name -> [p, D]"""
+
+
+def local_probes(rows: Rows, probe_positions: Int64, row: int) -> Int64:
+    """Probe positions of one row, counted from its first token."""
+    start, stop = int(rows.row_offsets[row]), int(rows.row_offsets[row + 1])
+    inside = (probe_positions >= start) & (probe_positions < stop)
+    return np.asarray(probe_positions[inside] - start, np.int64)
+
+
+def assemble(rows: Rows, request: ScoreRequest, records: list[RowRecord]) -> Capture:
+    """One capture from the records of all rows, in order.
+
+    Raises:
+        EngineError: rows disagree on what was recorded.
+    """
+    if len(records) != rows.n_rows:
+        raise EngineError(f"{len(records)} records for {rows.n_rows} rows.")
+    probes = [r.probe_logp for r in records if r.probe_logp is not None]
+    return Capture(
+        rows,
+        np.concatenate([r.logp for r in records]).astype(np.float32),
+        request.probe_positions,
+        np.concatenate(probes) if probes else None,
+        _stack([r.router_topk for r in records], "router_topk"),
+        _stack([r.router_logits for r in records], "router_logits"),
+        _hidden(rows, request, records),
+    )
+
+
+def _stack(parts: list[NDArray[np.generic] | None], name: str) -> NDArray[np.generic] | None:  # type: ignore[type-arg]
+    present = [part for part in parts if part is not None]
+    if not present:
+        return None
+    if len(present) != len(parts):
+        raise EngineError(f"{name} was recorded for {len(present)} of {len(parts)} rows.")
+    return np.concatenate(present)
+
+
+def _hidden(rows: Rows, request: ScoreRequest, records: list[RowRecord]) -> dict[str, Float32]:
+    """[P, D] per name; NaN at probes of rows where the name was not recorded (replays)."""
+    counts = [len(local_probes(rows, request.probe_positions, r)) for r in range(rows.n_rows)]
+    starts = np.cumsum([0, *counts])
+    widths = {name: a.shape[1] for record in records for name, a in record.hidden.items()}
+    hidden = {
+        name: np.full((len(request.probe_positions), width), np.nan, np.float32)
+        for name, width in widths.items()
+    }
+    for start, count, record in zip(starts, counts, records, strict=False):
+        for name, array in record.hidden.items():
+            if array.shape != (count, widths[name]):
+                raise EngineError(f"Tap {name} recorded {array.shape}, not {(count, widths[name])}.")
+            hidden[name][start : start + count] = array
+    return hidden

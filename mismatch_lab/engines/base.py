@@ -1,0 +1,96 @@
+"""What every engine offers: load, sample, score, fingerprint. None computes a measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from mismatch_lab.captures.capture import Capture, Float32, Int64, Rows
+from mismatch_lab.schema import OptionValue, Prompt, Sampling, SideSpec
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) while an engine works."""
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """What to record while scoring rows."""
+
+    temperature: float = 1.0
+    """Logits are divided by it before the log-softmax, as RL trainers do."""
+    probe_positions: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    """[P] flat token indices that get the full vocabulary and, with `taps`, hidden states."""
+    routing: bool = False
+    taps: bool = False
+    micro_batch: int | None = None
+    """Sequences per forward; None is the engine's own choice."""
+    train_mode: bool = False
+    """Score in training mode (dropout and all), not in evaluation mode."""
+    replay: dict[str, Float32] | None = None
+    """Module inputs of another side at the probe positions, `NAME:in` -> [P, D]: each module is
+    fed these instead of its own input, so that its error stands alone."""
+    replay_rows: tuple[int, ...] = ()
+    """Rows that are replayed: those whose probe positions run from the second token on."""
+
+
+class Engine(Protocol):
+    """One side's program with the weights loaded. Made by `ENGINES[name](spec)`.
+
+    Raises (on construction):
+        InputError: unknown option, no such checkpoint, unsupported architecture.
+        MissingDependencyError: the program is not installed.
+        EngineError: it could not start (memory, driver, …).
+    """
+
+    version: str
+    logprob_space: str
+    patched: list[str]
+    """Every deviation from the stock program, for the manifest."""
+    options: dict[str, OptionValue]
+    """The options in force."""
+    context_length: int
+
+    def generate(self, prompts: list[Prompt], sampling: Sampling, progress: Progress) -> Capture:
+        """Sample completions; `logp` holds what the program returned for the sampled tokens."""
+        ...
+
+    def score(self, rows: Rows, request: ScoreRequest, progress: Progress) -> Capture:
+        """Score given tokens in one forward pass per sequence; `logp` holds all but firsts."""
+        ...
+
+    def fingerprint(self) -> dict[str, dict[str, float]]:
+        """Fingerprint of each weight under its checkpoint name, fused ones under the fused."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        ...
+
+
+ENGINES = {
+    "vllm": "mismatch_lab.engines.vllm:VllmEngine",
+    "fsdp": "mismatch_lab.engines.fsdp:FsdpEngine",
+    "hf": "mismatch_lab.engines.hf:HfEngine",
+    "fake": "mismatch_lab.engines.fake:FakeEngine",
+}
+"""name -> class. Adding an engine is one module and one row here (and the contract suite)."""
+
+ENGINE_ABOUT = {
+    "vllm": "vLLM in a process of its own: sampling, prefill re-scoring, hooks",
+    "fsdp": "PyTorch FSDP2 under torchrun: the trainer",
+    "hf": "transformers in one process: engine or trainer, and the fp32 reference",
+    "fake": "numpy model with plantable defects, for tests of the tool itself",
+}
+
+
+ENGINE_EXTRAS = {"vllm": "vllm", "fsdp": "train", "hf": "train"}
+"""name -> extra of this package that installs what the engine needs."""
+
+
+def worker_processes(spec: SideSpec) -> int:
+    """How many processes the side's worker runs in (torchrun ranks)."""
+    world = spec.args.get("world_size", 1)
+    return int(world) if spec.engine == "fsdp" else 1

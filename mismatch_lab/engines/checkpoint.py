@@ -1,0 +1,61 @@
+"""What can be known of a checkpoint before a model is built from it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mismatch_lab.errors import InputError
+
+
+def check_model_path(model: str) -> None:
+    """Raise InputError for a folder that is no checkpoint, before anything heavy is imported."""
+    path = Path(model)
+    looks_local = model.startswith((".", "/", "~")) or os.sep * 2 in model or path.exists()
+    if not looks_local:
+        return
+    if not path.is_dir():
+        raise InputError(
+            f"Model {model} does not exist.",
+            "Name a checkpoint folder (config.json and *.safetensors) or a hub name.",
+        )
+    if not (path / "config.json").is_file():
+        raise InputError(f"Model folder {model} has no config.json.", "Is it a checkpoint folder?")
+
+
+def load_config(model: str, trust_remote_code: bool) -> Any:
+    """The transformers config of a checkpoint.
+
+    Raises:
+        InputError: there is none, or its architecture is unknown.
+    """
+    check_model_path(model)
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        detail = lines[0] if lines else type(error).__name__
+        raise InputError(
+            f"Model {model} cannot be read: {detail}",
+            "Unsupported architecture, damaged config.json, or a hub that cannot be reached.",
+        ) from error
+
+
+def context_length(config: Any) -> int:
+    """Positions the model was made for."""
+    text = config.get_text_config()
+    return int(getattr(text, "max_position_embeddings", None) or 1 << 30)
+
+
+def check_lengths(lengths: list[int], new_tokens: int, limit: int, where: str) -> None:
+    """Raise InputError for the first prompt that does not fit into the context."""
+    for index, length in enumerate(lengths):
+        if length + new_tokens > limit:
+            raise InputError(
+                f"Prompt {index} has {length} tokens; with {new_tokens} new ones it exceeds the "
+                f"context of {limit} tokens of {where}.",
+                "Use shorter prompts or a smaller --max-tokens.",
+            )

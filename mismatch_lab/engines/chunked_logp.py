@@ -1,0 +1,60 @@
+"""Token log-probs from hidden states, a chunk of tokens at a time.
+
+A log-softmax over [tokens, vocabulary] in fp32 is the largest tensor of an RL step: 24k tokens at
+a 200k vocabulary are 18 GiB. Here only one chunk of it exists at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 32 << 20
+"""fp32 logits held at once: small beside a model, large enough to keep a GPU busy."""
+
+Head = Callable[[Tensor], Tensor]
+"""[n, D] hidden states to [n, V] logits, softcaps and scales included."""
+
+
+def log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    """Log-softmax in at least fp32, of logits divided by the temperature."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return torch.log_softmax(wide if temperature == 1.0 else wide / temperature, dim=-1)
+
+
+def token_logp(head: Head, hidden: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-prob of each target token.
+
+    Args:
+        head: from hidden states to logits.
+        hidden: [N, D].
+        targets: [N] int64, the token that each hidden state predicts.
+        temperature: divides the logits.
+
+    Returns:
+        [N] in float32 (float64 where the model computes in it).
+    """
+    parts = []
+    for chunk in _chunks(head, hidden):
+        start = sum(len(p) for p in parts)
+        logits = head(hidden[start : start + chunk])
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        if temperature != 1.0:
+            logits = logits / temperature
+        chosen = logits.gather(-1, targets[start : start + chunk, None]).squeeze(-1)
+        parts.append(chosen - torch.logsumexp(logits, dim=-1))
+    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+
+
+def _chunks(head: Head, hidden: Tensor) -> Iterator[int]:
+    """Sizes of the chunks; the first token alone tells the size of the vocabulary."""
+    done, size = 0, min(16, len(hidden))
+    while done < len(hidden):
+        if done == 0 and len(hidden) > size:
+            vocabulary = head(hidden[:1]).shape[-1]
+            size = max(16, CHUNK_BYTES // (4 * vocabulary))
+        step = min(size, len(hidden) - done)
+        yield step
+        done += step

@@ -1,0 +1,157 @@
+"""A fake engine: numpy, deterministic, quick, with defects to plant. It tests the tool itself.
+
+It plays engine, trainer and reference. Its model is drawn from the model's name, its tokens are
+bytes; it says nothing of real engines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.engines.assemble import assemble
+from mismatch_lab.engines.base import Progress, ScoreRequest
+from mismatch_lab.engines.checkpoint import check_lengths, check_model_path
+from mismatch_lab.engines.fake_defects import (
+    check_defect,
+    module_changes,
+    perturb_weights,
+    spoil_logp,
+)
+from mismatch_lab.engines.fake_model import FakeModel, Watch
+from mismatch_lab.engines.fake_numerics import (
+    HALF_ULP,
+    VOCABULARY,
+    Float64,
+    draw_weights,
+    log_softmax,
+    moments,
+    seed_of,
+    truncated,
+)
+from mismatch_lab.engines.fake_score import replay_row, score_row
+from mismatch_lab.engines.fake_tokeniser import EOS, ByteTokeniser
+from mismatch_lab.engines.multi_turn import sample_conversations
+from mismatch_lab.engines.options import parse_options
+from mismatch_lab.engines.plugin import apply_plugin
+from mismatch_lab.errors import InputError
+from mismatch_lab.schema import OptionValue, Prompt, Sampling, SideSpec
+
+
+@dataclass(frozen=True)
+class FakeOptions:
+    """Options of the fake engine."""
+
+    noise: float = 1.0
+    """Perturbation of each module's output, in half units in the last place of the dtype."""
+    seed: int = 0
+    """Of that perturbation, beside the side."""
+    context_length: int = 1024
+    """Positions; longer prompts are errors."""
+    micro_batch: int = 4
+    """Sequences per forward (of interest to the defect batch_variance only)."""
+    defect: str = ""
+    """One of fake_defects.DEFECTS."""
+    defect_size: float = 0.5
+
+
+class FakeEngine:
+    """See `Engine`; plugins are handed the FakeModel."""
+
+    logprob_space = "processed"
+
+    def __init__(self, spec: SideSpec) -> None:
+        options = parse_options(FakeOptions, "fake", spec.args)
+        check_defect(options.defect)
+        check_model_path(spec.model)
+        if spec.dtype not in HALF_ULP:
+            raise InputError(f"{spec.dtype!r} is not a dtype.", f"Known: {', '.join(HALF_ULP)}.")
+        self.spec, self._options = spec, options
+        self.version = f"numpy {np.__version__}"
+        self.options: dict[str, OptionValue] = dict(vars(options))
+        self.context_length = options.context_length
+        self.patched = [f"defect {options.defect}"] if options.defect else []
+        weights = draw_weights(spec.model)
+        perturb_weights(weights, options.defect, options.defect_size)
+        side_seed = seed_of(spec.side, options.seed)
+        self.model = FakeModel(weights, spec.dtype, options.noise, side_seed)
+        if spec.plugin:
+            apply_plugin(spec.plugin, self.model)
+            self.patched.append(f"plugin {spec.plugin}")
+        self._passes = 0
+
+    def generate(self, prompts: list[Prompt], sampling: Sampling, progress: Progress) -> Capture:
+        """See `Engine.generate`; log-probs are of the processed distribution."""
+        rng = np.random.default_rng(sampling.seed)
+        self._plant(self._options.micro_batch, passes=0)
+
+        def sample(batch: list[list[int]]) -> list[tuple[list[int], list[float]]]:
+            return [self._answer(ids, sampling, rng) for ids in batch]
+
+        capture = sample_conversations(
+            prompts, ByteTokeniser(), sample, sampling.max_tokens, self.context_length,
+            self.spec.model, progress,
+        )  # fmt: skip
+        return replace(capture, logp=spoil_logp(capture.logp, capture.rows, self._options.defect))
+
+    def score(self, rows: Rows, request: ScoreRequest, progress: Progress) -> Capture:
+        """See `Engine.score`."""
+        check_lengths(np.diff(rows.row_offsets).tolist(), 0, self.context_length, self.spec.model)
+        self._passes += 1
+        self._plant(request.micro_batch or self._options.micro_batch, self._passes)
+        forgets = self._options.defect == "temperature_raw" and self.spec.side != "infer"
+        temperature = 1.0 if forgets else request.temperature
+        _check_vocabulary(rows.token_ids)
+        records = []
+        for row in range(rows.n_rows):
+            if request.replay is None:
+                records.append(score_row(self.model, rows, row, request, temperature))
+            else:
+                records.append(replay_row(self.model, rows, row, request))
+            progress(row + 1, rows.n_rows)
+        capture = assemble(rows, request, records)
+        return replace(capture, logp=spoil_logp(capture.logp, rows, self._options.defect))
+
+    def fingerprint(self) -> dict[str, dict[str, float]]:
+        """See `Engine.fingerprint`."""
+        return {name: moments(tensor) for name, tensor in self.model.weights.items()}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _plant(self, micro_batch: int, passes: int) -> None:
+        options = self._options
+        self.model.changes = module_changes(
+            options.defect, options.defect_size, micro_batch, passes
+        )
+
+    def _answer(
+        self, ids: list[int], sampling: Sampling, rng: np.random.Generator
+    ) -> tuple[list[int], list[float]]:
+        _check_vocabulary(np.array(ids))
+        answer: list[int] = []
+        logps: list[float] = []
+        while len(answer) < sampling.max_tokens and answer[-1:] != [EOS]:
+            logits = self.model.head(self.model.hidden(np.array(ids + answer), Watch())[-1:])[0]
+            drawn_from = truncated(log_softmax(logits / sampling.temperature), sampling.top_p)
+            token = int(rng.choice(VOCABULARY, p=np.exp(drawn_from)))
+            answer.append(token)
+            reported = self._reported(logits, drawn_from, sampling.temperature)
+            logps.append(float(reported[token]))
+        return answer, logps
+
+    def _reported(self, logits: Float64, drawn_from: Float64, temperature: float) -> Float64:
+        if self._options.defect == "temperature_raw":
+            return log_softmax(logits)
+        if self._options.defect == "decode":
+            return log_softmax(logits / temperature * (1.0 + self._options.defect_size))
+        return drawn_from
+
+
+def _check_vocabulary(ids: NDArray[np.integer[Any]]) -> None:
+    if ((ids < 0) | (ids >= VOCABULARY)).any():
+        raise InputError(f"Engine fake knows the token ids 0 to {VOCABULARY - 1} only.")

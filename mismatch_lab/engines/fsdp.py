@@ -1,0 +1,113 @@
+"""The trainer: FSDP2 `fully_shard` over the ranks of torchrun, gloo on CPUs, NCCL on GPUs."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.engines.assemble import RowRecord
+from mismatch_lab.engines.base import Progress, ScoreRequest
+from mismatch_lab.engines.options import FsdpOptions, TorchOptions, parse_options
+from mismatch_lab.engines.torch_engine import TorchEngine
+from mismatch_lab.engines.torch_model import DTYPES
+from mismatch_lab.errors import InputError
+from mismatch_lab.schema import Prompt, Sampling, SideSpec
+
+
+class FsdpEngine(TorchEngine):
+    """Each layer and the model are sharded; rows are spread over the ranks and gathered."""
+
+    def __init__(self, spec: SideSpec) -> None:
+        options = parse_options(FsdpOptions, "fsdp", spec.args)
+        self._started_group = not dist.is_initialized()
+        if self._started_group:
+            _start_process_group(options)
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        super().__init__(spec, options)
+
+    def load_dtype(self, options: TorchOptions) -> torch.dtype:
+        """Dtype of the master weights."""
+        return _dtype(options.master_dtype, self.spec) if isinstance(options, FsdpOptions) else DTYPES[self.spec.dtype]
+
+    def place(self, model: nn.Module, options: TorchOptions) -> nn.Module:
+        """Shard every decoder layer, then what is left (embedding, final norm, head)."""
+        assert isinstance(options, FsdpOptions)
+        compute = _dtype(options.param_dtype, self.spec)
+        policy = MixedPrecisionPolicy(param_dtype=compute)
+        mesh = init_device_mesh(self.device.type, (self.world,))
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            model = model.to(self.device)
+        layers = [m for m in model.modules() if isinstance(m, nn.ModuleList) and _is_decoder(m, model)]
+        if not layers:
+            raise InputError(f"{type(model).__name__} has no list of decoder layers to shard.")
+        for layer in layers[0]:
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
+        return model
+
+    def generate(self, prompts: list[Prompt], sampling: Sampling, progress: Progress) -> Capture:
+        """A trainer does not sample."""
+        raise InputError("fsdp is a trainer, it cannot sample.", "Use --engine vllm or hf.")
+
+    def records(
+        self, rows: Rows, request: ScoreRequest, progress: Progress
+    ) -> dict[int, RowRecord]:
+        """Every rank scores its share; all ranks get all records.
+
+        A rank without a row of its own in the last round scores a row again: sharded layers are
+        gathered in step, so every rank must run the same number of forwards.
+        """
+        size = 1 if request.taps else request.micro_batch or self.micro_batch
+        rounds = -(-rows.n_rows // (size * self.world))
+        padded = [min(i, rows.n_rows - 1) for i in range(rounds * size * self.world)]
+        mine = padded[self.rank * rounds * size : (self.rank + 1) * rounds * size]
+        found = self.scorer.score(rows, mine, request, size, progress)
+        if self.world == 1:
+            return found
+        gathered: list[dict[int, RowRecord]] = [{} for _ in range(self.world)]
+        dist.all_gather_object(gathered, found)
+        return {row: record for part in reversed(gathered) for row, record in part.items()}
+
+    def close(self) -> None:
+        """Free the model and leave the process group."""
+        super().close()
+        if self._started_group:
+            dist.destroy_process_group()
+
+
+def _is_decoder(modules: nn.ModuleList, model: nn.Module) -> bool:
+    text = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    return len(modules) == text.num_hidden_layers
+
+
+def _dtype(name: str, spec: SideSpec) -> torch.dtype:
+    if name == "auto":
+        return DTYPES[spec.dtype]
+    if name not in DTYPES:
+        raise InputError(f"{name!r} is not a dtype.", f"Known: {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def _start_process_group(options: FsdpOptions) -> None:
+    """One process needs no torchrun: it makes a group of its own."""
+    if "RANK" not in os.environ:
+        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0",
+                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+        store = dist.HashStore()
+        dist.init_process_group(_backend(options), rank=0, world_size=1, store=store)
+    else:
+        dist.init_process_group(_backend(options))
+
+
+def _backend(options: FsdpOptions) -> str:
+    cuda = torch.cuda.is_available() and options.device in ("auto", "cuda")
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    return "nccl" if cuda else "gloo"

@@ -1,0 +1,55 @@
+"""What a worker process is asked to do: engines to load, and captures to make with each."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mismatch_lab.schema import CapturePlan, Prompt, Sampling, SideSpec, Strict
+
+
+class GenerateJob(Strict):
+    """Sample completions."""
+
+    kind: Literal["generate"] = "generate"
+    id: str
+    prompts: list[Prompt]
+    sampling: Sampling
+
+
+class ScoreJob(Strict):
+    """Score the rows of an earlier capture."""
+
+    kind: Literal["score"] = "score"
+    id: str
+    source: str
+    """Capture whose rows are scored."""
+    temperature: float = 1.0
+    plan: CapturePlan = CapturePlan()
+    probes: bool = False
+    """Record the full vocabulary at probe positions."""
+    taps: bool = False
+    routing: bool = False
+    micro_batch: int | None = None
+    train_mode: bool = False
+    replay_from: str | None = None
+    """Capture whose module inputs are fed to this side's modules."""
+    fingerprint: bool = False
+
+
+Job = Annotated[GenerateJob | ScoreJob, Field(discriminator="kind")]
+
+
+class Stage(Strict):
+    """One engine and its jobs, in order."""
+
+    spec: SideSpec
+    jobs: list[Job]
+
+
+class WorkerTask(Strict):
+    """Stages of one process, one engine after the other."""
+
+    captures_dir: str
+    stages: list[Stage]

@@ -1,0 +1,62 @@
+"""Plugins: `FILE.py:FUNC`, a user's function that is handed a side's torch module."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mismatch_lab.errors import InputError
+
+
+def check_plugin(reference: str) -> tuple[Path, str]:
+    """(file, function name) of `FILE.py:FUNC`, without importing it.
+
+    Raises:
+        InputError: not of that form, or no such file.
+    """
+    path_text, colon, function_name = reference.rpartition(":")
+    path = Path(path_text)
+    if not colon or not function_name or path.suffix != ".py":
+        raise InputError(f"Plugin {reference!r} is not of the form FILE.py:FUNC.")
+    if not path.is_file():
+        raise InputError(f"Plugin file {path} does not exist.")
+    return path, function_name
+
+
+def load_plugin(reference: str) -> Callable[[Any], None]:
+    """The function that `FILE.py:FUNC` names.
+
+    Raises:
+        InputError: no such file or function, or the file fails to import.
+    """
+    path, function_name = check_plugin(reference)
+    spec = importlib.util.spec_from_file_location(f"mismatch_lab_plugin_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"Plugin file {path} cannot be imported.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"Plugin file {path} fails to import: {error!r}.") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise InputError(f"Plugin file {path} has no function {function_name!r}.")
+    return function  # type: ignore[no-any-return]
+
+
+def apply_plugin(reference: str, model: Any) -> None:
+    """Call the plugin on a model.
+
+    Raises:
+        InputError: the plugin raised.
+    """
+    function = load_plugin(reference)
+    try:
+        function(model)
+    except Exception as error:
+        raise InputError(
+            f"Plugin {reference} raised {type(error).__name__}: {error}.",
+            "It is called with the side's torch.nn.Module; print it to see its submodules.",
+        ) from error

@@ -1,0 +1,102 @@
+"""What the engines that run transformers models share."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from torch import nn
+
+from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.engines.assemble import RowRecord, assemble, local_probes
+from mismatch_lab.engines.base import Progress, ScoreRequest
+from mismatch_lab.engines.checkpoint import check_lengths, context_length, load_config
+from mismatch_lab.engines.fingerprint import fingerprint_tensors
+from mismatch_lab.engines.options import TorchOptions
+from mismatch_lab.engines.plugin import apply_plugin
+from mismatch_lab.engines.tokenise import Tokeniser
+from mismatch_lab.engines.torch_model import DTYPES, BodyAndHead, load_model, pick_device
+from mismatch_lab.engines.torch_replay import replay_rows
+from mismatch_lab.engines.torch_score import TorchScorer
+from mismatch_lab.schema import OptionValue, SideSpec
+
+
+class TorchEngine:
+    """A transformers model that scores rows; subclasses place it and may sample."""
+
+    logprob_space = "processed"
+
+    def __init__(self, spec: SideSpec, options: TorchOptions) -> None:
+        self.spec = spec
+        self.version = f"transformers {version('transformers')}, torch {torch.__version__}"
+        self.patched: list[str] = []
+        self.options: dict[str, OptionValue] = dict(vars(options))
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        torch.manual_seed(0)
+        self.device = pick_device(options.device)
+        self.micro_batch = options.micro_batch
+        config = load_config(spec.model, spec.trust_remote_code)
+        self.context_length = context_length(config)
+        model = load_model(spec, options, self.load_dtype(options))
+        if spec.plugin:
+            apply_plugin(spec.plugin, model)
+            self.patched.append(f"plugin {spec.plugin}")
+        self._fingerprint = fingerprint_tensors(model.state_dict())
+        model = self.place(model, options)
+        text = config.get_text_config()
+        top_k = getattr(text, "num_experts_per_tok", None) or 1
+        self.scorer = TorchScorer(BodyAndHead(model), int(top_k), self.device)
+        self._tokeniser: Tokeniser | None = None
+
+    @property
+    def tokeniser(self) -> Tokeniser:
+        """Loaded when first asked for: scoring needs none."""
+        if self._tokeniser is None:
+            self._tokeniser = Tokeniser(self.spec.model, self.spec.trust_remote_code)
+        return self._tokeniser
+
+    def load_dtype(self, options: TorchOptions) -> torch.dtype:
+        """Dtype the weights are held in."""
+        return DTYPES[self.spec.dtype]
+
+    def place(self, model: nn.Module, options: TorchOptions) -> nn.Module:
+        """Move the model to where it runs."""
+        return model.to(self.device)
+
+    def score(self, rows: Rows, request: ScoreRequest, progress: Progress) -> Capture:
+        """See `Engine.score`."""
+        lengths = np.diff(rows.row_offsets).tolist()
+        check_lengths(lengths, 0, self.context_length, self.spec.model)
+        if request.replay is not None:
+            records = replay_rows(self.scorer, rows, request, progress)
+        else:
+            records = self.records(rows, request, progress)
+        ordered = [records[row] for row in range(rows.n_rows)]
+        if request.replay is not None:
+            _fill_missing_probes(rows, request, ordered)
+        return assemble(rows, request, ordered)
+
+    def records(
+        self, rows: Rows, request: ScoreRequest, progress: Progress
+    ) -> dict[int, RowRecord]:
+        """Records of all rows."""
+        size = request.micro_batch or self.micro_batch
+        return self.scorer.score(rows, list(range(rows.n_rows)), request, size, progress)
+
+    def fingerprint(self) -> dict[str, dict[str, float]]:
+        """See `Engine.fingerprint`; taken before the weights are sharded."""
+        return self._fingerprint
+
+    def close(self) -> None:
+        """Free the model."""
+        del self.scorer
+
+
+def _fill_missing_probes(rows: Rows, request: ScoreRequest, records: list[RowRecord]) -> None:
+    widths = {r.probe_logp.shape[1] for r in records if r.probe_logp is not None}
+    for row, record in enumerate(records):
+        if record.probe_logp is None and widths:
+            count = len(local_probes(rows, request.probe_positions, row))
+            record.probe_logp = np.full((count, max(widths)), np.nan, np.float32)

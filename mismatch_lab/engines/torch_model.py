@@ -1,0 +1,123 @@
+"""A transformers checkpoint as a torch module, and its body and head apart."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from transformers.utils import ModelOutput
+
+from mismatch_lab.engines.checkpoint import load_config
+from mismatch_lab.engines.options import TorchOptions
+from mismatch_lab.errors import EngineError, InputError
+from mismatch_lab.schema import SideSpec
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is cuda where there is one.
+
+    Raises:
+        InputError: not a device of this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"Device {name!r} cannot be used: {error}") from error
+    return device
+
+
+def load_model(spec: SideSpec, options: TorchOptions, dtype: torch.dtype) -> nn.Module:
+    """The checkpoint in evaluation mode on the CPU, its rotary frequencies in fp32.
+
+    Raises:
+        InputError: the checkpoint cannot be read or its architecture is unknown.
+        EngineError: it does not fit into memory.
+    """
+    load_config(spec.model, spec.trust_remote_code)
+    extra: dict[str, Any] = {}
+    if options.attn_implementation != "auto":
+        extra["attn_implementation"] = options.attn_implementation
+    if options.experts_implementation != "auto":
+        extra["experts_implementation"] = options.experts_implementation
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            spec.model, dtype=dtype, trust_remote_code=spec.trust_remote_code, **extra
+        )
+    except MemoryError as error:
+        raise EngineError(f"{spec.model} does not fit into memory.") from error
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise InputError(f"transformers cannot load {spec.model}: {error}") from error
+    for name, buffer in model.named_buffers():
+        if name.endswith("inv_freq") and buffer.dtype not in (torch.float32, torch.float64):
+            raise EngineError(f"{name} was loaded as {buffer.dtype}: rotary phases would be wrong.")
+    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+class BodyAndHead:
+    """Runs a causal LM in two steps: hidden states first, logits of a few tokens at a time.
+
+    The head is the model's own forward with its body replaced by given hidden states, so that
+    softcaps, scales and biases of any architecture are applied as the trainer applies them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.body: nn.Module = model.base_model  # type: ignore[assignment]
+        if self.body is model:
+            raise InputError(f"{type(model).__name__} has no body apart from its head.")
+        accepted = inspect.signature(model.forward).parameters
+        self._keep_one = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._body_output: ModelOutput | None = None
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """[B, n] ids to [B, n, D] hidden states after the final norm."""
+        seen: list[ModelOutput] = []
+        handle = self.body.register_forward_hook(
+            lambda _module, _args, output: seen.append(output)
+        )
+        try:
+            self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                use_cache=False,
+                return_dict=True,
+                **self._keep_one,
+            )
+        finally:
+            handle.remove()
+        self._body_output = seen[0]
+        return seen[0].last_hidden_state  # type: ignore[no-any-return]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """[n, D] hidden states to [n, V] logits; call `hidden` once before."""
+        with self._body_returns(hidden[None]):
+            dummy = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
+            output = self.model(input_ids=dummy, use_cache=False, return_dict=True)
+        return output.logits[0]  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _body_returns(self, hidden: Tensor) -> Iterator[None]:
+        # The architecture's own output object, with whatever fields its head reads.
+        output = copy(self._body_output)
+        output["last_hidden_state"] = hidden  # type: ignore[index]
+        self.body.forward = lambda *_args, **_kwargs: output  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            del self.body.forward

@@ -1,0 +1,71 @@
+"""Isolated errors: every module of this side fed what the other side's module was fed.
+
+A hook in front of each module swaps its input, so that no module sees what an earlier one of this
+side got wrong. Modules within modules take a forward each: to test attention as a whole, the
+projections inside it must see what this side's attention hands them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from mismatch_lab.captures.capture import Float32, Rows
+from mismatch_lab.engines.assemble import RowRecord
+from mismatch_lab.engines.base import Progress, ScoreRequest
+from mismatch_lab.engines.chunked_logp import log_softmax
+from mismatch_lab.engines.torch_score import TorchScorer
+
+FINAL_NORM = "model.norm"
+"""Its output is what the head is fed."""
+
+
+def replay_rows(
+    scorer: TorchScorer, rows: Rows, request: ScoreRequest, progress: Progress
+) -> dict[int, RowRecord]:
+    """Records of all rows: hidden states of the replayed ones, nothing of the others.
+
+    `request.replay` maps `NAME:in` (and `model.norm`, which the head is fed) to [P, D].
+    """
+    records = {}
+    with torch.no_grad(), scorer.tap.attached():
+        for row in range(rows.n_rows):
+            records[row] = _replay_row(scorer, rows, row, request)
+            progress(row + 1, rows.n_rows)
+    return records
+
+
+def _replay_row(scorer: TorchScorer, rows: Rows, row: int, request: ScoreRequest) -> RowRecord:
+    start, stop = int(rows.row_offsets[row]), int(rows.row_offsets[row + 1])
+    inside = (request.probe_positions >= start) & (request.probe_positions < stop)
+    record = RowRecord(np.full(stop - start, np.nan, np.float32))
+    if row not in request.replay_rows or request.replay is None:
+        return record
+    inputs = int(inside.sum())  # probe p stands for the forward position one before it: 0, 1, …
+    ids = torch.from_numpy(rows.token_ids[start : start + inputs].astype(np.int64))[None]
+    given = {name: _tensor(array[inside]) for name, array in request.replay.items()}
+    for depth in sorted({_nesting(name) for name in given if name.endswith(":in")}):
+        level = {n: t for n, t in given.items() if n.endswith(":in") and _nesting(n) == depth}
+        scorer.tap.start(inputs, torch.arange(inputs, device=scorer.device), level)
+        last = scorer.parts.hidden(ids.to(scorer.device), None)[0]
+        scorer.tap.keep = None
+        for name in level:
+            output = scorer.tap.recorded.get(name.removesuffix(":in"))
+            if output is not None:
+                record.hidden[name.removesuffix(":in")] = output.numpy()
+    if FINAL_NORM in given:
+        last = given[FINAL_NORM].to(last)
+    record.probe_logp = log_softmax(scorer.parts.head(last), request.temperature).float().cpu().numpy()
+    return record
+
+
+def _nesting(name: str) -> int:
+    """Depth in the module tree: a layer 2, its attention 3, a projection in it 4.
+
+    The final norm holds nothing and is held by nothing: it goes with the attentions and norms.
+    """
+    return 3 if name.startswith(FINAL_NORM) else name.count(".")
+
+
+def _tensor(array: Float32) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))

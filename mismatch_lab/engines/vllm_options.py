@@ -1,0 +1,63 @@
+"""Options of the vLLM engine: vLLM's own engine arguments, checked by name."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from mismatch_lab.errors import InputError
+from mismatch_lab.schema import SideSpec
+
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the model in this process, where hooks reach it
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+"""Set where the user has not."""
+
+DEFAULT_CONTEXT = 4096
+"""Tokens of context when the model allows more: enough for the probes, little memory."""
+
+_OURS = ("model", "dtype", "trust_remote_code", "tokenizer", "skip_tokenizer_init")
+
+
+def resolve_options(spec: SideSpec, model_context: int) -> dict[str, Any]:
+    """Arguments of `vllm.LLM`, the user's over our defaults.
+
+    Raises:
+        InputError: vLLM has no such argument, or it is set by an option of ours.
+    """
+    from vllm.engine.arg_utils import EngineArgs
+
+    known = {field.name for field in fields(EngineArgs)}
+    for name in spec.args:
+        if name in _OURS:
+            raise InputError(f"--engine-arg {name} is set by an option of its own.")
+        if name not in known:
+            raise InputError(
+                f"vLLM has no engine argument {name!r}.",
+                "See 'vllm serve --help'; write it with underscores.",
+            )
+    context = spec.args.get("max_model_len", min(model_context, DEFAULT_CONTEXT))
+    if not isinstance(context, int):
+        raise InputError(f"vLLM's max_model_len is a number of tokens, not {context!r}.")
+    defaults: dict[str, Any] = {
+        "enforce_eager": True,  # compiled graphs would skip the hooks
+        "enable_prefix_caching": False,
+        "max_model_len": context,
+        "max_num_batched_tokens": max(context, 4096),  # a prefill is never cut in chunks
+        "max_num_seqs": 64,
+        "logprobs_mode": "processed_logprobs",
+        "generation_config": "vllm",  # no penalties inherited from the checkpoint
+        "seed": 0,
+    }
+    return {
+        **defaults,
+        **spec.args,
+        "model": spec.model,
+        "dtype": spec.dtype,
+        "trust_remote_code": spec.trust_remote_code,
+        "disable_log_stats": True,
+    }

@@ -1,0 +1,75 @@
+"""vLLM's expert choices, read where its routers make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mismatch_lab.captures.taps import canonical_name
+from mismatch_lab.errors import EngineError
+
+
+class VllmRoutingTap:
+    """Wraps `select_experts` of every fused-MoE router.
+
+    vLLM's own `enable_return_routed_experts` needs a GPU (0.32) and returns no logits.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.routers: dict[str, Any] = {}
+        for name, module in model.named_modules():
+            router = getattr(module, "router", None)
+            label = canonical_name(name)
+            if label is not None and hasattr(router, "select_experts"):
+                self.routers[label] = router
+        self.tokens = 0
+        self.seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def start(self, tokens: int) -> None:
+        """Begin a sequence of `tokens` tokens."""
+        self.tokens, self.seen = tokens, {}
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Wrapped inside the block, untouched after it."""
+        for name, router in self.routers.items():
+            router.select_experts = self._wrap(name, router.select_experts)
+        try:
+            yield
+        finally:
+            for router in self.routers.values():
+                del router.select_experts
+
+    def stacked(self) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+        """([n, L, K] choices, best first; [n, L, E] logits).
+
+        Raises:
+            EngineError: a router did not run through `select_experts` (a monolithic kernel).
+        """
+        missing = [name for name in self.routers if name not in self.seen]
+        if missing:
+            raise EngineError(
+                f"vLLM routed inside a kernel in {missing[0]}: its choices cannot be read.",
+                "Choose another --engine-arg moe_backend, or turn routing off in the probe.",
+            )
+        chosen, logits = zip(*(self.seen[name] for name in self.routers), strict=True)
+        return (
+            torch.stack(chosen, 1).to(torch.int16).numpy(),
+            torch.stack(logits, 1).float().numpy(),
+        )
+
+    def _wrap(self, name: str, select: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            weights, ids = select(*args, **kwargs)
+            logits = kwargs.get("router_logits", args[1] if len(args) > 1 else None)
+            if logits is not None and len(ids) == self.tokens and name not in self.seen:
+                order = logits.gather(-1, ids.long()).argsort(dim=-1, descending=True, stable=True)
+                self.seen[name] = (ids.long().gather(-1, order).cpu(), logits.detach().clone().cpu())
+            return weights, ids
+
+        return wrapped

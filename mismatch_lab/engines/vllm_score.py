@@ -1,0 +1,143 @@
+"""Re-score given tokens with vLLM's prefill, and read routing, hidden states and logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mismatch_lab.captures.capture import Float32, Rows
+from mismatch_lab.captures.taps import Split, Tap, tappable
+from mismatch_lab.engines.assemble import RowRecord, local_probes
+from mismatch_lab.engines.base import Progress, ScoreRequest
+from mismatch_lab.engines.chunked_logp import log_softmax
+from mismatch_lab.engines.vllm_routing import VllmRoutingTap
+from mismatch_lab.errors import EngineError
+
+Generate = Callable[[list[list[int]], Any], list[Any]]
+
+
+class PrefillScorer:
+    """One sequence per forward where anything is hooked: a hook then sees just that sequence."""
+
+    def __init__(self, generate: Generate, model: Any, name: str) -> None:
+        self.generate = generate
+        self.model = model
+        self.name = name
+        self.tap = Tap(tappable(model), _splits(model), residual_layers=True)
+        self.routing = VllmRoutingTap(model)
+        self.logits: Tensor | None = None
+
+    def score(self, rows: Rows, request: ScoreRequest, progress: Progress) -> list[RowRecord]:
+        """Records of all rows, in order."""
+        from vllm import SamplingParams
+
+        parameters = SamplingParams(
+            max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False
+        )
+        ids = [rows.token_ids[a:b].tolist() for a, b in rows.spans()]
+        hooked = request.taps or request.routing or len(request.probe_positions) > 0
+        with ExitStack() as stack:
+            stack.enter_context(self._logits_divided_and_kept(request.temperature, keep=hooked))
+            if request.routing and self.routing.routers:
+                stack.enter_context(self.routing.attached())
+            if request.taps:
+                stack.enter_context(self.tap.attached())
+            if not hooked:
+                return self._score_together(ids, parameters, request, progress)
+            records = []
+            for row in range(len(ids)):
+                records.append(self._score_row(rows, row, ids[row], parameters, request))
+                progress(row + 1, len(ids))
+            return records
+
+    def _score_together(
+        self, ids: list[list[int]], parameters: Any, request: ScoreRequest, progress: Progress
+    ) -> list[RowRecord]:
+        size = request.micro_batch or len(ids)
+        records = []
+        for start in range(0, len(ids), size):
+            batch = ids[start : start + size]
+            outputs = self.generate(batch, parameters)
+            records += [RowRecord(_prompt_logp(o, i)) for o, i in zip(outputs, batch, strict=True)]
+            progress(min(start + size, len(ids)), len(ids))
+        return records
+
+    def _score_row(
+        self, rows: Rows, row: int, ids: list[int], parameters: Any, request: ScoreRequest
+    ) -> RowRecord:
+        probes = local_probes(rows, request.probe_positions, row)
+        keep = torch.from_numpy(probes - 1)
+        self.tap.start(len(ids), keep)
+        self.routing.start(len(ids))
+        self.logits = None
+        output = self.generate([ids], parameters)[0]
+        record = RowRecord(_prompt_logp(output, ids))
+        if len(request.probe_positions):
+            if self.logits is None or len(self.logits) != len(ids) - 1:
+                raise EngineError(f"vLLM's prompt logits of row {row} were not seen by the hook.")
+            vocabulary = log_softmax(self.logits[keep.to(self.logits.device)], 1.0)
+            record.probe_logp = vocabulary.float().cpu().numpy()
+        if request.routing and self.routing.routers:
+            record.router_topk, record.router_logits = self.routing.stacked()
+        if request.taps:
+            record.hidden = {name: t.numpy() for name, t in self.tap.recorded.items()}
+        return record
+
+    @contextmanager
+    def _logits_divided_and_kept(self, temperature: float, keep: bool) -> Iterator[None]:
+        """vLLM scores prompts at temperature 1 whatever is asked (vllm #37082): divide here."""
+        original = self.model.compute_logits
+
+        def wrapped(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            logits = original(hidden, *args, **kwargs)
+            if logits is None:
+                return None
+            scaled = logits if temperature == 1.0 else logits / temperature
+            if keep:
+                self.logits = scaled
+            return scaled
+
+        self.model.compute_logits = wrapped
+        try:
+            yield
+        finally:
+            self.model.compute_logits = original
+
+
+def _prompt_logp(output: Any, ids: list[int]) -> Float32:
+    """[n] log-probs of a prompt's own tokens; the first has none."""
+    steps = output.prompt_logprobs
+    if steps is None or len(steps) != len(ids):
+        raise EngineError(f"vLLM returned {len(steps or [])} prompt log-probs for {len(ids)} tokens.")
+    logp = np.full(len(ids), np.nan, np.float32)
+    for position in range(1, len(ids)):
+        if ids[position] not in steps[position]:
+            raise EngineError(f"vLLM returned no log-prob for prompt token {position}.")
+        logp[position] = steps[position][ids[position]].logprob
+    return logp
+
+
+def _splits(model: Any) -> dict[str, Split]:
+    """How to take fused projections apart, by canonical name."""
+    splits: dict[str, Split] = {}
+    for name, module in tappable(model).items():
+        stem = name.rpartition(".")[0]
+        if name.endswith(".qkv_proj") and hasattr(module, "output_sizes"):
+            sizes = [s // getattr(module, "tp_size", 1) for s in module.output_sizes]
+            parts = [f"{stem}.{p}_proj" for p in "qkv"]
+        elif name.endswith(".gate_up_proj") and hasattr(module, "output_sizes"):
+            sizes = [s // getattr(module, "tp_size", 1) for s in module.output_sizes]
+            parts = [f"{stem}.gate_proj", f"{stem}.up_proj"]
+        else:
+            continue
+        splits[name] = _split_by(parts, sizes)
+    return splits
+
+
+def _split_by(parts: list[str], sizes: list[int]) -> Split:
+    return lambda fused: dict(zip(parts, fused.split(sizes, dim=-1), strict=True))

@@ -1,0 +1,141 @@
+"""The worker process: `python -m mismatch_lab.engines.worker TASK.json`.
+
+It writes captures and prints one JSON event a line on its standard output; everything that
+libraries print goes to standard error. It ends when its standard input closes, so that no engine
+outlives the program that started it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mismatch_lab.engines.base import ENGINE_EXTRAS, ENGINES, Engine
+from mismatch_lab.engines.jobs import GenerateJob, Job, Stage, WorkerTask
+from mismatch_lab.errors import MismatchLabError, MissingDependencyError
+from mismatch_lab.registry import resolve
+from mismatch_lab.schema import SideSpec
+
+Emit = Callable[..., None]
+
+
+def main(task_file: str) -> int:
+    """Run a task; 0 when all captures are there."""
+    emit = _private_output()
+    _end_with_parent()
+    task = WorkerTask.model_validate_json(Path(task_file).read_text(encoding="utf-8"))
+    try:
+        for stage in task.stages:
+            _run_stage(stage, Path(task.captures_dir), emit)
+    except MismatchLabError as error:
+        traceback.print_exc()
+        emit(event="error", kind=type(error).__name__, problem=error.problem, hint=error.hint)
+        return 2
+    except Exception as error:
+        traceback.print_exc()
+        emit(event="error", kind="EngineError", problem=_runtime_problem(error), hint=_HINT)
+        return 2
+    return 0
+
+
+_HINT = "The log named below has the whole traceback."
+
+
+def _run_stage(stage: Stage, captures: Path, emit: Emit) -> None:
+    spec = stage.spec
+    emit(event="stage", text=f"starting {spec.engine} ({spec.side}, {spec.dtype})")
+    began = time.perf_counter()
+    engine = _load(spec)
+    emit(event="started", side=spec.side, wall_s=time.perf_counter() - began)
+    try:
+        for job in stage.jobs:
+            began = time.perf_counter()
+            _run_job(engine, stage, job, captures, emit)
+            emit(event="captured", id=job.id, side=spec.side, wall_s=time.perf_counter() - began)
+    finally:
+        engine.close()
+
+
+def _load(spec: SideSpec) -> Engine:
+    try:
+        engine: Engine = resolve("engine", spec.engine, ENGINES)(spec)
+    except ModuleNotFoundError as error:
+        extra = ENGINE_EXTRAS.get(spec.engine)
+        if extra is None:
+            raise
+        raise MissingDependencyError(
+            f"Engine {spec.engine} needs {error.name}, which {sys.executable} does not have.",
+            f"pip install 'mismatch-lab[{extra}]'; or name an interpreter that has it with "
+            "--engine-python or --trainer-python.",
+        ) from error
+    return engine
+
+
+def _run_job(engine: Engine, stage: Stage, job: Job, captures: Path, emit: Emit) -> None:
+    from mismatch_lab.captures.store import save_capture
+    from mismatch_lab.engines.recording import manifest_of, score_job
+
+    def progress(done: int, total: int) -> None:
+        emit(event="progress", id=job.id, done=done, total=total)
+
+    emit(event="stage", text=f"{stage.spec.engine}: {job.id}")
+    began = time.perf_counter()
+    if isinstance(job, GenerateJob):
+        capture = engine.generate(job.prompts, job.sampling, progress)
+    else:
+        capture = score_job(engine, job, captures, progress)
+    if int(os.environ.get("RANK", 0)) == 0:
+        wall_s = time.perf_counter() - began
+        save_capture(captures / job.id, capture, manifest_of(engine, stage.spec, job, capture, wall_s))
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        import torch.distributed as dist
+
+        dist.barrier()  # the next job may read this capture
+
+
+def _runtime_problem(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    first = text[0] if text else type(error).__name__
+    if isinstance(error, MemoryError) or "memory" in str(error).lower():
+        return f"Out of memory: {first}"
+    return f"{type(error).__name__}: {first}"
+
+
+def _private_output() -> Emit:
+    """Keep the real standard output for events; prints of libraries go to standard error."""
+    rank = int(os.environ.get("RANK", 0))
+    stream = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)
+
+    def emit(**event: Any) -> None:
+        if rank == 0 or event.get("event") == "error":
+            stream.write(json.dumps(event) + "\n")
+            stream.flush()
+
+    return emit
+
+
+def _end_with_parent() -> None:
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(3)
+
+    if os.environ.get("MISMATCH_LAB_WATCH_STDIN") == "1":
+        threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    if platform.system() == "Linux":
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    code = main(sys.argv[1])
+    sys.stdout.flush()
+    os._exit(code)  # engines leave threads behind that would keep the process

@@ -1,0 +1,1 @@
+"""Executors: where workers run. `local` starts them as processes on this machine."""

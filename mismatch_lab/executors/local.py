@@ -1,0 +1,135 @@
+"""Run a worker task in a process of its own, in an interpreter of its own if asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mismatch_lab
+from mismatch_lab import errors
+from mismatch_lab.engines.base import worker_processes
+from mismatch_lab.engines.jobs import WorkerTask
+from mismatch_lab.errors import EngineError, InputError, MismatchLabError
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+WORKER = "mismatch_lab.engines.worker"
+LOG_LINES = 12
+"""Lines of a dead worker's log that its error shows."""
+
+
+def run_task(task: WorkerTask, name: str, logs: Path, on_event: OnEvent) -> None:
+    """Run a task to its end, handing every event of the worker to `on_event`.
+
+    Raises:
+        MismatchLabError: what the worker reported, or how it died.
+    """
+    spec = task.stages[0].spec
+    python = _interpreter(spec.python)
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{name}.log"
+    with tempfile.TemporaryDirectory(prefix="mismatch-lab-") as scratch:
+        task_file = Path(scratch) / "task.json"
+        task_file.write_text(task.model_dump_json(), encoding="utf-8")
+        command = [python, *_launcher(worker_processes(spec)), WORKER, str(task_file)]
+        with log.open("w", encoding="utf-8") as errors_to:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors_to,
+                text=True,
+                start_new_session=True,
+                env=_environment(Path(scratch), spec.python is not None),
+            )
+            try:
+                failure = _follow(process, on_event)
+                code = process.wait()
+            finally:
+                _end(process)
+    if failure is not None:
+        raise _as_error(failure, log)
+    if code != 0:
+        raise _death(name, code, log)
+
+
+def _interpreter(python: str | None) -> str:
+    if python is None:
+        return sys.executable
+    if not Path(python).is_file() or not os.access(python, os.X_OK):
+        raise InputError(f"Interpreter {python} does not exist or cannot be executed.")
+    return python
+
+
+def _launcher(processes: int) -> list[str]:
+    if processes == 1:
+        return ["-m"]
+    return ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+
+
+def _environment(scratch: Path, foreign: bool) -> dict[str, str]:
+    """A foreign interpreter finds this package, and only it, through a link."""
+    environment = dict(os.environ) | {"MISMATCH_LAB_WATCH_STDIN": "1", "PYTHONUNBUFFERED": "1"}
+    if foreign:
+        package = Path(mismatch_lab.__file__).resolve().parent
+        (scratch / "path").mkdir()
+        (scratch / "path" / "mismatch_lab").symlink_to(package)
+        environment["PYTHONPATH"] = str(scratch / "path")
+    return environment
+
+
+def _follow(process: subprocess.Popen[str], on_event: OnEvent) -> dict[str, Any] | None:
+    failure = None
+    assert process.stdout is not None
+    for line in process.stdout:
+        if not line.startswith("{"):
+            continue  # torchrun prints too
+        event = json.loads(line)
+        if event["event"] == "error":
+            failure = failure or event
+        else:
+            on_event(event)
+    return failure
+
+
+def _as_error(event: dict[str, Any], log: Path) -> MismatchLabError:
+    kind = getattr(errors, event["kind"], EngineError)
+    hint = event["hint"]
+    return kind(event["problem"], f"{hint}\nLog: {log}" if hint else f"Log: {log}")  # type: ignore[no-any-return]
+
+
+def _death(name: str, code: int, log: Path) -> EngineError:
+    with log.open(encoding="utf-8", errors="replace") as stream:
+        last = "".join(deque(stream, LOG_LINES)).rstrip()
+    if "No module named" in last and code == 1:
+        missing = last.rsplit("No module named", 1)[1].strip()
+        return EngineError(
+            f"The {name} process could not start: no module named {missing}.",
+            f"Install it in the interpreter that runs this side.\nLog: {log}",
+        )
+    if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        return EngineError(
+            f"The {name} process was killed, most likely for memory.",
+            f"Use a smaller model, --max-tokens or fewer prompts.\nLog: {log}",
+        )
+    return EngineError(f"The {name} process ended with code {code}:\n{last}", f"Log: {log}")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Whatever happened, nothing of the worker's session is left."""
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()

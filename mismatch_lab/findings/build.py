@@ -1,0 +1,129 @@
+"""All findings of a run, from its captures on disk."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from pathlib import Path
+
+from mismatch_lab.attribution.verdict import Decision, Evidence, decide
+from mismatch_lab.captures.align import align
+from mismatch_lab.captures.capture import Capture
+from mismatch_lab.captures.store import MANIFEST, load_capture
+from mismatch_lab.findings.edges import measure_edges, measure_pair
+from mismatch_lab.findings.localise import localise
+from mismatch_lab.findings.noise_floor import measure_floor
+from mismatch_lab.findings.routing import measure_routing
+from mismatch_lab.findings.weights import differing_tensors
+from mismatch_lab.measures.calibration import calibration
+from mismatch_lab.plan import floor_dtype
+from mismatch_lab.schema import EstimateRecord, Findings, Limits, RunSpec, Verdict
+
+
+def load_captures(run_dir: Path) -> dict[str, Capture]:
+    """Every whole capture of a run, by id."""
+    folder = run_dir / "captures"
+    found = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+    return {path.name: load_capture(path)[0] for path in found}
+
+
+def build_findings(run: RunSpec, captures: dict[str, Capture], timings_s: dict[str, float]) -> Findings:
+    """Measure every edge and decide."""
+    limits = run.probe.limits
+    dtype = floor_dtype(run)
+    edges = measure_edges(captures)
+    floor = measure_floor(captures, dtype)
+    routing = measure_routing(captures)
+    localisation = localise(captures, run.depth, dtype, limits.module_floor_ratio)
+    rows = captures["decode"].rows.n_rows
+    decision = decide(Evidence(edges, floor, localisation, routing, rows), limits)
+    return Findings(
+        run=run.id,
+        edges=edges,
+        noise_floor=floor,
+        routing=routing,
+        localisation=localisation,
+        calibration=_calibration(captures),
+        weights=_weights(run, captures),
+        timings_s=timings_s,
+        verdict=_verdict(decision, next_command(run, decision)),
+    )
+
+
+def compare_findings(
+    infer: Capture, train: Capture, names: tuple[str, str], limits: Limits
+) -> Findings:
+    """What two captures alone support: one edge, no floor, no cause."""
+    edges = {"decode_train": measure_pair(infer, train, names)}
+    decision = decide(Evidence(edges, None, None, None, infer.rows.n_rows), limits)
+    return Findings(
+        run=f"{names[0]} vs {names[1]}",
+        edges=edges,
+        noise_floor=None,
+        routing=measure_routing({"prefill": infer, "train": train}),
+        localisation=None,
+        notes=["Two captures alone: no reference, so precision cannot be told from a bug."],
+        verdict=_verdict(decision, "mismatch-lab diagnose --depth standard"),
+    )
+
+
+def next_command(run: RunSpec, decision: Decision) -> str:
+    """What to try next: the user's own command with one option changed."""
+    deeper = {"quick": "standard", "standard": "deep"}
+    if decision.status == "mismatch" and run.depth in deeper:
+        return _with_option(run.provenance.command, "--depth", deeper[run.depth])
+    if decision.status in ("mismatch", "numerics"):
+        return _with_option(run.provenance.command, "--dtype", "float32")
+    if decision.status == "underpowered":
+        more = str(4 * run.probe.sampling.max_tokens)
+        return _with_option(run.provenance.command, "--max-tokens", more)
+    if decision.status == "match":
+        other = "long-context" if run.probe.name != "long-context" else "temperature"
+        return _with_option(run.provenance.command, "--probe", other)
+    return "mismatch-lab doctor"
+
+
+_OF_ONE_RUN = {"--out": 1, "--overwrite": 0, "--json": 0, "--debug": 0}
+"""Options of the last run that the next must not repeat, with their number of values."""
+
+
+def _with_option(argv: list[str], option: str, value: str) -> str:
+    words, skip = [], 0
+    for word in argv[1:] or ["diagnose"]:
+        name = word.partition("=")[0]
+        if skip:
+            skip -= 1
+        elif name in _OF_ONE_RUN or name == option:
+            skip = 0 if "=" in word else _OF_ONE_RUN.get(name, 1)
+        else:
+            words.append(word)
+    return shlex.join(["mismatch-lab", *words, option, value])
+
+
+def _verdict(decision: Decision, command: str) -> Verdict:
+    return Verdict(
+        status=decision.status,
+        headline=decision.headline,
+        reasons=decision.reasons,
+        next_command=command,
+        causes=decision.causes,
+    )
+
+
+def _calibration(captures: dict[str, Capture]) -> EstimateRecord | None:
+    """z of the sampled tokens against the distributions of the engine's own re-scoring."""
+    decode, prefill = captures.get("decode"), captures.get("prefill")
+    if decode is None or prefill is None or prefill.probe_logp is None:
+        return None
+    align(decode, prefill, ("decode", "prefill"))
+    sampled = prefill.rows.sampled[prefill.probe_positions]
+    positions = prefill.probe_positions[sampled]
+    found = calibration(decode.logp[positions], prefill.probe_logp[sampled])
+    return EstimateRecord(value=found.z, n=found.n, n_dropped=found.n_dropped, ci95=(math.nan, math.nan))
+
+
+def _weights(run: RunSpec, captures: dict[str, Capture]) -> list[str]:
+    infer, train = captures.get("prefill"), captures.get("train")
+    if infer is None or train is None:
+        return []
+    return differing_tensors(infer.weights, train.weights, run.infer.dtype == run.train.dtype)

@@ -1,0 +1,85 @@
+"""From a run's specification to worker tasks: which captures, by which side, in which order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
+from mismatch_lab.schema import RunSpec, SideSpec
+
+REF_ARGS = {"attn_implementation": "eager", "experts_implementation": "eager"}
+"""The reference runs transformers' plainest code."""
+
+HIGHER = {"float32": "float64", "bfloat16": "bfloat16", "float16": "float16"}
+"""The floor is the reference in another precision than fp32: that of the sides, or, where the
+sides are fp32 themselves, the next one up (its distance from fp32 is what fp32 does)."""
+
+
+def plan_tasks(run: RunSpec, captures_dir: str) -> list[tuple[str, WorkerTask]]:
+    """(name, task) of each worker process, in the order they must run."""
+    return [
+        (name, WorkerTask(captures_dir=captures_dir, stages=stages))
+        for name, stages in (
+            ("engine", [Stage(spec=run.infer, jobs=_infer_jobs(run))]),
+            ("trainer", [Stage(spec=run.train, jobs=_train_jobs(run))]),
+            ("reference", _ref_stages(run)),
+        )
+    ]
+
+
+def _infer_jobs(run: RunSpec) -> list[Job]:
+    return [
+        GenerateJob(id="decode", prompts=run.prompts, sampling=run.probe.sampling),
+        _score(run, "prefill", fingerprint=True),
+        _score(run, "prefill_repeat", bare=True),
+    ]
+
+
+def _train_jobs(run: RunSpec) -> list[Job]:
+    jobs: list[Job] = [
+        _score(run, "train", fingerprint=True),
+        _score(run, "train_repeat", bare=True),
+        _score(run, "train_micro_batch", bare=True, micro_batch=1),
+        _score(run, "train_mode", bare=True, train_mode=True),
+    ]
+    if run.depth == "deep":
+        jobs.append(_replay(run, "train_on_infer"))
+    return jobs
+
+
+def _ref_stages(run: RunSpec) -> list[Stage]:
+    stages = []
+    for name, dtype in (("ref", "float32"), ("floor", HIGHER[floor_dtype(run)])):
+        jobs: list[Job] = [_score(run, name)]
+        if run.depth == "deep":
+            jobs.append(_replay(run, f"{name}_on_infer"))
+        spec: SideSpec = run.ref.model_copy(update={"dtype": dtype})
+        stages.append(Stage(spec=spec, jobs=jobs))
+    return stages
+
+
+def floor_dtype(run: RunSpec) -> str:
+    """The coarser of both sides' dtypes: what the comparison can be expected to resolve."""
+    coarseness = ("bfloat16", "float16", "float32")
+    return min((run.infer.dtype, run.train.dtype), key=coarseness.index)
+
+
+def _score(run: RunSpec, name: str, *, bare: bool = False, **more: Any) -> ScoreJob:
+    """A scoring pass; a bare one records log-probs only."""
+    recorded = {} if bare else {
+        "probes": True,
+        "routing": run.probe.capture.routing,
+        "taps": run.depth != "quick",
+    }
+    return ScoreJob(
+        id=name,
+        source="decode",
+        temperature=run.probe.sampling.temperature,
+        plan=run.probe.capture,
+        **recorded,
+        **more,
+    )
+
+
+def _replay(run: RunSpec, name: str) -> ScoreJob:
+    return _score(run, name, bare=True, probes=True, taps=True, replay_from="prefill")

@@ -1,0 +1,21 @@
+"""Explicit tables of lazily imported names: `"fsdp": "mismatch_lab.engines.fsdp:FsdpEngine"`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from mismatch_lab.errors import InputError
+
+
+def resolve(kind: str, name: str, table: Mapping[str, str]) -> Any:
+    """Import what `name` stands for in `table`.
+
+    Raises:
+        InputError: `name` is not in the table; the message lists what is.
+    """
+    if name not in table:
+        raise InputError(f"Unknown {kind} {name!r}.", f"Available: {', '.join(sorted(table))}.")
+    module, _, attribute = table[name].partition(":")
+    return getattr(import_module(module), attribute)

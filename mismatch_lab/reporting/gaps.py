@@ -1,0 +1,36 @@
+"""What this run did not measure, and what would: a gap is said, never shown as 0."""
+
+from __future__ import annotations
+
+from mismatch_lab.findings.edges import EDGE_ABOUT
+from mismatch_lab.reporting.edges import DRAWN, MEAN_ABS_DELTA
+from mismatch_lab.reporting.run_files import RunFiles
+
+
+def gaps(run: RunFiles) -> list[tuple[str, str]]:
+    """(what is missing, why or what gives it), in the order of the page."""
+    findings = run.findings
+    found: list[tuple[str, str]] = []
+    for name in DRAWN:
+        estimate = findings.edges.get(name, {}).get(MEAN_ABS_DELTA)
+        if estimate is None or estimate.n == 0:
+            found.append((f"edge {name}", f"{EDGE_ABOUT[name]}; {_source(name)}"))
+    if findings.noise_floor is None:
+        found.append(("noise floor", "no reference was captured, so no edge can be judged by it"))
+    if findings.localisation is None:
+        found.append(("localisation", "hidden states are recorded with --depth standard or deep"))
+    if findings.routing is None:
+        found.append(("routing", "the model has no routers, or their choices were not recorded"))
+    if findings.calibration is None:
+        found.append(("calibration", "no full-vocabulary log-probs beside the sampled tokens"))
+    if run.spec is None:
+        found.append(("what was asked", "there is no run.json beside these findings"))
+    return [*found, *(("token view", problem) for problem in run.problems)]
+
+
+def _source(edge: str) -> str:
+    if edge.endswith("_ref"):
+        return "it needs a capture of the fp32 reference"
+    if edge in ("infer_infer", "train_train"):
+        return "it needs the same side captured twice"
+    return "it needs both captures"

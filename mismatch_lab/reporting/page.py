@@ -1,0 +1,104 @@
+"""Gather what the templates show: one name for each part of the page."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from markupsafe import Markup
+
+from mismatch_lab.measures.edge import EDGE_MEASURES
+from mismatch_lab.reporting.edges import DRAWN, MEAN_ABS_DELTA, STATES, edge_views
+from mismatch_lab.reporting.figure_parts import FigurePart, figure_parts
+from mismatch_lab.reporting.gaps import gaps
+from mismatch_lab.reporting.run_files import RunFiles
+from mismatch_lab.reporting.token_details import FIELDS, DetailMaker
+from mismatch_lab.reporting.tokens import LEVELS_NATS, TokenShelf, typical_rows
+from mismatch_lab.schema import Findings, Status
+
+STATUS: dict[Status, tuple[str, str, str, str]] = {
+    "match": ("Match", "✓", "good", "Both sides are the same policy."),
+    "numerics": ("Numerics", "≈", "fair", "Different, as much as this precision explains: no bug."),
+    "mismatch": ("Mismatch", "✕", "bad", "More than precision explains."),
+    "underpowered": ("Underpowered", "?", "fair", "Too few tokens or sequences to say."),
+    "error": ("Error", "!", "bad", "It could not be measured."),
+}
+"""Name, sign, tone, and what it means."""
+
+TILES = (
+    (MEAN_ABS_DELTA, "mean |Δ|", "nats"),
+    ("kl_infer_train_k3", "KL(infer ‖ train), k3", "nats/token"),
+    ("ratio_outside_share", "ratios outside [0.8, 1.25]", "share of tokens"),
+    ("ess", "effective sample fraction", "1 is on-policy"),
+)
+
+MEANINGS = {
+    "kl_infer_train_exact": "KL(infer || train) of whole distributions at probe positions "
+    "(nats/token)",
+    "top1_agreement": "share of probe positions where both sides find the same token likeliest",
+} | {
+    name: measure.description + ("" if measure.unit == "1" else f" ({measure.unit})")
+    for name, measure in EDGE_MEASURES.items()
+}
+
+
+def page_context(run: RunFiles) -> dict[str, Any]:
+    """Everything the templates name."""
+    findings, spec = run.findings, run.spec
+    figures = figure_parts(run)
+    edges = edge_views(findings, spec.probe if spec else None)
+    return {
+        "findings": findings,
+        "verdict": findings.verdict,
+        "status": STATUS[findings.verdict.status],
+        "spec": spec,
+        "manifests": run.manifests,
+        "command": shlex.join(spec.provenance.command) if spec else "",
+        "edges": edges,
+        "edge": {edge.name: edge for edge in edges},
+        "drawn": any(edge.name in DRAWN and edge.state != "unmeasured" for edge in edges),
+        "states": STATES,
+        "tiles_edge": _tiles_edge(findings),
+        "tiles": TILES,
+        "meanings": MEANINGS,
+        "token_figures": _those(figures, "tokens"),
+        "module_figure": next(iter(_those(figures, "modules")), None),
+        "routing_figure": next(iter(_those(figures, "routing")), None),
+        "gaps": gaps(run),
+        "levels": LEVELS_NATS,
+        **_token_parts(run),
+    }
+
+
+def _those(figures: list[FigurePart], part: str) -> list[FigurePart]:
+    return [figure for figure in figures if figure.part == part]
+
+
+def _tiles_edge(findings: Findings) -> str | None:
+    """The edge the headline numbers are of: what RL sees, else the first that was measured."""
+    names = ("decode_train", "prefill_train", *findings.edges)
+    return next((name for name in names if name in findings.edges), None)
+
+
+def _token_parts(run: RunFiles) -> dict[str, Any]:
+    parts: dict[str, Any] = {"worst": [], "sequences": [], "details": {}, "token_data": ""}
+    if run.pair is None or run.infer_id is None or run.train_id is None:
+        return parts
+    shelf = TokenShelf(run.captures[run.infer_id], run.captures[run.train_id], run.pair)
+    parts["worst"] = shelf.worst()
+    parts["sequences"] = [shelf.whole(row, title) for row, title in typical_rows(shelf)]
+    maker = DetailMaker(run, shelf)
+    parts["details"] = {str(flat): maker.detail(flat) for flat in sorted(shelf.shown)}
+    parts["detail_fields"] = FIELDS
+    packed = {key: detail.packed() for key, detail in parts["details"].items()}
+    parts["token_data"] = script_json({"fields": FIELDS, "tokens": packed})
+    return parts
+
+
+def script_json(value: object) -> Markup:
+    """JSON that may stand in a script element: `<`, `>` and `&` spelt out, all ASCII."""
+    text = json.dumps(value, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)  # nothing in it can end the element

@@ -1,0 +1,170 @@
+"""From what the user typed to a run's specification."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from mismatch_lab import suites
+from mismatch_lab.engines.base import ENGINES
+from mismatch_lab.engines.checkpoint import check_model_path
+from mismatch_lab.errors import InputError
+from mismatch_lab.mini import checkpoint_dir
+from mismatch_lab.plan import REF_ARGS
+from mismatch_lab.provenance import gather
+from mismatch_lab.schema import Depth, OptionValue, Probe, RunSpec, SideSpec
+
+EMBEDDED = "mini-gpt-oss"
+DTYPES = ("float32", "bfloat16", "float16")
+_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
+
+
+@dataclass(frozen=True)
+class DiagnoseRequest:
+    """The options of `diagnose`, as typed; None is "as the probe or checkpoint says"."""
+
+    model: str = EMBEDDED
+    probe: str = "quick"
+    engine: str = "vllm"
+    trainer: str = "fsdp"
+    dtype: str | None = None
+    prompts: Path | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    engine_args: tuple[str, ...] = ()
+    trainer_args: tuple[str, ...] = ()
+    engine_python: str | None = None
+    trainer_python: str | None = None
+    engine_plugin: str | None = None
+    trainer_plugin: str | None = None
+    depth: Depth | None = None
+    trust_remote_code: bool = False
+    command: tuple[str, ...] = ()
+
+
+def build_run(request: DiagnoseRequest) -> RunSpec:
+    """Resolve every option.
+
+    Raises:
+        InputError: an option, probe, prompt file or model is wrong.
+    """
+    probe = _probe(request)
+    model = resolve_model(request.model)
+    dtype = resolve_dtype(request.dtype, model)
+    prompts = (
+        suites.load_prompts(request.prompts) if request.prompts else suites.probe_prompts(probe)
+    )
+    sides = {
+        "infer": (request.engine, request.engine_args, request.engine_plugin, request.engine_python),
+        "train": (request.trainer, request.trainer_args, request.trainer_plugin, request.trainer_python),
+    }
+    specs = {
+        side: SideSpec(
+            side=side,  # type: ignore[arg-type]
+            engine=check_engine(engine),
+            model=model,
+            dtype=dtype,
+            args=parse_args(args, "--engine-arg" if side == "infer" else "--trainer-arg"),
+            plugin=plugin,
+            python=python,
+            trust_remote_code=request.trust_remote_code,
+        )
+        for side, (engine, args, plugin, python) in sides.items()
+    }
+    fake = specs["train"].engine == "fake"
+    ref = specs["train"].model_copy(
+        update={"side": "ref", "engine": "fake" if fake else "hf", "dtype": "float32",
+                "args": {} if fake else dict(REF_ARGS), "plugin": None}
+    )
+    return RunSpec(
+        id=f"{Path(model).name}-{probe.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}",
+        probe=probe,
+        depth=request.depth or probe.depth,
+        infer=specs["infer"],
+        train=specs["train"],
+        ref=ref,
+        prompts=prompts,
+        provenance=gather(list(request.command)),
+    )
+
+
+def _probe(request: DiagnoseRequest) -> Probe:
+    probe = suites.load_probe(request.probe)
+    asked = {
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "seed": request.seed,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    return probe.model_copy(update={"sampling": probe.sampling.model_copy(update=given)})
+
+
+def resolve_model(model: str) -> str:
+    """The embedded model's folder, or what was given once it is known not to be a wrong path."""
+    if model == EMBEDDED:
+        return str(checkpoint_dir())
+    check_model_path(model)
+    return model
+
+
+def resolve_dtype(dtype: str | None, model: str) -> str:
+    """A dtype by name; without one, that of the checkpoint.
+
+    Raises:
+        InputError: no such dtype.
+    """
+    if dtype is None:
+        config = Path(model) / "config.json"
+        text = config.read_text(encoding="utf-8") if config.is_file() else "{}"
+        try:
+            entries = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{config} is not JSON: {error}.") from error
+        dtype = str(entries.get("dtype") or entries.get("torch_dtype") or "bfloat16")
+        dtype = dtype if dtype in DTYPES else "bfloat16"
+    dtype = _ALIASES.get(dtype, dtype)
+    if dtype not in DTYPES:
+        raise InputError(f"Unknown dtype {dtype!r}.", f"Available: {', '.join(DTYPES)}.")
+    return dtype
+
+
+def check_engine(name: str) -> str:
+    """Raise InputError unless there is such an engine."""
+    if name not in ENGINES:
+        raise InputError(f"Unknown engine {name!r}.", f"Available: {', '.join(sorted(ENGINES))}.")
+    return name
+
+
+def parse_args(pairs: tuple[str, ...], flag: str) -> dict[str, OptionValue]:
+    """`K=V` pairs; true, false and numbers get their type.
+
+    Raises:
+        InputError: no `=`, or a name given twice.
+    """
+    values: dict[str, OptionValue] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise InputError(f"{flag} {pair!r} is not of the form NAME=VALUE.")
+        if name in values:
+            raise InputError(f"{flag} {name} is given twice.")
+        values[name] = _typed(text.strip())
+    return values
+
+
+def _typed(text: str) -> OptionValue:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    try:
+        return float(text) if re.search(r"\d", text) else text
+    except ValueError:
+        return text

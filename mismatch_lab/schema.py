@@ -1,0 +1,342 @@
+"""The files of a run, as typed models: unknown fields are errors, every file has a version."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+SCHEMA_VERSION = 1
+
+Side = Literal["infer", "train", "ref"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Depth = Literal["quick", "standard", "deep"]
+LogprobSpace = Literal["raw", "processed"]
+Status = Literal["match", "numerics", "mismatch", "underpowered", "error"]
+OptionValue = bool | int | float | str
+
+
+def _to_json(value: float) -> float | str | None:
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else str(value)
+
+
+def _from_json(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+# JSON has no NaN: "not measured" is null, and comes back as NaN. Infinities are strings.
+Number = Annotated[float, BeforeValidator(_from_json), PlainSerializer(_to_json, when_used="json")]
+
+
+class Strict(BaseModel):
+    """Base of every model here: unknown fields are errors and instances do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Sampling(Strict):
+    """How the engine samples."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=64, ge=1)
+    seed: int = 0
+
+
+class Prompt(Strict):
+    """One prompt: `messages` for the chat template, `text` as it stands, or token ids."""
+
+    id: str
+    origin: str = ""
+    """Where it comes from, with its licence."""
+    messages: list[dict[str, str]] | None = None
+    text: str | None = None
+    token_ids: list[int] | None = None
+    follow_ups: list[str] = []
+    """User turns that follow the model's answers, one after another (multi-turn probes)."""
+
+    @model_validator(mode="after")
+    def _exactly_one_form(self) -> Prompt:
+        given = [f for f in ("messages", "text", "token_ids") if getattr(self, f) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of messages, text, token_ids (got {given})")
+        if self.messages is not None:
+            for message in self.messages:
+                if set(message) != {"role", "content"}:
+                    raise ValueError(f"a message holds role and content, not {sorted(message)}")
+        return self
+
+
+class PromptSource(Strict):
+    """Where a probe's prompts come from."""
+
+    set: str
+    """File name under `probes/prompts/`."""
+    count: int = Field(ge=1)
+    """How many of them, from the first on."""
+    shots: int = Field(default=0, ge=0)
+    """Long-context probes: this many further questions of the set stand before each prompt."""
+
+
+class CapturePlan(Strict):
+    """What is recorded beside the log-probs of sampled tokens."""
+
+    probe_positions: int = Field(default=64, ge=0)
+    """Positions with the full vocabulary, spread over all sampled tokens."""
+    tap_rows: int = Field(default=2, ge=1)
+    """Whole sequences whose hidden states are recorded at depth standard and deeper."""
+    tap_tokens: int = Field(default=192, ge=2)
+    """At most this many tokens of each tap row, from its start (hidden states are large)."""
+    routing: bool = True
+    """Record router choices where the model has routers."""
+
+
+class Limits(Strict):
+    """When a difference counts, each with its reason in the probe's `why`."""
+
+    match_abs_delta_nats: float = Field(default=1e-4, gt=0)
+    """Below this mean |delta| the two sides are the same policy."""
+    floor_ratio: float = Field(default=3.0, gt=1)
+    """A side (or edge) leaves the floor when its error is this many times what precision does."""
+    module_floor_ratio: float = Field(default=3.0, gt=1)
+    """The same for one module's isolated error."""
+    min_tokens: int = Field(default=256, ge=1)
+    """Fewer sampled tokens than this: underpowered."""
+    min_rows: int = Field(default=4, ge=2)
+    """Fewer sequences than this: underpowered, since intervals come from whole sequences."""
+
+
+class Probe(Strict):
+    """A probe: prompts, sampling, what to record, limits. One TOML file each."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    title: str
+    why: str
+    depth: Depth = "quick"
+    prompts: PromptSource
+    sampling: Sampling = Sampling()
+    capture: CapturePlan = CapturePlan()
+    limits: Limits = Limits()
+    limits_reason: str
+
+
+class SideSpec(Strict):
+    """One side of the comparison: which program, which weights, which knobs."""
+
+    side: Side
+    engine: str
+    model: str
+    dtype: str
+    args: dict[str, OptionValue] = {}
+    plugin: str | None = None
+    """`FILE.py:FUNC`, called with the side's torch module once its weights are loaded."""
+    python: str | None = None
+    """Interpreter of the side's process; None is the one mismatch-lab runs in."""
+    trust_remote_code: bool = False
+
+
+class Provenance(Strict):
+    """What ran where."""
+
+    created: str
+    command: list[str]
+    host: str
+    cpu: str
+    cpu_count: int
+    python: str
+    packages: dict[str, str]
+    accelerators: list[str] = []
+
+
+class RunSpec(Strict):
+    """run.json: what was asked, resolved."""
+
+    schema_version: Literal[1] = 1
+    id: str
+    probe: Probe
+    depth: Depth
+    infer: SideSpec
+    train: SideSpec
+    ref: SideSpec
+    prompts: list[Prompt]
+    provenance: Provenance
+
+
+class Manifest(Strict):
+    """manifest.json of a capture."""
+
+    schema_version: Literal[1] = 1
+    id: str
+    side: Side
+    engine: str
+    engine_version: str
+    model: str
+    dtype: str
+    sampling: Sampling | None
+    """None where nothing was sampled (a scoring pass)."""
+    logprob_space: LogprobSpace
+    patched: list[str]
+    """Every deviation from the stock program: plugins, wrapped functions."""
+    options: dict[str, OptionValue] = {}
+    host: str
+    packages: dict[str, str]
+    rows: int
+    tokens: int
+    wall_s: float
+    arrays_sha256: str
+    notes: list[str] = []
+
+
+class EstimateRecord(Strict):
+    """A measured number: how many tokens it rests on, and its 95 % interval."""
+
+    value: Number
+    n: int
+    n_dropped: int
+    ci95: tuple[Number, Number]
+
+
+Measures = dict[str, EstimateRecord]
+
+
+class LayerRouting(Strict):
+    """Routing agreement of one layer."""
+
+    layer: int
+    top1_agreement: EstimateRecord
+    set_overlap: EstimateRecord
+
+
+class RoutingFindings(Strict):
+    """Do both sides pick the same experts for the same tokens?"""
+
+    edge: str
+    top1_agreement: EstimateRecord
+    set_overlap: EstimateRecord
+    flipped_token_share: EstimateRecord
+    """Tokens for which at least one layer picked another set of experts."""
+    abs_delta_flipped: EstimateRecord
+    abs_delta_unflipped: EstimateRecord
+    per_layer: list[LayerRouting]
+
+
+class ModuleError(Strict):
+    """How far one module's output differs between the sides (relative Frobenius error)."""
+
+    name: str
+    """The trainer's (transformers) name."""
+    kind: str
+    cumulative: Number
+    """Each side on its own inputs: earlier differences included."""
+    isolated: Number = math.nan
+    """The module of either side on the same inputs; NaN unless depth is deep."""
+    infer_error: Number = math.nan
+    """Engine against the fp32 reference on the engine's inputs (or cumulative, see depth)."""
+    train_error: Number = math.nan
+    floor: Number = math.nan
+    """What this precision does to this module: reference in the dtype against reference."""
+    diverges: bool
+    n: int
+
+
+class Localisation(Strict):
+    """Where the sides part."""
+
+    depth: Depth
+    method: str
+    first_divergent_module: str | None
+    side: Literal["infer", "train", "undecided"] | None
+    per_module: list[ModuleError]
+
+
+class NoiseFloor(Strict):
+    """What this precision does to this model, measured; mean |delta| in nats."""
+
+    method: str
+    precision: EstimateRecord
+    """Reference in the sides' dtype against the reference in higher precision."""
+    infer_repeat: EstimateRecord
+    train_repeat: EstimateRecord
+    infer_ratio: EstimateRecord
+    """Engine's error against the reference, over the floor."""
+    train_ratio: EstimateRecord
+    edge_ratio: EstimateRecord
+    """Engine against trainer, over what two independent errors of the floor's size add up to."""
+
+
+class Observation(Strict):
+    """One piece of evidence."""
+
+    observation: str
+    value: Number
+    expected: str
+
+
+class Confirmation(Strict):
+    """An experiment that made the effect go away, or come back."""
+
+    experiment: str
+    before: Number
+    after: Number
+
+
+class Remedy(Strict):
+    """What to do about a cause."""
+
+    id: str
+    how: str
+
+
+class Cause(Strict):
+    """A named cause."""
+
+    id: str
+    family: str
+    side: Literal["infer", "train", "sync", "both", "neither"]
+    confidence: float = Field(ge=0, le=1)
+    location: str | None
+    evidence: list[Observation]
+    confirmed_by: list[Confirmation] = []
+    remedy: Remedy | None = None
+
+
+class Verdict(Strict):
+    """The answer."""
+
+    status: Status
+    headline: str
+    """One sentence with its numbers."""
+    reasons: list[str]
+    """How the status was reached, step by step."""
+    next_command: str
+    causes: list[Cause] = []
+
+
+class Findings(Strict):
+    """findings.json."""
+
+    schema_version: Literal[1] = 1
+    run: str
+    edges: dict[str, Measures]
+    noise_floor: NoiseFloor | None
+    routing: RoutingFindings | None
+    localisation: Localisation | None
+    calibration: EstimateRecord | None = None
+    """z of sampled log-probs against the reported distribution (|z| above 4 is alarming)."""
+    weights: list[str] = []
+    """Tensors whose fingerprints differ between the sides."""
+    timings_s: dict[str, float] = {}
+    notes: list[str] = []
+    verdict: Verdict
+
+
+def write_json(path: Path, model: Strict) -> None:
+    """Write a model whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(model.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,102 @@
+"""Probes and prompt sets: the TOML and JSONL files under `probes/`."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from mismatch_lab.errors import InputError
+from mismatch_lab.resources import probes_dir
+from mismatch_lab.schema import Probe, Prompt
+
+
+def probe_names() -> list[str]:
+    """Names of the probes that ship, the default first."""
+    names = sorted(path.stem for path in probes_dir().glob("*.toml"))
+    return sorted(names, key=lambda name: name != "quick")
+
+
+def load_probe(name_or_path: str) -> Probe:
+    """A probe by its name, or from a TOML file.
+
+    Raises:
+        InputError: no such probe, not TOML, or a field is wrong.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        if name_or_path not in probe_names():
+            raise InputError(
+                f"Unknown probe {name_or_path!r}.",
+                f"Available: {', '.join(probe_names())}; or name a .toml file.",
+            )
+        path = probes_dir() / f"{name_or_path}.toml"
+    if not path.is_file():
+        raise InputError(f"Probe file {path} does not exist.")
+    try:
+        return Probe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"Probe file {path} is not TOML: {error}.") from error
+    except ValidationError as error:
+        raise InputError(f"Probe file {path}: {_first_problem(error)}.") from error
+
+
+def load_prompts(path: Path, count: int | None = None) -> list[Prompt]:
+    """Prompts of a JSONL file; lines may lack an id, their line number is it then.
+
+    Raises:
+        InputError: no such file, a line that is no prompt, none at all, or fewer than `count`.
+    """
+    if not path.is_file():
+        raise InputError(f"Prompt file {path} does not exist.")
+    prompts: list[Prompt] = []
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip() or (count is not None and len(prompts) == count):
+            continue
+        try:
+            entry = json.loads(line)
+            if not isinstance(entry, dict):
+                raise InputError(f"{path}, line {number}: not a JSON object.")
+            prompts.append(Prompt.model_validate({"id": f"line-{number}", **entry}))
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}: not JSON: {error}.") from error
+        except ValidationError as error:
+            raise InputError(f"{path}, line {number}: {_first_problem(error)}.") from error
+    if not prompts:
+        raise InputError(f"{path} holds no prompts.")
+    if count is not None and len(prompts) < count:
+        raise InputError(f"{path} holds {len(prompts)} prompts, the probe wants {count}.")
+    return prompts
+
+
+def probe_prompts(probe: Probe) -> list[Prompt]:
+    """The prompts of a probe, long-context filling included."""
+    path = probes_dir() / "prompts" / probe.prompts.set
+    prompts = load_prompts(path, probe.prompts.count)
+    if probe.prompts.shots:
+        shots = load_prompts(path, probe.prompts.count + probe.prompts.shots)
+        prompts = [_with_shots(prompt, shots[probe.prompts.count :]) for prompt in prompts]
+    return prompts
+
+
+def _with_shots(prompt: Prompt, shots: list[Prompt]) -> Prompt:
+    """Earlier questions before the prompt, in one user turn: a long context of ordinary text."""
+    earlier = [m["content"] for shot in shots for m in shot.messages or [] if m["role"] == "user"]
+    asked = [m["content"] for m in prompt.messages or []]
+    content = "\n\n".join([*earlier, *asked])
+    return prompt.model_copy(update={"messages": [{"role": "user", "content": content}]})
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error}.") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "entry"
+    return f"{where}: {first['msg']} (got {str(first.get('input'))[:60]!r})"

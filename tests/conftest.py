@@ -1,0 +1,74 @@
+"""Options and markers that all tests share; fixtures stand beside the tests that use them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import pytest
+from hypothesis import settings
+
+# Two shared cores make any deadline flaky, and a failure in CI has to fail again on a desk.
+settings.register_profile("mismatch-lab", deadline=None, derandomize=True)
+settings.load_profile("mismatch-lab")
+
+SGLANG_PYTHON = "MISMATCH_LAB_SGLANG_PYTHON"
+
+
+def _missing_gpu() -> str:
+    if find_spec("torch") is None:
+        return "torch is not installed"
+    import torch
+
+    return "" if torch.cuda.is_available() else "no CUDA GPU"
+
+
+def _missing_vllm() -> str:
+    return "" if find_spec("vllm") else "vLLM is not installed (make env)"
+
+
+def _missing_sglang() -> str:
+    return "" if os.environ.get(SGLANG_PYTHON) else f"{SGLANG_PYTHON} names no interpreter"
+
+
+def _missing_browser() -> str:
+    if find_spec("playwright") is None:
+        return "playwright is not installed (make env)"
+    return "" if shutil.which("chromium") else "chromium is not installed (make chromium)"
+
+
+MISSING: dict[str, Callable[[], str]] = {
+    "gpu": _missing_gpu,
+    "vllm": _missing_vllm,
+    "sglang": _missing_sglang,
+    "browser": _missing_browser,
+}
+# Where CI=true, these have been installed; a skip would hide that they were not.
+NEVER_SKIPPED_IN_CI = {"vllm", "browser"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--benchmark-size",
+        choices=["small", "full"],
+        default="small",
+        help="small: quick enough for every run; full: the sizes the README states",
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this machine cannot run; fail instead where CI promised it."""
+    for marker, missing in MISSING.items():
+        if item.get_closest_marker(marker) is None or not (reason := missing()):
+            continue
+        if os.environ.get("CI") == "true" and marker in NEVER_SKIPPED_IN_CI:
+            pytest.fail(f"{reason}, and CI must not skip {marker!r} tests", pytrace=False)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def benchmark_size(pytestconfig: pytest.Config) -> str:
+    """`small` or `full`, from --benchmark-size."""
+    return str(pytestconfig.getoption("--benchmark-size"))

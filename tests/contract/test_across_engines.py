@@ -1,0 +1,92 @@
+"""The same model in float32 is the same policy, whatever the engine and however many ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mismatch_lab.engines.jobs import ScoreJob, Stage
+from mismatch_lab.schema import SideSpec
+
+
+def test_hf_and_fsdp_of_one_rank_agree_to_the_bit(recorded: Any) -> None:
+    hf, fsdp = recorded("hf").capture("prefill"), recorded("fsdp").capture("prefill")
+    np.testing.assert_array_equal(hf.logp, fsdp.logp)
+    np.testing.assert_array_equal(hf.router_topk, fsdp.router_topk)
+    assert hf.weights == fsdp.weights
+
+
+def test_two_ranks_score_as_one_does(recorded: Any, lab: Any) -> None:
+    one = recorded("fsdp")
+    spec = SideSpec(
+        side="train", engine="fsdp", model=lab.model, dtype="float32", args={"world_size": 2}
+    )
+    plan = {"plan": one_plan(), "probes": True, "taps": True, "routing": True}
+    jobs = [
+        ScoreJob.model_validate({"id": "fsdp-two", "source": "hf-decode", **plan}),
+        ScoreJob(id="fsdp-two-bare", source="hf-decode", fingerprint=True),
+    ]
+    two = lab.run("fsdp-two", Stage(spec=spec, jobs=jobs))
+    assert two.ended_with is None
+    whole, split = one.capture("prefill"), two.capture("two")
+    np.testing.assert_allclose(split.logp, whole.logp, atol=1e-6)
+    np.testing.assert_allclose(split.probe_logp, whole.probe_logp, atol=2e-5)
+    np.testing.assert_array_equal(split.router_topk, whole.router_topk)
+    np.testing.assert_allclose(two.capture("two-bare").logp, whole.logp, atol=2e-5)
+    assert two.capture("two-bare").weights == whole.weights
+    for name, hidden in whole.hidden.items():
+        np.testing.assert_allclose(split.hidden[name], hidden, rtol=1e-4, atol=1e-4)
+
+
+def one_plan() -> dict[str, int]:
+    """That of conftest.py."""
+    return {"probe_positions": 24, "tap_rows": 2, "tap_tokens": 48}
+
+
+@pytest.mark.vllm
+def test_vllm_agrees_with_hf_on_sampled_tokens(recorded: Any) -> None:
+    vllm, hf = recorded("vllm").capture("on-hf"), recorded("hf").capture("prefill")
+    np.testing.assert_array_equal(vllm.rows.token_ids, hf.rows.token_ids)
+    delta = (hf.logp - vllm.logp)[hf.rows.sampled]
+    assert len(delta) > 30
+    assert np.abs(delta).mean() < 1e-4
+    assert np.abs(delta).max() < 1e-3
+    np.testing.assert_allclose(vllm.probe_logp, hf.probe_logp, atol=1e-3)
+
+
+@pytest.mark.vllm
+def test_vllm_and_hf_tap_the_same_modules_at_the_same_places(recorded: Any) -> None:
+    vllm, hf = recorded("vllm").capture("on-hf"), recorded("hf").capture("prefill")
+    assert set(hf.hidden) <= set(vllm.hidden)
+    for name, ours in hf.hidden.items():
+        theirs = vllm.hidden[name]
+        assert theirs.shape == ours.shape, name
+        assert np.linalg.norm(theirs - ours) < 1e-4 * np.linalg.norm(ours), name
+
+
+@pytest.mark.vllm
+def test_vllm_and_hf_route_alike(recorded: Any) -> None:
+    vllm, hf = recorded("vllm").capture("on-hf"), recorded("hf").capture("prefill")
+    np.testing.assert_allclose(vllm.router_logits, hf.router_logits, atol=1e-3)
+    np.testing.assert_array_equal(vllm.router_topk, hf.router_topk)
+
+
+@pytest.mark.vllm
+def test_fused_weights_have_the_sums_of_their_parts(recorded: Any) -> None:
+    vllm, hf = (
+        recorded("vllm").capture("prefill").weights,
+        recorded("hf").capture("prefill").weights,
+    )
+    layers = recorded("hf").capture("prefill").router_logits.shape[1]
+    for layer in range(layers):
+        for kind in ("weight", "bias"):
+            fused = vllm[f"model.layers.{layer}.attn.qkv_proj.{kind}"]
+            parts = [hf[f"model.layers.{layer}.self_attn.{p}_proj.{kind}"] for p in "qkv"]
+            for moment, value in fused.items():
+                total = sum(part[moment] for part in parts)
+                assert value == pytest.approx(total, rel=1e-9, abs=1e-9), (layer, kind, moment)
+        for name in ("self_attn.o_proj.weight", "mlp.router.weight", "mlp.router.bias"):
+            theirs = vllm[f"model.layers.{layer}.{name.replace('self_attn', 'attn')}"]
+            assert theirs == pytest.approx(hf[f"model.layers.{layer}.{name}"], rel=1e-9)

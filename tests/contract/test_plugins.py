@@ -1,0 +1,33 @@
+"""A plugin changes the model of the side it is given to, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def test_halving_one_tensor_changes_that_sides_log_probs(scorer: Any) -> None:
+    stock, changed = scorer.capture("prefill"), scorer.capture("plugin")
+    sampled = stock.rows.sampled
+    np.testing.assert_array_equal(stock.rows.token_ids, changed.rows.token_ids)
+    assert np.abs(stock.logp - changed.logp)[sampled].mean() > 0.01
+
+
+def test_its_fingerprint_shows_that_tensor_and_no_other(scorer: Any) -> None:
+    stock, changed = scorer.capture("prefill").weights, scorer.capture("plugin").weights
+    assert list(stock) == list(changed)
+    (differing,) = (name for name in stock if stock[name] != changed[name])
+    assert differing.startswith("model.layers.1.")
+    assert differing.endswith("o_proj.weight")
+    # Halved: the sum halves exactly, the sum of squares is a quarter.
+    assert changed[differing]["sum"] == stock[differing]["sum"] / 2
+    assert changed[differing]["sum_sq"] == stock[differing]["sum_sq"] / 4
+    assert changed[differing]["numel"] == stock[differing]["numel"]
+
+
+def test_the_manifest_says_that_the_program_was_patched(scorer: Any) -> None:
+    assert scorer.manifest("prefill").patched == []
+    (patched,) = scorer.manifest("plugin").patched
+    assert patched.startswith("plugin ")
+    assert patched.endswith("plugin.py:halve")

@@ -1,0 +1,68 @@
+"""Rows and captures whose arrays do not fit together are refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.errors import CaptureError
+
+
+def test_rows_are_flattened_with_their_offsets(capture: Capture) -> None:
+    rows = capture.rows
+    assert rows.token_ids.tolist() == [5, 6, 7, 8, 9, 10]
+    assert rows.row_offsets.tolist() == [0, 3, 6]
+    assert list(rows.spans()) == [(0, 3), (3, 6)]
+    assert rows.row_ids().tolist() == [0, 0, 0, 1, 1, 1]
+    assert (rows.n_rows, rows.n_tokens) == (2, 6)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "prompts", "sampled", "problem"),
+    [
+        ([[1, 2]], [0], [[False, True]], "empty or longer"),
+        ([[1, 2]], [3], [[False, True]], "empty or longer"),
+        ([[1], []], [1, 1], [[False], []], "do not cover"),
+        ([[1, 2]], [1], [[True]], "1 sampled marks for 2 tokens"),
+        ([[1, 2]], [1, 1], [[False, True]], "2 row offsets for 2 rows"),
+        ([], [], [], "1 row offsets for 0 rows"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(
+    sequences: list[list[int]], prompts: list[int], sampled: list[list[bool]], problem: str
+) -> None:
+    with pytest.raises(CaptureError, match=problem):
+        Rows.build(sequences, prompts, sampled)
+
+
+@pytest.mark.parametrize("position", [0, 3, 6, -1])
+def test_a_probe_at_a_first_token_or_outside_is_refused(capture: Capture, position: int) -> None:
+    with pytest.raises(CaptureError, match="first token or outside"):
+        replace(capture, probe_positions=np.array([2, position])).validate("here")
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("logp", np.zeros(5, np.float32)),
+        ("router_topk", np.zeros((5, 1, 1), np.int16)),
+        ("router_logits", np.zeros((5, 1, 1), np.float32)),
+        ("probe_logp", np.zeros((3, 2), np.float32)),
+    ],
+)
+def test_an_array_of_another_length_is_named(capture: Capture, name: str, array: object) -> None:
+    with pytest.raises(CaptureError, match=f"here: {name} has leading shape"):
+        replace(capture, **{name: array}).validate("here")
+
+
+def test_a_tap_of_another_length_is_named(capture: Capture) -> None:
+    with pytest.raises(CaptureError, match=r"hidden/model\.norm has leading shape"):
+        replace(capture, hidden={"model.norm": np.zeros((3, 3), np.float32)}).validate("here")
+
+
+def test_a_log_prob_above_zero_is_no_log_prob(capture: Capture) -> None:
+    with pytest.raises(CaptureError, match=r"above 0 \(max 0.5\)"):
+        replace(capture, logp=np.full(6, 0.5, np.float32)).validate("here")

@@ -1,0 +1,251 @@
+"""Hooks record what goes in and out of modules, under transformers' names, and come off again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mismatch_lab.captures.taps import Tap, canonical_name, flatten_tokens, tappable
+
+
+@pytest.mark.parametrize(
+    ("name", "canonical"),
+    [
+        # transformers
+        ("model.layers.3", "model.layers.3"),
+        ("model.layers.3.self_attn", "model.layers.3.self_attn"),
+        ("model.layers.3.self_attn.q_proj", "model.layers.3.self_attn.q_proj"),
+        ("model.layers.3.mlp.gate", "model.layers.3.mlp.gate"),
+        ("model.layers.12.post_attention_layernorm", "model.layers.12.post_attention_layernorm"),
+        ("model.norm", "model.norm"),
+        ("model.embed_tokens", "model.embed_tokens"),
+        # vLLM
+        ("model.layers.3.attn", "model.layers.3.self_attn"),
+        ("model.layers.3.attn.qkv_proj", "model.layers.3.self_attn.qkv_proj"),
+        ("model.layers.3.block_sparse_moe.experts", "model.layers.3.mlp.experts"),
+        ("model.embedding", "model.embed_tokens"),
+        # GPT-2, and a model inside a wrapper
+        ("transformer.h.0", "model.layers.0"),
+        ("transformer.wte", "model.embed_tokens"),
+        ("transformer.ln_f", "model.norm"),
+        ("language_model.model.layers.1.mlp", "model.layers.1.mlp"),
+        # Not worth a tap
+        ("model.layers.3.self_attn.attn", None),
+        ("model.layers.3.self_attn.rotary_emb", None),
+        ("model.layers.3.mlp.experts.0.up_proj", None),
+        ("model.rotary_emb", None),
+        ("lm_head", None),
+        ("model", None),
+    ],
+)
+def test_names_are_those_of_transformers(name: str, canonical: str | None) -> None:
+    assert canonical_name(name) == canonical
+
+
+class Layer(nn.Module):
+    """x -> x + 10 * (x * 2): the attention doubles, the MLP gives ten times that."""
+
+    def __init__(self, fail: bool = False) -> None:
+        super().__init__()
+        self.self_attn = Times(2.0)
+        self.mlp = Times(10.0)
+        self.fail = fail
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        doubled = self.self_attn(hidden_states=x)[0]
+        if self.fail:
+            raise RuntimeError("in the middle")
+        return x + self.mlp(doubled)[0], None
+
+
+class Times(nn.Module):
+    """Returns a tuple, as attention modules do."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, None]:
+        return hidden_states * self.factor, None
+
+
+class Toy(nn.Module):
+    """Two layers: 1 -> 21 -> 441."""
+
+    def __init__(self, fail: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([Layer(), Layer(fail)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)[0]
+        return x
+
+
+# One sequence of three tokens of two features each.
+INPUT = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]])
+
+
+def hooks_on(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def test_modules_are_found_in_order() -> None:
+    names = [f"model.layers.{i}{end}" for i in (0, 1) for end in ("", ".self_attn", ".mlp")]
+    assert list(tappable(Toy())) == names
+
+
+def test_inputs_and_outputs_are_recorded_at_the_kept_positions() -> None:
+    model = Toy()
+    tap = Tap(tappable(model))
+    with tap.attached():
+        tap.start(3, torch.tensor([0, 2]))
+        output = model(INPUT)
+    torch.testing.assert_close(output, 441 * INPUT)
+    at = {name: tensor.tolist() for name, tensor in tap.recorded.items()}
+    assert at["model.layers.0:in"] == [[1, 2], [5, 6]]
+    assert at["model.layers.0.self_attn:in"] == [[1, 2], [5, 6]]
+    assert at["model.layers.0.self_attn"] == [[2, 4], [10, 12]]
+    assert at["model.layers.0.mlp"] == [[20, 40], [100, 120]]
+    assert at["model.layers.0"] == [[21, 42], [105, 126]]
+    assert at["model.layers.1:in"] == at["model.layers.0"]
+    assert at["model.layers.1"] == [[441, 882], [2205, 2646]]
+    assert len(at) == 12
+
+
+def test_a_forward_of_other_tokens_is_not_recorded() -> None:
+    model = Toy()
+    tap = Tap(tappable(model))
+    with tap.attached():
+        tap.start(4, torch.tensor([0]))  # a sequence of four is waited for
+        model(INPUT)
+        assert tap.recorded == {}
+        tap.keep = None
+        model(INPUT)
+        assert tap.recorded == {}
+
+
+def test_a_replay_feeds_every_module_the_inputs_it_is_given() -> None:
+    model = Toy()
+    tap = Tap(tappable(model))
+    other = torch.tensor([[100.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    keep = torch.arange(3)
+    replay = {"model.layers.1.self_attn:in": other, "model.layers.1.mlp:in": other + 1}
+    with tap.attached():
+        tap.start(3, keep, replay)
+        model(INPUT)
+    # Twice what it was given, not twice 21 times the input; and the MLP not ten times that.
+    assert tap.recorded["model.layers.1.self_attn"][0].tolist() == [200, 0]
+    assert tap.recorded["model.layers.1.mlp"][0].tolist() == [1010, 10]
+    assert tap.recorded["model.layers.0"][0].tolist() == [21, 42]
+    assert tap.recorded["model.layers.1.mlp:in"][0].tolist() == [101, 1]
+
+
+def test_hooks_come_off_also_after_an_exception() -> None:
+    model = Toy(fail=True)
+    tap = Tap(tappable(model))
+
+    def run() -> None:
+        with tap.attached():
+            assert hooks_on(model) == 12
+            tap.start(3, torch.arange(3))
+            model(INPUT)
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        run()
+    assert hooks_on(model) == 0
+    assert "model.layers.1.self_attn" in tap.recorded
+    assert "model.layers.1.mlp" not in tap.recorded
+
+
+class FusedNorm(nn.Module):
+    """As in vLLM: the residual is added to the input, and goes on beside the output."""
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        total = x if residual is None else x + residual
+        return total / 4, total
+
+
+class FusedLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_layernorm = FusedNorm()
+        self.mlp = Times(10.0)
+
+    def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        normed, residual = self.input_layernorm(x, residual)
+        return self.mlp(normed)[0], residual
+
+
+class FusedToy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([FusedLayer(), FusedLayer()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = None
+        for layer in self.layers:
+            x, residual = layer(x, residual)
+        return x + residual
+
+
+def test_residuals_carried_beside_are_added() -> None:
+    """[2, 1] tokens of value 4 and 8, flat as vLLM hands them.
+
+    Layer 0 takes 4 and gives 10 * 4 / 4 = 10 beside 4: 14 in all. Layer 1's norm takes 14 and
+    gives 14 / 4 = 3.5; the layer gives 35 beside 14: 49. Token 1 has twice of everything.
+    """
+    model = FusedToy()
+    tap = Tap(tappable(model), residual_layers=True)
+    with tap.attached():
+        tap.start(2, torch.arange(2))
+        output = model(torch.tensor([[4.0], [8.0]]))
+    at = {name: tensor.flatten().tolist() for name, tensor in tap.recorded.items()}
+    assert output.flatten().tolist() == [49, 98]
+    assert at["model.layers.0:in"] == [4, 8]
+    assert at["model.layers.0"] == at["model.layers.1:in"] == [14, 28]
+    assert at["model.layers.1.input_layernorm:in"] == [14, 28]
+    assert at["model.layers.1.input_layernorm"] == [3.5, 7]
+    assert at["model.layers.1.mlp"] == [35, 70]
+    assert at["model.layers.1"] == [49, 98]
+
+
+def test_fused_outputs_are_taken_apart() -> None:
+    model = Toy()
+    name = "model.layers.0.self_attn"
+    split = {name: lambda fused: {"left": fused[..., :1], "right": fused[..., 1:]}}
+    tap = Tap(tappable(model), split)
+    with tap.attached():
+        tap.start(3, torch.tensor([1]))
+        model(INPUT)
+    assert tap.recorded["left"].tolist() == [[6]]
+    assert tap.recorded["right"].tolist() == [[8]]
+    assert tap.recorded["left:in"].tolist() == tap.recorded["right:in"].tolist() == [[3, 4]]
+    assert name not in tap.recorded
+
+
+@pytest.mark.parametrize(
+    ("shape", "flat"),
+    [
+        ((3, 8), (3, 8)),
+        ((1, 3, 8), (3, 8)),
+        ((3, 2, 4), (3, 8)),
+        ((2, 3, 4), (3, 8)),
+        ((5, 8), None),
+    ],
+    ids=["flat", "batch of one", "heads last", "heads first", "other tokens"],
+)
+def test_hidden_states_are_flattened_to_tokens(
+    shape: tuple[int, ...], flat: tuple[int, int] | None
+) -> None:
+    tensor = torch.arange(24.0).reshape(shape) if flat else torch.zeros(shape)
+    result = flatten_tokens(tensor, 3)
+    assert (None if result is None else tuple(result.shape)) == flat
+
+
+def test_heads_in_front_are_put_beside_their_token() -> None:
+    # [2 heads, 3 tokens, 1]: token 0 has 0 and 3.
+    result = flatten_tokens(torch.arange(6.0).reshape(2, 3, 1), 3)
+    assert result is not None
+    assert result.tolist() == [[0, 3], [1, 4], [2, 5]]

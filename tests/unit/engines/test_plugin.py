@@ -1,0 +1,66 @@
+"""A plugin that cannot be used says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mismatch_lab.engines.plugin import apply_plugin, load_plugin
+from mismatch_lab.errors import InputError
+
+SOURCE = """
+SCALE = 2
+
+def double(model):
+    model["weight"] *= SCALE
+
+def fail(model):
+    return model["bias"]
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    path = tmp_path / "patch.py"
+    path.write_text(SOURCE)
+    return path
+
+
+def test_it_is_called_with_the_model(plugin: Path) -> None:
+    model = {"weight": 3}
+    apply_plugin(f"{plugin}:double", model)
+    assert model == {"weight": 6}
+
+
+@pytest.mark.parametrize("reference", ["patch.py", "patch:double", "patch.py:", ":double", ""])
+def test_another_form_is_refused(reference: str) -> None:
+    with pytest.raises(InputError, match=r"not of the form FILE\.py:FUNC"):
+        load_plugin(reference)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no\.py does not exist"):
+        load_plugin(f"{tmp_path}/no.py:double")
+
+
+@pytest.mark.parametrize("name", ["triple", "SCALE"])
+def test_a_missing_function_is_named(plugin: Path, name: str) -> None:
+    with pytest.raises(InputError, match=f"has no function '{name}'"):
+        load_plugin(f"{plugin}:{name}")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [("import a_module_that_is_not_there", "ModuleNotFoundError"), ("def f(:", "SyntaxError")],
+)
+def test_a_file_that_does_not_import_says_why(tmp_path: Path, source: str, reason: str) -> None:
+    (tmp_path / "broken.py").write_text(source)
+    with pytest.raises(InputError, match=rf"broken\.py fails to import: {reason}"):
+        load_plugin(f"{tmp_path}/broken.py:f")
+
+
+def test_what_it_raises_is_shown(plugin: Path) -> None:
+    with pytest.raises(InputError, match=r"patch\.py:fail raised KeyError: 'bias'") as caught:
+        apply_plugin(f"{plugin}:fail", {})
+    assert isinstance(caught.value.__cause__, KeyError)

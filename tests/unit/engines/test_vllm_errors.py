@@ -1,0 +1,50 @@
+"""What vLLM raises while it starts, as an error that says what to do."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from mismatch_lab.engines.vllm import _start_error
+from mismatch_lab.errors import EngineError, InputError, MismatchLabError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("cannot allocate"),
+        ValueError("No available memory for the cache blocks."),
+        RuntimeError("first line\nCUDA out of memory. Tried to allocate 2.00 GiB"),
+        ValueError("16.0 GiB KV cache is needed, which is larger than the available KV cache"),
+    ],
+)
+def test_out_of_memory_names_the_knobs(error: Exception) -> None:
+    told = _start_error("big-model", error)
+    assert isinstance(told, EngineError)
+    assert "ran out of memory with big-model" in told.problem
+    assert str(error).splitlines()[-1] in told.problem
+    assert "max_model_len" in told.hint
+    assert "VLLM_CPU_KVCACHE_SPACE" in told.hint
+
+
+def test_an_unsupported_architecture_is_the_inputs_fault() -> None:
+    error = ValueError("Model architectures ['Odd'] are not supported for now.")
+    told = _start_error("odd-model", error)
+    assert isinstance(told, InputError)
+    assert "odd-model" in told.problem
+    assert "['Odd']" in told.problem
+
+
+def test_a_refused_argument_is_named() -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(dict[str, int]).validate_python({"max_num_seqs": "many"})
+    told = _start_error("model", caught.value)
+    assert isinstance(told, InputError)
+    assert "max_num_seqs" in told.problem
+    assert "https://" not in told.problem
+
+
+def test_anything_else_keeps_its_class_and_last_line() -> None:
+    told = _start_error("model", RuntimeError("a\nb\nthe reason"))
+    assert isinstance(told, MismatchLabError)
+    assert told.problem == "vLLM could not start with model: RuntimeError: the reason"
