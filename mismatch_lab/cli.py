@@ -41,13 +41,21 @@ def root(
 @app.command()
 def diagnose(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")] = "mini-gpt-oss",
-    probe: Annotated[str, typer.Option(help="Probe, by name or .toml file; see `list probes`.")] = "quick",
+    probe: Annotated[
+        str, typer.Option(help="Probe, by name or .toml file; see `list probes`.")
+    ] = "quick",
     engine: Annotated[str, typer.Option(help="Program that samples; see `list engines`.")] = "vllm",
     trainer: Annotated[str, typer.Option(help="Program that trains: fsdp or hf.")] = "fsdp",
-    out: Annotated[Path | None, typer.Option(help="Run folder; by default a new one in runs/.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; by default a new one in runs/.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished run.")] = False,
-    dtype: Annotated[str | None, typer.Option(help="Of both sides; by default the checkpoint's.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="JSONL with messages, text or token_ids.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of both sides; by default the checkpoint's.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="JSONL with messages, text or token_ids.")
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="New tokens per prompt.")] = None,
     temperature: Annotated[float | None, typer.Option(min=1e-3)] = None,
     top_p: Annotated[float | None, typer.Option(min=1e-6, max=1.0)] = None,
@@ -56,9 +64,15 @@ def diagnose(
     trainer_arg: Annotated[ArgsOption | None, typer.Option(help="NAME=VALUE; repeatable.")] = None,
     engine_python: Annotated[str | None, typer.Option(help="Interpreter of the engine.")] = None,
     trainer_python: Annotated[str | None, typer.Option(help="Interpreter of the trainer.")] = None,
-    engine_plugin: Annotated[str | None, typer.Option(help="FILE.py:FUNC, called with the module.")] = None,
-    trainer_plugin: Annotated[str | None, typer.Option(help="FILE.py:FUNC, called with the module.")] = None,
-    depth: Annotated[str | None, typer.Option(help="quick, standard (hidden states) or deep.")] = None,
+    engine_plugin: Annotated[
+        str | None, typer.Option(help="FILE.py:FUNC, called with the module.")
+    ] = None,
+    trainer_plugin: Annotated[
+        str | None, typer.Option(help="FILE.py:FUNC, called with the module.")
+    ] = None,
+    depth: Annotated[
+        str | None, typer.Option(help="quick, standard (hidden states) or deep.")
+    ] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
@@ -69,9 +83,25 @@ def diagnose(
 
     commands.run_diagnose(
         DiagnoseRequest(
-            model, probe, engine, trainer, dtype, prompts, max_tokens, temperature, top_p, seed,
-            tuple(engine_arg or ()), tuple(trainer_arg or ()), engine_python, trainer_python,
-            engine_plugin, trainer_plugin, _depth(depth), trust_remote_code, tuple(sys.argv),
+            model,
+            probe,
+            engine,
+            trainer,
+            dtype,
+            prompts,
+            max_tokens,
+            temperature,
+            top_p,
+            seed,
+            tuple(engine_arg or ()),
+            tuple(trainer_arg or ()),
+            engine_python,
+            trainer_python,
+            engine_plugin,
+            trainer_plugin,
+            _depth(depth),
+            trust_remote_code,
+            tuple(sys.argv),
         ),
         out,
         overwrite,
@@ -85,11 +115,15 @@ def capture(
     out: Annotated[Path, typer.Option(help="Capture folder to write.")],
     engine: Annotated[str, typer.Option(help="Program that samples or scores.")] = "vllm",
     score: Annotated[Path | None, typer.Option(help="Capture whose tokens are scored.")] = None,
-    probe: Annotated[str, typer.Option(help="Prompts and sampling, where nothing is scored.")] = "quick",
+    probe: Annotated[
+        str, typer.Option(help="Prompts and sampling, where nothing is scored.")
+    ] = "quick",
     dtype: Annotated[str | None, typer.Option(help="By default the checkpoint's.")] = None,
     arg: Annotated[ArgsOption | None, typer.Option(help="NAME=VALUE; repeatable.")] = None,
     python: Annotated[str | None, typer.Option(help="Interpreter to run it in.")] = None,
-    plugin: Annotated[str | None, typer.Option(help="FILE.py:FUNC, called with the module.")] = None,
+    plugin: Annotated[
+        str | None, typer.Option(help="FILE.py:FUNC, called with the module.")
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
     """Record one side alone: sample with it, or score the tokens of another capture."""

@@ -29,7 +29,9 @@ from mismatch_lab.suites import load_probe, probe_prompts
 REPORT_FILE = "report.html"
 
 
-def run_diagnose(request: DiagnoseRequest, out: Path | None, overwrite: bool, json_output: bool) -> None:
+def run_diagnose(
+    request: DiagnoseRequest, out: Path | None, overwrite: bool, json_output: bool
+) -> None:
     """Diagnose and print the summary."""
     run = build_run(request)
     folder = out if out is not None else Path("runs") / run.id

@@ -24,15 +24,27 @@ STATUS_STYLE = {
     "underpowered": "bold yellow",
     "error": "bold red",
 }
-SHOWN = ("decode_train", "decode_prefill", "prefill_train", "train_train", "infer_infer",
-         "infer_ref", "train_ref")
+SHOWN = (
+    "decode_train",
+    "decode_prefill",
+    "prefill_train",
+    "train_train",
+    "infer_infer",
+    "infer_ref",
+    "train_ref",
+)
+
+WIDE = 120
+"""Columns of a terminal from which on the table also says what an edge compares."""
 
 
 @contextmanager
 def progress(console: Console) -> Iterator[OnEvent]:
     """A line that says what is being waited for; finished stages stay above it."""
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20),
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bars:
@@ -55,36 +67,56 @@ def summary(console: Console, findings: Findings, report: Path | None) -> None:
     """The answer, the edges, where it starts, and what to do next."""
     verdict = findings.verdict
     style = STATUS_STYLE[verdict.status]
-    console.print(f"\n[{style}]{verdict.status.upper()}[/]  {escape(verdict.headline)}", highlight=False)
-    console.print(_edge_table(findings))
+    console.print(
+        f"\n[{style}]{verdict.status.upper()}[/]  {escape(verdict.headline)}", highlight=False
+    )
+    console.print(_edge_table(findings, console.width))
     for reason in verdict.reasons[1:5]:
         console.print(f"  - {escape(reason)}", highlight=False)
     if findings.weights:
         names = ", ".join(findings.weights[:3])
         more = f" and {len(findings.weights) - 3} more" if len(findings.weights) > 3 else ""
-        console.print(f"  - Weights that differ between the sides: {escape(names)}{more}.", highlight=False)
+        console.print(
+            f"  - Weights that differ between the sides: {escape(names)}{more}.", highlight=False
+        )
     for cause in verdict.causes[:3]:
-        console.print(f"  cause: {cause.id} ({cause.side}, confidence {cause.confidence:.2f})", highlight=False)
+        console.print(
+            f"  cause: {cause.id} ({cause.side}, confidence {cause.confidence:.2f})",
+            highlight=False,
+        )
     if report is not None:
         console.print(f"report: {report}", highlight=False, soft_wrap=True)
     console.print(f"next:   {escape(verdict.next_command)}", highlight=False, soft_wrap=True)
 
 
-def _edge_table(findings: Findings) -> Table:
+def _edge_table(findings: Findings, width: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name, justify in (("edge", "left"), ("mean |delta|", "right"), ("95 % interval", "left"),
-                          ("p99", "right"), ("KL k3", "right"), ("n", "right")):
+    for name, justify in (
+        ("edge", "left"),
+        ("mean |delta|", "right"),
+        ("95 % interval", "left"),
+        ("p99", "right"),
+        ("KL k3", "right"),
+        ("n", "right"),
+    ):
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("compares", style="dim", overflow="ellipsis", no_wrap=True)
+    if width >= WIDE:
+        table.add_column("compares", style="dim", overflow="ellipsis", no_wrap=True)
     for name in SHOWN:
         measures = findings.edges.get(name)
         if measures is None:
             continue
         delta = measures["abs_delta_mean"]
-        table.add_row(
-            name, number(delta.value), interval(delta), number(measures["abs_delta_p99"].value),
-            number(measures["kl_infer_train_k3"].value), str(delta.n), EDGE_ABOUT[name],
-        )
+        cells = [
+            name,
+            number(delta.value),
+            interval(delta),
+            number(measures["abs_delta_p99"].value),
+            number(measures["kl_infer_train_k3"].value),
+            str(delta.n),
+            EDGE_ABOUT[name],
+        ]
+        table.add_row(*cells[: len(table.columns)])
     return table
 
 

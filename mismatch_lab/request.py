@@ -60,8 +60,18 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
         suites.load_prompts(request.prompts) if request.prompts else suites.probe_prompts(probe)
     )
     sides = {
-        "infer": (request.engine, request.engine_args, request.engine_plugin, request.engine_python),
-        "train": (request.trainer, request.trainer_args, request.trainer_plugin, request.trainer_python),
+        "infer": (
+            request.engine,
+            request.engine_args,
+            request.engine_plugin,
+            request.engine_python,
+        ),
+        "train": (
+            request.trainer,
+            request.trainer_args,
+            request.trainer_plugin,
+            request.trainer_python,
+        ),
     }
     specs = {
         side: SideSpec(
@@ -78,8 +88,13 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
     }
     fake = specs["train"].engine == "fake"
     ref = specs["train"].model_copy(
-        update={"side": "ref", "engine": "fake" if fake else "hf", "dtype": "float32",
-                "args": {} if fake else dict(REF_ARGS), "plugin": None}
+        update={
+            "side": "ref",
+            "engine": "fake" if fake else "hf",
+            "dtype": "float32",
+            "args": {} if fake else dict(REF_ARGS),
+            "plugin": None,
+        }
     )
     return RunSpec(
         id=f"{Path(model).name}-{probe.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}",

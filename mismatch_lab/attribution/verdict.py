@@ -67,13 +67,19 @@ def decide(evidence: Evidence, limits: Limits) -> Decision:
     mismatch = _mismatch_reasons(evidence, measures, limits)
     if mismatch:
         where = _where(evidence.localisation)
-        return Decision("mismatch", f"Mismatch: {seen}{_times(evidence.floor)}{where}.", reasons + mismatch, [])
+        return Decision(
+            "mismatch", f"Mismatch: {seen}{_times(evidence.floor)}{where}.", reasons + mismatch, []
+        )
     thin = _underpowered(evidence, delta, limits)
     if thin:
         return Decision("underpowered", f"Too little data to say: {thin}.", [*reasons, thin], [])
     if delta.ci95[1] < limits.match_abs_delta_nats:
-        small = f"The 95 % interval lies below the match limit of {limits.match_abs_delta_nats:g} nats."
-        return Decision("match", f"The two sides are the same policy: {seen}.", [*reasons, small], [])
+        small = (
+            f"The 95 % interval lies below the match limit of {limits.match_abs_delta_nats:g} nats."
+        )
+        return Decision(
+            "match", f"The two sides are the same policy: {seen}.", [*reasons, small], []
+        )
     return _numerics(evidence, seen, reasons)
 
 
@@ -116,9 +122,10 @@ def _mismatch_reasons(evidence: Evidence, measures: Measures, limits: Limits) ->
     found = evidence.localisation
     if found is not None and found.first_divergent_module is not None:
         module = next(m for m in found.per_module if m.name == found.first_divergent_module)
+        error = max(module.infer_error, module.train_error)
         reasons.append(
-            f"{module.name} leaves its floor first: error {max(module.infer_error, module.train_error):.2g} "
-            f"({found.side}), floor {module.floor:.2g}, limit {limits.module_floor_ratio:g} times."
+            f"{module.name} leaves its floor first: error {error:.2g} ({found.side}), "
+            f"floor {module.floor:.2g}, limit {limits.module_floor_ratio:g} times."
         )
     return reasons
 
@@ -138,8 +145,11 @@ def _underpowered(evidence: Evidence, delta: EstimateRecord, limits: Limits) -> 
     floor = evidence.floor
     if floor is None or delta.value < limits.match_abs_delta_nats:
         return ""
-    for name, ratio in (("engine", floor.infer_ratio), ("trainer", floor.train_ratio),
-                        ("edge", floor.edge_ratio)):
+    for name, ratio in (
+        ("engine", floor.infer_ratio),
+        ("trainer", floor.train_ratio),
+        ("edge", floor.edge_ratio),
+    ):
         if ratio.value > limits.floor_ratio:
             return (
                 f"the {name} is at {_number(ratio)} times the floor: the limit of "
@@ -154,14 +164,15 @@ def _numerics(evidence: Evidence, seen: str, reasons: list[str]) -> Decision:
         return Decision("underpowered", f"No reference to explain {seen}.", reasons, [])
     reasons.append(
         f"Within the noise floor: engine {_number(floor.infer_ratio)}, trainer "
-        f"{_number(floor.train_ratio)}, edge {_number(floor.edge_ratio)} times {_number(floor.precision)} nats."
+        f"{_number(floor.train_ratio)}, edge {_number(floor.edge_ratio)} times "
+        f"{_number(floor.precision)} nats."
     )
     routing = evidence.routing
     tail = ""
     if routing is not None and routing.flipped_token_share.value > 0:
         tail = (
-            f"; {routing.flipped_token_share.value:.1%} of tokens pick another expert in some layer "
-            f"and carry {routing.abs_delta_flipped.value:.3g} nats, the others "
+            f"; {routing.flipped_token_share.value:.1%} of tokens pick another expert in some "
+            f"layer and carry {routing.abs_delta_flipped.value:.3g} nats, the others "
             f"{routing.abs_delta_unflipped.value:.3g}"
         )
         reasons.append(f"Routing{tail[1:]}.")
@@ -173,7 +184,8 @@ def _numerics(evidence: Evidence, seen: str, reasons: list[str]) -> Decision:
         location=None,
         evidence=[
             Observation(
-                observation="edge over noise floor", value=floor.edge_ratio.value,
+                observation="edge over noise floor",
+                value=floor.edge_ratio.value,
                 expected="about 1 where only precision differs",
             )
         ],
@@ -183,7 +195,9 @@ def _numerics(evidence: Evidence, seen: str, reasons: list[str]) -> Decision:
             "for MoE routing replay.",
         ),
     )
-    return Decision("numerics", f"Precision, not a bug: {seen}{_times(floor)}{tail}.", reasons, [cause])
+    return Decision(
+        "numerics", f"Precision, not a bug: {seen}{_times(floor)}{tail}.", reasons, [cause]
+    )
 
 
 def _times(floor: NoiseFloor | None) -> str:

@@ -41,7 +41,10 @@ class Rows:
         flat = [token for sequence in sequences for token in sequence]
         mask = [value for row in sampled for value in row]
         rows = cls(
-            np.array(flat, np.int32), offsets, np.array(prompt_lengths, np.int32), np.array(mask, bool)
+            np.array(flat, np.int32),
+            offsets,
+            np.array(prompt_lengths, np.int32),
+            np.array(mask, bool),
         )
         rows.validate("rows")
         return rows
@@ -114,7 +117,10 @@ class Capture:
         self.rows.validate(where)
         tokens, probes = self.rows.n_tokens, len(self.probe_positions)
         self._expect(where, "logp", self.logp.shape, (tokens,))
-        for name, array in (("router_topk", self.router_topk), ("router_logits", self.router_logits)):
+        for name, array in (
+            ("router_topk", self.router_topk),
+            ("router_logits", self.router_logits),
+        ):
             if array is not None:
                 self._expect(where, name, array.shape[:1], (tokens,))
         if self.probe_logp is not None:
@@ -132,3 +138,17 @@ class Capture:
     def _expect(where: str, name: str, got: tuple[int, ...], want: tuple[int, ...]) -> None:
         if got != want:
             raise CaptureError(f"{where}: {name} has leading shape {got}, expected {want}.")
+
+
+def first_rows(capture: Capture, count: int) -> Capture:
+    """Tokens, sampled marks and log-probs of the first rows; the rest of a capture is left out."""
+    rows = capture.rows
+    count = min(count, rows.n_rows)
+    stop = int(rows.row_offsets[count])
+    kept = Rows(
+        rows.token_ids[:stop],
+        rows.row_offsets[: count + 1],
+        rows.prompt_lengths[:count],
+        rows.sampled[:stop],
+    )
+    return Capture(kept, capture.logp[:stop])

@@ -19,7 +19,9 @@ def probe_positions(rows: Rows, plan: CapturePlan, taps: bool) -> Int64:
     """[P] flat token indices, ascending: spread over the sampled tokens, and tap rows whole."""
     sampled = np.flatnonzero(rows.sampled)
     count = min(plan.probe_positions, len(sampled))
-    spread = sampled[np.linspace(0, len(sampled) - 1, count).astype(np.int64)] if count else sampled[:0]
+    spread = (
+        sampled[np.linspace(0, len(sampled) - 1, count).astype(np.int64)] if count else sampled[:0]
+    )
     chosen = [spread]
     for row in tap_rows(rows, plan) if taps else ():
         start, stop = int(rows.row_offsets[row]), int(rows.row_offsets[row + 1])

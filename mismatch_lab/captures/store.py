@@ -49,13 +49,17 @@ def save_capture(folder: Path, capture: Capture, manifest: Manifest) -> Manifest
     if folder.exists():
         raise CaptureError(f"{folder} already exists.", "Choose another --out, or --overwrite.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    temporary = Path(
+        tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent)
+    )
     try:
         save_file(_arrays(capture), temporary / ARRAYS)
         final = manifest.model_copy(update={"arrays_sha256": sha256_of(temporary / ARRAYS)})
         (temporary / MANIFEST).write_text(final.model_dump_json(indent=1) + "\n", encoding="utf-8")
         if capture.weights:
-            (temporary / WEIGHTS).write_text(json.dumps(capture.weights, indent=1), encoding="utf-8")
+            (temporary / WEIGHTS).write_text(
+                json.dumps(capture.weights, indent=1), encoding="utf-8"
+            )
         if capture.token_text:
             (temporary / TOKEN_TEXT).write_text(json.dumps(capture.token_text), encoding="utf-8")
         for file in (*temporary.iterdir(), temporary):

@@ -1,7 +1,7 @@
 """Record, and replace, what goes in and out of a model's modules, through forward hooks.
 
-Modules are named as transformers names them (`model.layers.0.self_attn.q_proj`), also where the
-engine fuses or renames them, so that two sides can be compared name by name.
+Modules are named as transformers names them (`names`), so that two sides can be compared name by
+name.
 """
 
 from __future__ import annotations
@@ -11,37 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-_LAYER = re.compile(r"(?:^|.*\.)(?:layers|h|blocks)\.(\d+)(?:\.(.*))?$")
-_TOP = {"embed_tokens": "model.embed_tokens", "embedding": "model.embed_tokens",
-        "wte": "model.embed_tokens", "norm": "model.norm", "ln_f": "model.norm"}
-_LEAVES = {"q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "q_norm", "k_norm", "router", "gate",
-           "experts", "gate_proj", "up_proj", "gate_up_proj", "down_proj", "shared_expert"}
+from mismatch_lab.captures.names import canonical_name
 
 Split = Callable[[Tensor], dict[str, Tensor]]
-
-
-def canonical_name(name: str) -> str | None:
-    """The transformers name of a module, or None where it is not worth a tap.
-
-    >>> canonical_name("model.layers.3.attn.qkv_proj")
-    'model.layers.3.self_attn.qkv_proj'
-    """
-    found = _LAYER.match(name)
-    if not found:
-        parts = name.split(".")
-        return _TOP.get(parts[-1]) if len(parts) <= 3 and "visual" not in parts else None
-    layer, rest = found.groups()
-    if not rest:
-        return f"model.layers.{layer}"
-    head, *tail = rest.split(".")
-    head = "self_attn" if head in ("attn", "attention", "self_attention") else head
-    head = "mlp" if head in ("block_sparse_moe", "feed_forward", "moe") else head
-    if tail and (len(tail) > 1 or tail[0] not in _LEAVES or head not in ("self_attn", "mlp")):
-        return None
-    return ".".join(["model.layers", layer, head, *tail])
 
 
 def tappable(model: nn.Module) -> dict[str, nn.Module]:
@@ -87,7 +61,8 @@ class Tap:
         residual_layers: bool = False,
     ) -> None:
         """Args: `splits` take fused outputs apart; `residual_layers` says that layers and norms
-        are handed the residual stream beside the hidden state (vLLM), to be added to it."""
+        are handed the residual stream beside the hidden state (vLLM), to be added to it.
+        """
         self.modules = modules
         self.splits = splits or {}
         self.residual_layers = residual_layers
@@ -102,7 +77,9 @@ class Tap:
         handles = []
         try:
             for name, module in self.modules.items():
-                handles.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True))
+                handles.append(
+                    module.register_forward_pre_hook(self._before(name), with_kwargs=True)
+                )
                 handles.append(module.register_forward_hook(self._after(name)))
             yield self
         finally:

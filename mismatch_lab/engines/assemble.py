@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from mismatch_lab.captures.capture import Capture, Float32, Int64, Rows
 from mismatch_lab.engines.base import ScoreRequest
 from mismatch_lab.errors import EngineError
+
+Array = TypeVar("Array", bound=NDArray[Any])
 
 
 @dataclass
@@ -55,13 +58,14 @@ def assemble(rows: Rows, request: ScoreRequest, records: list[RowRecord]) -> Cap
     )
 
 
-def _stack(parts: list[NDArray[np.generic] | None], name: str) -> NDArray[np.generic] | None:  # type: ignore[type-arg]
+def _stack(parts: list[Array | None], name: str) -> Array | None:
     present = [part for part in parts if part is not None]
     if not present:
         return None
     if len(present) != len(parts):
         raise EngineError(f"{name} was recorded for {len(present)} of {len(parts)} rows.")
-    return np.concatenate(present)
+    joined: Array = np.concatenate(present)
+    return joined
 
 
 def _hidden(rows: Rows, request: ScoreRequest, records: list[RowRecord]) -> dict[str, Float32]:
@@ -76,6 +80,8 @@ def _hidden(rows: Rows, request: ScoreRequest, records: list[RowRecord]) -> dict
     for start, count, record in zip(starts, counts, records, strict=False):
         for name, array in record.hidden.items():
             if array.shape != (count, widths[name]):
-                raise EngineError(f"Tap {name} recorded {array.shape}, not {(count, widths[name])}.")
+                raise EngineError(
+                    f"Tap {name} recorded {array.shape}, not {(count, widths[name])}."
+                )
             hidden[name][start : start + count] = array
     return hidden

@@ -24,6 +24,13 @@ def check_model_path(model: str) -> None:
         raise InputError(f"Model folder {model} has no config.json.", "Is it a checkpoint folder?")
 
 
+def checkpoint_state(model: str) -> dict[str, tuple[int, int]]:
+    """Size and time of each file of a checkpoint folder; empty for a hub name."""
+    path = Path(model)
+    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else []
+    return {p.name: (p.stat().st_size, p.stat().st_mtime_ns) for p in files}
+
+
 def load_config(model: str, trust_remote_code: bool) -> Any:
     """The transformers config of a checkpoint.
 

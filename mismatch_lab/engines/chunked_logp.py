@@ -6,13 +6,16 @@ a 200k vocabulary are 18 GiB. Here only one chunk of it exists at any time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 CHUNK_BYTES = 32 << 20
 """fp32 logits held at once: small beside a model, large enough to keep a GPU busy."""
+
+FEWEST = 16
+"""Tokens of a chunk at least."""
 
 Head = Callable[[Tensor], Tensor]
 """[n, D] hidden states to [n, V] logits, softcaps and scales included."""
@@ -36,25 +39,20 @@ def token_logp(head: Head, hidden: Tensor, targets: Tensor, temperature: float =
     Returns:
         [N] in float32 (float64 where the model computes in it).
     """
-    parts = []
-    for chunk in _chunks(head, hidden):
-        start = sum(len(p) for p in parts)
-        logits = head(hidden[start : start + chunk])
+    parts, size = [], _chunk_tokens(head, hidden)
+    for start in range(0, len(hidden), size):
+        logits = head(hidden[start : start + size])
         logits = logits if logits.dtype == torch.float64 else logits.float()
         if temperature != 1.0:
             logits = logits / temperature
-        chosen = logits.gather(-1, targets[start : start + chunk, None]).squeeze(-1)
+        chosen = logits.gather(-1, targets[start : start + size, None]).squeeze(-1)
         parts.append(chosen - torch.logsumexp(logits, dim=-1))
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
 
 
-def _chunks(head: Head, hidden: Tensor) -> Iterator[int]:
-    """Sizes of the chunks; the first token alone tells the size of the vocabulary."""
-    done, size = 0, min(16, len(hidden))
-    while done < len(hidden):
-        if done == 0 and len(hidden) > size:
-            vocabulary = head(hidden[:1]).shape[-1]
-            size = max(16, CHUNK_BYTES // (4 * vocabulary))
-        step = min(size, len(hidden) - done)
-        yield step
-        done += step
+def _chunk_tokens(head: Head, hidden: Tensor) -> int:
+    """Tokens of a chunk; the first token alone tells the size of the vocabulary."""
+    if len(hidden) <= FEWEST:
+        return FEWEST
+    vocabulary = head(hidden[:1]).shape[-1]
+    return max(FEWEST, CHUNK_BYTES // (4 * vocabulary))

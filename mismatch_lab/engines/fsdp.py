@@ -33,7 +33,11 @@ class FsdpEngine(TorchEngine):
 
     def load_dtype(self, options: TorchOptions) -> torch.dtype:
         """Dtype of the master weights."""
-        return _dtype(options.master_dtype, self.spec) if isinstance(options, FsdpOptions) else DTYPES[self.spec.dtype]
+        return (
+            _dtype(options.master_dtype, self.spec)
+            if isinstance(options, FsdpOptions)
+            else DTYPES[self.spec.dtype]
+        )
 
     def place(self, model: nn.Module, options: TorchOptions) -> nn.Module:
         """Shard every decoder layer, then what is left (embedding, final norm, head)."""
@@ -44,7 +48,9 @@ class FsdpEngine(TorchEngine):
         if self.device.type == "cuda":
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
             model = model.to(self.device)
-        layers = [m for m in model.modules() if isinstance(m, nn.ModuleList) and _is_decoder(m, model)]
+        layers = [
+            m for m in model.modules() if isinstance(m, nn.ModuleList) and _is_decoder(m, model)
+        ]
         if not layers:
             raise InputError(f"{type(model).__name__} has no list of decoder layers to shard.")
         for layer in layers[0]:
@@ -84,7 +90,7 @@ class FsdpEngine(TorchEngine):
 
 def _is_decoder(modules: nn.ModuleList, model: nn.Module) -> bool:
     text = model.config.get_text_config()  # type: ignore[union-attr, operator]
-    return len(modules) == text.num_hidden_layers
+    return len(modules) == int(text.num_hidden_layers)
 
 
 def _dtype(name: str, spec: SideSpec) -> torch.dtype:
@@ -98,9 +104,14 @@ def _dtype(name: str, spec: SideSpec) -> torch.dtype:
 def _start_process_group(options: FsdpOptions) -> None:
     """One process needs no torchrun: it makes a group of its own."""
     if "RANK" not in os.environ:
-        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0",
-                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-        store = dist.HashStore()
+        os.environ |= {
+            "RANK": "0",
+            "WORLD_SIZE": "1",
+            "LOCAL_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "0",
+        }
+        store = torch._C._distributed_c10d.HashStore()
         dist.init_process_group(_backend(options), rank=0, world_size=1, store=store)
     else:
         dist.init_process_group(_backend(options))

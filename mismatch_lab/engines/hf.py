@@ -29,8 +29,13 @@ class HfEngine(TorchEngine):
             return answers
 
         return sample_conversations(
-            prompts, self.tokeniser, sample, sampling.max_tokens, self.context_length,
-            self.spec.model, progress,
+            prompts,
+            self.tokeniser,
+            sample,
+            sampling.max_tokens,
+            self.context_length,
+            self.spec.model,
+            progress,
         )
 
     def _sample(

@@ -33,6 +33,8 @@ class ScoreJob(Strict):
     routing: bool = False
     micro_batch: int | None = None
     train_mode: bool = False
+    first_rows: int | None = None
+    """Score only this many rows (self-comparisons need few)."""
     replay_from: str | None = None
     """Capture whose module inputs are fed to this side's modules."""
     fingerprint: bool = False

@@ -45,11 +45,16 @@ def sample_conversations(
         InputError: a prompt does not fit into the context.
     """
     started = [tokeniser.encode_prompt(prompt) for prompt in prompts]
-    talks = [_Conversation(ids, len(ids), [False] * len(ids), [float("nan")] * len(ids)) for ids in started]
+    talks = [
+        _Conversation(ids, len(ids), [False] * len(ids), [float("nan")] * len(ids))
+        for ids in started
+    ]
     turns = 1 + max(len(prompt.follow_ups) for prompt in prompts)
     for turn in range(turns):
         active = [
-            talk for talk, prompt in zip(talks, prompts, strict=True) if len(prompt.follow_ups) >= turn
+            talk
+            for talk, prompt in zip(talks, prompts, strict=True)
+            if len(prompt.follow_ups) >= turn
         ]
         if turn:
             texts = [p.follow_ups[turn - 1] for p in prompts if len(p.follow_ups) >= turn]
@@ -63,5 +68,5 @@ def sample_conversations(
     rows = Rows.build(
         [t.ids for t in talks], [t.prompt_length for t in talks], [t.sampled for t in talks]
     )
-    logp = np.array([value for talk in talks for value in talk.logp], np.float32)
-    return Capture(rows, logp, token_text=tokeniser.text_of(set(rows.token_ids.tolist())))
+    flat = np.array([value for talk in talks for value in talk.logp], np.float32)
+    return Capture(rows, flat, token_text=tokeniser.text_of(set(rows.token_ids.tolist())))

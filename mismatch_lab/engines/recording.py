@@ -6,7 +6,7 @@ import platform
 from dataclasses import replace
 from pathlib import Path
 
-from mismatch_lab.captures.capture import Capture
+from mismatch_lab.captures.capture import Capture, first_rows
 from mismatch_lab.captures.probes import probe_positions, tap_rows
 from mismatch_lab.captures.store import load_capture
 from mismatch_lab.engines.base import Engine, Progress, ScoreRequest
@@ -18,6 +18,8 @@ from mismatch_lab.schema import LogprobSpace, Manifest, SideSpec
 def score_job(engine: Engine, job: ScoreJob, captures: Path, progress: Progress) -> Capture:
     """Score the rows of the job's source capture."""
     source, _ = load_capture(captures / job.source)
+    if job.first_rows is not None:
+        source = first_rows(source, job.first_rows)
     plan = job.plan
     replay = None
     if job.replay_from is not None:
@@ -25,7 +27,9 @@ def score_job(engine: Engine, job: ScoreJob, captures: Path, progress: Progress)
         replay = {n: a for n, a in other.hidden.items() if n.endswith(":in") or n == "model.norm"}
     request = ScoreRequest(
         temperature=job.temperature,
-        probe_positions=probe_positions(source.rows, plan, job.taps) if job.probes else source.rows.row_offsets[:0],
+        probe_positions=probe_positions(source.rows, plan, job.taps)
+        if job.probes
+        else source.rows.row_offsets[:0],
         routing=job.routing,
         taps=job.taps,
         micro_batch=job.micro_batch,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from mismatch_lab.engines.checkpoint import load_config
 from mismatch_lab.engines.options import TorchOptions
@@ -66,7 +66,9 @@ def load_model(spec: SideSpec, options: TorchOptions, dtype: torch.dtype) -> nn.
     for name, buffer in model.named_buffers():
         if name.endswith("inv_freq") and buffer.dtype not in (torch.float32, torch.float64):
             raise EngineError(f"{name} was loaded as {buffer.dtype}: rotary phases would be wrong.")
-    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+    model.eval()  # type: ignore[no-untyped-call]
+    model.requires_grad_(False)
+    return model
 
 
 class BodyAndHead:
@@ -87,10 +89,8 @@ class BodyAndHead:
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """[B, n] ids to [B, n, D] hidden states after the final norm."""
-        seen: list[ModelOutput] = []
-        handle = self.body.register_forward_hook(
-            lambda _module, _args, output: seen.append(output)
-        )
+        seen: list[Any] = []
+        handle = self.body.register_forward_hook(lambda _module, _args, output: seen.append(output))
         try:
             self.model(
                 input_ids=input_ids,
@@ -102,7 +102,8 @@ class BodyAndHead:
         finally:
             handle.remove()
         self._body_output = seen[0]
-        return seen[0].last_hidden_state  # type: ignore[no-any-return]
+        hidden: Tensor = seen[0].last_hidden_state
+        return hidden
 
     def head(self, hidden: Tensor) -> Tensor:
         """[n, D] hidden states to [n, V] logits; call `hidden` once before."""
@@ -116,7 +117,7 @@ class BodyAndHead:
         # The architecture's own output object, with whatever fields its head reads.
         output = copy(self._body_output)
         output["last_hidden_state"] = hidden  # type: ignore[index]
-        self.body.forward = lambda *_args, **_kwargs: output  # type: ignore[method-assign, assignment]
+        self.body.forward = lambda *_args, **_kwargs: output
         try:
             yield
         finally:

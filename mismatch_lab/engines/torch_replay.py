@@ -44,6 +44,7 @@ def _replay_row(scorer: TorchScorer, rows: Rows, row: int, request: ScoreRequest
     inputs = int(inside.sum())  # probe p stands for the forward position one before it: 0, 1, …
     ids = torch.from_numpy(rows.token_ids[start : start + inputs].astype(np.int64))[None]
     given = {name: _tensor(array[inside]) for name, array in request.replay.items()}
+    last = torch.empty(0)
     for depth in sorted({_nesting(name) for name in given if name.endswith(":in")}):
         level = {n: t for n, t in given.items() if n.endswith(":in") and _nesting(n) == depth}
         scorer.tap.start(inputs, torch.arange(inputs, device=scorer.device), level)
@@ -55,7 +56,9 @@ def _replay_row(scorer: TorchScorer, rows: Rows, row: int, request: ScoreRequest
                 record.hidden[name.removesuffix(":in")] = output.numpy()
     if FINAL_NORM in given:
         last = given[FINAL_NORM].to(last)
-    record.probe_logp = log_softmax(scorer.parts.head(last), request.temperature).float().cpu().numpy()
+    record.probe_logp = (
+        log_softmax(scorer.parts.head(last), request.temperature).float().cpu().numpy()
+    )
     return record
 
 

@@ -50,7 +50,9 @@ class TorchScorer:
                 progress(min(start + size, len(chosen_rows)), len(chosen_rows))
         return records
 
-    def _score_batch(self, rows: Rows, batch: list[int], request: ScoreRequest) -> dict[int, RowRecord]:
+    def _score_batch(
+        self, rows: Rows, batch: list[int], request: ScoreRequest
+    ) -> dict[int, RowRecord]:
         spans = [(int(rows.row_offsets[r]), int(rows.row_offsets[r + 1])) for r in batch]
         lengths = [stop - start for start, stop in spans]
         ids = torch.zeros(len(batch), max(lengths), dtype=torch.long)
@@ -68,8 +70,14 @@ class TorchScorer:
         if request.taps:
             self.tap.keep = None  # the head's own forwards are not of this sequence
         return {
-            row: self._record(rows, row, ids[i, : lengths[i]], hidden[i, : lengths[i]], request,
-                              None if routing is None else (routing[0][i], routing[1][i]))
+            row: self._record(
+                rows,
+                row,
+                ids[i, : lengths[i]],
+                hidden[i, : lengths[i]],
+                request,
+                None if routing is None else (routing[0][i], routing[1][i]),
+            )
             for i, row in enumerate(batch)
         }
 
@@ -77,7 +85,10 @@ class TorchScorer:
         if not (request.routing and self.routing.routers):
             return None
         chosen, logits = self.routing.stacked()
-        return (chosen.reshape(*shape, *chosen.shape[1:]), logits.reshape(*shape, *logits.shape[1:]))
+        return (
+            chosen.reshape(*shape, *chosen.shape[1:]),
+            logits.reshape(*shape, *logits.shape[1:]),
+        )
 
     def _record(
         self,
@@ -90,7 +101,10 @@ class TorchScorer:
     ) -> RowRecord:
         logp = np.full(len(ids), np.nan, np.float32)
         logp[1:] = (
-            token_logp(self.parts.head, hidden[:-1], ids[1:], request.temperature).float().cpu().numpy()
+            token_logp(self.parts.head, hidden[:-1], ids[1:], request.temperature)
+            .float()
+            .cpu()
+            .numpy()
         )
         record = RowRecord(logp)
         probes = local_probes(rows, request.probe_positions, row)

@@ -95,8 +95,13 @@ class VllmEngine:
             return answers
 
         return sample_conversations(
-            prompts, self.tokeniser, sample, sampling.max_tokens, self.context_length,
-            self.spec.model, progress,
+            prompts,
+            self.tokeniser,
+            sample,
+            sampling.max_tokens,
+            self.context_length,
+            self.spec.model,
+            progress,
         )
 
     def score(self, rows: Rows, request: ScoreRequest, progress: Progress) -> Capture:
@@ -118,7 +123,7 @@ class VllmEngine:
         del self._llm
 
     def _generate(self, batch: list[list[int]], parameters: Any) -> list[Any]:
-        """Outputs in the order of the batch: vLLM sorts them by a string of the request's number."""
+        """Outputs in the order of the batch: vLLM sorts them by the request's number as text."""
         outputs = self._llm.generate(
             [{"prompt_token_ids": ids} for ids in batch], parameters, use_tqdm=False
         )

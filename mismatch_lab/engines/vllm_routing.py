@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mismatch_lab.captures.taps import canonical_name
+from mismatch_lab.captures.names import canonical_name
 from mismatch_lab.errors import EngineError
 
 
@@ -69,7 +69,10 @@ class VllmRoutingTap:
             logits = kwargs.get("router_logits", args[1] if len(args) > 1 else None)
             if logits is not None and len(ids) == self.tokens and name not in self.seen:
                 order = logits.gather(-1, ids.long()).argsort(dim=-1, descending=True, stable=True)
-                self.seen[name] = (ids.long().gather(-1, order).cpu(), logits.detach().clone().cpu())
+                self.seen[name] = (
+                    ids.long().gather(-1, order).cpu(),
+                    logits.detach().clone().cpu(),
+                )
             return weights, ids
 
         return wrapped

@@ -113,7 +113,9 @@ def _prompt_logp(output: Any, ids: list[int]) -> Float32:
     """[n] log-probs of a prompt's own tokens; the first has none."""
     steps = output.prompt_logprobs
     if steps is None or len(steps) != len(ids):
-        raise EngineError(f"vLLM returned {len(steps or [])} prompt log-probs for {len(ids)} tokens.")
+        raise EngineError(
+            f"vLLM returned {len(steps or [])} prompt log-probs for {len(ids)} tokens."
+        )
     logp = np.full(len(ids), np.nan, np.float32)
     for position in range(1, len(ids)):
         if ids[position] not in steps[position]:
@@ -122,22 +124,24 @@ def _prompt_logp(output: Any, ids: list[int]) -> Float32:
     return logp
 
 
+_FUSED = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+
+
 def _splits(model: Any) -> dict[str, Split]:
     """How to take fused projections apart, by canonical name."""
     splits: dict[str, Split] = {}
     for name, module in tappable(model).items():
         stem = name.rpartition(".")[0]
-        if name.endswith(".qkv_proj") and hasattr(module, "output_sizes"):
-            sizes = [s // getattr(module, "tp_size", 1) for s in module.output_sizes]
-            parts = [f"{stem}.{p}_proj" for p in "qkv"]
-        elif name.endswith(".gate_up_proj") and hasattr(module, "output_sizes"):
-            sizes = [s // getattr(module, "tp_size", 1) for s in module.output_sizes]
-            parts = [f"{stem}.gate_proj", f"{stem}.up_proj"]
-        else:
-            continue
-        splits[name] = _split_by(parts, sizes)
+        fused = name.rpartition(".")[2]
+        if fused in _FUSED and hasattr(module, "output_sizes"):
+            ranks = int(getattr(module, "tp_size", 1))
+            sizes = [int(size) // ranks for size in module.output_sizes]  # type: ignore[union-attr]
+            splits[name] = _split_by([f"{stem}.{part}" for part in _FUSED[fused]], sizes)
     return splits
 
 
 def _split_by(parts: list[str], sizes: list[int]) -> Split:
-    return lambda fused: dict(zip(parts, fused.split(sizes, dim=-1), strict=True))
+    return lambda fused: dict(zip(parts, torch.split(fused, sizes, dim=-1), strict=True))

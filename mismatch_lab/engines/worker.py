@@ -94,7 +94,9 @@ def _run_job(engine: Engine, stage: Stage, job: Job, captures: Path, emit: Emit)
         capture = score_job(engine, job, captures, progress)
     if int(os.environ.get("RANK", 0)) == 0:
         wall_s = time.perf_counter() - began
-        save_capture(captures / job.id, capture, manifest_of(engine, stage.spec, job, capture, wall_s))
+        save_capture(
+            captures / job.id, capture, manifest_of(engine, stage.spec, job, capture, wall_s)
+        )
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         import torch.distributed as dist
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -103,7 +104,7 @@ def _follow(process: subprocess.Popen[str], on_event: OnEvent) -> dict[str, Any]
 def _as_error(event: dict[str, Any], log: Path) -> MismatchLabError:
     kind = getattr(errors, event["kind"], EngineError)
     hint = event["hint"]
-    return kind(event["problem"], f"{hint}\nLog: {log}" if hint else f"Log: {log}")  # type: ignore[no-any-return]
+    return kind(event["problem"], f"{hint}\nLog: {log}" if hint else f"Log: {log}")
 
 
 def _death(name: str, code: int, log: Path) -> EngineError:
@@ -128,8 +129,6 @@ def _end(process: subprocess.Popen[str]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()

@@ -27,12 +27,14 @@ def load_captures(run_dir: Path) -> dict[str, Capture]:
     return {path.name: load_capture(path)[0] for path in found}
 
 
-def build_findings(run: RunSpec, captures: dict[str, Capture], timings_s: dict[str, float]) -> Findings:
+def build_findings(
+    run: RunSpec, captures: dict[str, Capture], timings_s: dict[str, float]
+) -> Findings:
     """Measure every edge and decide."""
     limits = run.probe.limits
     dtype = floor_dtype(run)
     edges = measure_edges(captures)
-    floor = measure_floor(captures, dtype)
+    floor = measure_floor(captures, edges, dtype)
     routing = measure_routing(captures)
     localisation = localise(captures, run.depth, dtype, limits.module_floor_ratio)
     rows = captures["decode"].rows.n_rows
@@ -119,7 +121,9 @@ def _calibration(captures: dict[str, Capture]) -> EstimateRecord | None:
     sampled = prefill.rows.sampled[prefill.probe_positions]
     positions = prefill.probe_positions[sampled]
     found = calibration(decode.logp[positions], prefill.probe_logp[sampled])
-    return EstimateRecord(value=found.z, n=found.n, n_dropped=found.n_dropped, ci95=(math.nan, math.nan))
+    return EstimateRecord(
+        value=found.z, n=found.n, n_dropped=found.n_dropped, ci95=(math.nan, math.nan)
+    )
 
 
 def _weights(run: RunSpec, captures: dict[str, Capture]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mismatch_lab.captures.align import Aligned, align
-from mismatch_lab.captures.capture import Capture
+from mismatch_lab.captures.capture import Capture, first_rows
 from mismatch_lab.measures import Estimate, measure_edge
 from mismatch_lab.measures.kl import kl_infer_train_exact
 from mismatch_lab.measures.logprob import top1_agreement
@@ -25,6 +25,8 @@ EDGES: dict[str, tuple[str, str]] = {
     "infer_infer": ("prefill", "prefill_repeat"),
 }
 """name -> (engine's role, trainer's role): delta is the second minus the first."""
+
+SELF_EDGES = ("train_train", "infer_infer")
 
 EDGE_ABOUT = {
     "decode_train": "what the engine returned while sampling, with the trainer: what RL sees",
@@ -52,10 +54,16 @@ def record(estimate: Estimate) -> EstimateRecord:
 def measure_edges(captures: Mapping[str, Capture]) -> dict[str, Measures]:
     """All measures of every edge whose two captures are there."""
     return {
-        name: measure_pair(captures[a], captures[b], (a, b))
+        name: measure_pair(_same_rows(captures[a], captures[b], name), captures[b], (a, b))
         for name, (a, b) in EDGES.items()
         if a in captures and b in captures
     }
+
+
+def _same_rows(whole: Capture, part: Capture, edge: str) -> Capture:
+    """A side is compared with itself on the rows that were repeated."""
+    shorter = edge.startswith(SELF_EDGES) and part.rows.n_rows < whole.rows.n_rows
+    return first_rows(whole, part.rows.n_rows) if shorter else whole
 
 
 def measure_pair(infer: Capture, train: Capture, names: tuple[str, str]) -> Measures:

@@ -1,19 +1,20 @@
 """The first module that diverges, and on which side.
 
-For every module the outputs of both sides, of the reference and of the reference in the sides'
-precision (the floor) are compared on the same tokens. A module's error is the root mean square
-over positions of the relative error, the largest tenth of positions left out: where an expert
-choice flips on a near-tie, a few positions differ a lot without anything being broken.
+Errors travel: one wrong module makes every later one differ, and one expert choice that flips on a
+near-tie spreads over a sequence. So every module of the trainer and of the reference is fed what
+the engine's module was fed (`engines/torch_replay`), and what comes out is compared: the
+*isolated* error. The reference in the sides' precision says how large it is where nothing is wrong
+(the floor). The comparison of each side on its own inputs is the *cumulative* error.
 
-At depth `standard` each side runs on its own inputs, so errors travel: the culprit is the first
-module whose output leaves the floor while its input does not. At depth `deep` every module is fed
-the engine's input, so its error stands alone.
+An error is the root mean square over positions of the relative error, the largest tenth of
+positions left out: a choice flipped inside the very module is no defect either.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
@@ -30,45 +31,96 @@ SIDE_FACTOR = 1.5
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-12}
 """Half a unit in the last place: a module that is exact in theory still stores its output."""
 
-METHODS: dict[str, str] = {
-    "standard": "cumulative: first module whose output leaves the floor while its input does not",
-    "deep": "isolated: first module whose error on the engine's own inputs leaves the floor",
-}
+METHOD = "isolated: the first module whose error on the engine's own inputs leaves the floor"
 
 
 def localise(
     captures: Mapping[str, Capture], depth: Depth, dtype: str, floor_ratio: float
 ) -> Localisation | None:
-    """None unless both sides, reference and floor recorded hidden states."""
-    needed = ("prefill", "train", "ref", "floor")
+    """Compare every module that all captures recorded.
+
+    Args:
+        captures: by id; prefill, train, and train, ref and floor on the engine's inputs.
+        depth: of the run, for the record.
+        dtype: of the coarser side.
+        floor_ratio: a module diverges when its error is more than this many times the floor.
+
+    Returns:
+        None where a capture is missing or holds no hidden states.
+    """
+    needed = ("prefill", "train", "train_on_infer", "ref_on_infer", "floor_on_infer")
     if any(name not in captures or not captures[name].hidden for name in needed):
         return None
-    isolated = all(f"{name}_on_infer" in captures for name in ("train", "ref", "floor"))
-    measure = _isolated_errors if isolated else _cumulative_errors
-    names = [n for n in captures["train"].hidden if not n.endswith(":in")]
-    shared = [n for n in [*names, HEAD] if all(_recorded(captures[c], n) for c in needed)]
-    roundoff = UNIT_ROUNDOFF[dtype]
+    names = [*captures["train"].hidden, HEAD]
+    shared = [n for n in names if all(_array(captures[c], n) is not None for c in needed[:2])]
     modules = [
-        measure(captures, name, roundoff, floor_ratio) for name in sorted(shared, key=execution_order)
+        _module(captures, name, UNIT_ROUNDOFF[dtype], floor_ratio)
+        for name in sorted(shared, key=execution_order)
+        if not name.endswith(":in")
     ]
     culprit = next((m for m in modules if m.diverges), None)
     return Localisation(
         depth=depth,
-        method=METHODS["deep" if isolated else "standard"],
+        method=METHOD,
         first_divergent_module=culprit.name if culprit else None,
         side=_side(culprit) if culprit else None,
         per_module=modules,
     )
 
 
-def _recorded(capture: Capture, name: str) -> bool:
-    return capture.probe_logp is not None if name == HEAD else name in capture.hidden
+def module_error(hidden: Float32 | None, reference: Float32 | None) -> tuple[float, int]:
+    """(trimmed root mean square of the relative error, positions); NaN and 0 without data.
+
+    Args:
+        hidden: [P, D] or None.
+        reference: [P, D], what the error is relative to. Where widths differ (a padded
+            vocabulary) the shared part counts.
+    """
+    if hidden is None or reference is None:
+        return math.nan, 0
+    width = min(hidden.shape[1], reference.shape[1])
+    expected = reference[:, :width].astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        difference = np.linalg.norm(hidden[:, :width] - expected, axis=1)
+        relative = difference / np.linalg.norm(expected, axis=1)
+    relative = np.sort(relative[np.isfinite(relative)])
+    if not len(relative):
+        return math.nan, 0
+    kept = relative[: max(1, math.ceil(len(relative) * (1 - TRIMMED)))]
+    return float(np.sqrt(np.mean(kept**2))), len(relative)
+
+
+def _module(
+    captures: Mapping[str, Capture], name: str, roundoff: float, floor_ratio: float
+) -> ModuleError:
+    def error(a: str, b: str) -> float:
+        return module_error(_array(captures[a], name), _array(captures[b], name))[0]
+
+    kind = kind_of(name)
+    # An embedding's input are token ids, the same on both sides: its own run is an isolated one.
+    suffix = "" if kind == "embedding" else "_on_infer"
+    isolated = error("prefill", f"train{suffix}")
+    infer_error = error("prefill", f"ref{suffix}")
+    train_error = error(f"train{suffix}", f"ref{suffix}")
+    floor = float(np.fmax(error(f"floor{suffix}", f"ref{suffix}"), roundoff))
+    limit = floor_ratio * floor
+    _, n = module_error(_array(captures["prefill"], name), _array(captures["train"], name))
+    return ModuleError(
+        name=name,
+        kind=kind,
+        cumulative=error("prefill", "train"),
+        isolated=isolated,
+        infer_error=infer_error,
+        train_error=train_error,
+        floor=floor,
+        # A layer is the sum of its parts, which are judged themselves.
+        diverges=kind != "layer" and isolated > limit and max(infer_error, train_error) > limit,
+        n=n,
+    )
 
 
 def _array(capture: Capture, name: str) -> Float32 | None:
     """Output of a module; for the head, logits up to a constant a row, which softmax ignores."""
-    if name == f"{HEAD}:in":
-        return capture.hidden.get("model.norm")
     if name != HEAD:
         return capture.hidden.get(name)
     if capture.probe_logp is None:
@@ -78,76 +130,7 @@ def _array(capture: Capture, name: str) -> Float32 | None:
     return centred
 
 
-def module_error(hidden: Float32 | None, reference: Float32 | None) -> tuple[float, int]:
-    """(trimmed root mean square of the relative error, positions); NaN without data."""
-    if hidden is None or reference is None:
-        return math.nan, 0
-    width = min(hidden.shape[1], reference.shape[1])
-    difference = hidden[:, :width].astype(np.float64) - reference[:, :width]
-    norm = np.linalg.norm(reference[:, :width].astype(np.float64), axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.linalg.norm(difference, axis=1) / norm
-    relative = np.sort(relative[np.isfinite(relative)])
-    if not len(relative):
-        return math.nan, 0
-    kept = relative[: max(1, math.ceil(len(relative) * (1 - TRIMMED)))]
-    return float(np.sqrt(np.mean(kept**2))), len(relative)
-
-
-def _pair(captures: Mapping[str, Capture], a: str, b: str, name: str) -> float:
-    return module_error(_array(captures[a], name), _array(captures[b], name))[0]
-
-
-def _cumulative_errors(
-    captures: Mapping[str, Capture], name: str, roundoff: float, floor_ratio: float
-) -> ModuleError:
-    def leaves(which: str) -> bool:
-        limit = floor_ratio * max(_pair(captures, "floor", "ref", which), roundoff)
-        sides = max(_pair(captures, "prefill", "ref", which), _pair(captures, "train", "ref", which))
-        return _pair(captures, "prefill", "train", which) > limit and sides > limit
-
-    error, n = module_error(_array(captures["prefill"], name), _array(captures["train"], name))
-    return ModuleError(
-        name=name,
-        kind=kind_of(name),
-        cumulative=error,
-        infer_error=_pair(captures, "prefill", "ref", name),
-        train_error=_pair(captures, "train", "ref", name),
-        floor=max(_pair(captures, "floor", "ref", name), roundoff),
-        diverges=leaves(name) and not leaves(f"{name}:in"),
-        n=n,
-    )
-
-
-def _isolated_errors(
-    captures: Mapping[str, Capture], name: str, roundoff: float, floor_ratio: float
-) -> ModuleError:
-    pair: Callable[[str, str], float] = lambda a, b: _pair(captures, a, b, name)  # noqa: E731
-    if kind_of(name) in ("layer", "embedding"):
-        # A layer's error is its parts'; an embedding has no input that could be swapped.
-        return _cumulative_errors(captures, name, roundoff, floor_ratio).model_copy(
-            update={} if name == "model.embed_tokens" else {"diverges": False}
-        )
-    isolated, n = module_error(
-        _array(captures["prefill"], name), _array(captures["train_on_infer"], name)
-    )
-    infer_error = pair("prefill", "ref_on_infer")
-    train_error = pair("train_on_infer", "ref_on_infer")
-    floor = max(pair("floor_on_infer", "ref_on_infer"), roundoff)
-    return ModuleError(
-        name=name,
-        kind=kind_of(name),
-        cumulative=pair("prefill", "train"),
-        isolated=isolated,
-        infer_error=infer_error,
-        train_error=train_error,
-        floor=floor,
-        diverges=isolated > floor_ratio * floor and max(infer_error, train_error) > floor_ratio * floor,
-        n=n,
-    )
-
-
-def _side(module: ModuleError) -> str:
+def _side(module: ModuleError) -> Literal["infer", "train", "undecided"]:
     if module.infer_error > SIDE_FACTOR * module.train_error:
         return "infer"
     return "train" if module.train_error > SIDE_FACTOR * module.infer_error else "undecided"

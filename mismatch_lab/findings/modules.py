@@ -5,11 +5,27 @@ from __future__ import annotations
 import re
 
 _WITHIN = (
-    "input_layernorm", "self_attn.qkv_proj", "self_attn.q_proj", "self_attn.q_norm",
-    "self_attn.k_proj", "self_attn.k_norm", "self_attn.v_proj", "self_attn.o_proj", "self_attn",
-    "post_attention_layernorm", "pre_feedforward_layernorm", "mlp.router", "mlp.gate",
-    "mlp.gate_up_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.experts", "mlp.shared_expert",
-    "mlp.down_proj", "mlp", "post_feedforward_layernorm",
+    "input_layernorm",
+    "self_attn.qkv_proj",
+    "self_attn.q_proj",
+    "self_attn.q_norm",
+    "self_attn.k_proj",
+    "self_attn.k_norm",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "self_attn",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "mlp.router",
+    "mlp.gate",
+    "mlp.gate_up_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.experts",
+    "mlp.shared_expert",
+    "mlp.down_proj",
+    "mlp",
+    "post_feedforward_layernorm",
 )
 """Modules of a decoder layer as they run; a module comes after those inside it."""
 
@@ -38,6 +54,12 @@ def kind_of(name: str) -> str:
     last = name.rsplit(".", 1)[-1]
     if re.fullmatch(r"model\.layers\.\d+", name):
         return "layer"
-    table = {"embed_tokens": "embedding", "self_attn": "attention", "router": "router",
-             "gate": "router", "experts": "experts", "mlp": "mlp"}
+    table = {
+        "embed_tokens": "embedding",
+        "self_attn": "attention",
+        "router": "router",
+        "gate": "router",
+        "experts": "experts",
+        "mlp": "mlp",
+    }
     return table.get(last, "norm" if "norm" in last else "projection")

@@ -10,16 +10,16 @@ against a common reference follows Fast-LLM's cross-engine evaluation.)
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mismatch_lab.captures.align import align
-from mismatch_lab.captures.capture import Capture
+from mismatch_lab.captures.capture import Capture, Int64
 from mismatch_lab.findings.edges import record
-from mismatch_lab.measures import Estimate, ratio_of_means
+from mismatch_lab.measures import ratio_of_means
 from mismatch_lab.measures.stats import mean_estimate
-from mismatch_lab.schema import NoiseFloor
+from mismatch_lab.schema import Measures, NoiseFloor
 
 TWO_SIDES = float(np.sqrt(2.0))
 """Two independent errors of one size add up to this many times that size."""
@@ -28,7 +28,9 @@ SMALLEST = 1e-7
 """nats; log-probs are kept in float32 and cannot differ by less in a meaningful way."""
 
 
-def measure_floor(captures: Mapping[str, Capture], floor_dtype: str) -> NoiseFloor | None:
+def measure_floor(
+    captures: Mapping[str, Capture], edges: Mapping[str, Measures], floor_dtype: str
+) -> NoiseFloor | None:
     """The floor and how many times it each side and the edge are; None without a reference."""
     if not {"ref", "floor", "decode", "train"} <= captures.keys():
         return None
@@ -42,25 +44,18 @@ def measure_floor(captures: Mapping[str, Capture], floor_dtype: str) -> NoiseFlo
             f"{'float64' if floor_dtype == 'float32' else 'float32'}, same tokens"
         ),
         precision=record(mean_estimate(error, rows)),
-        infer_repeat=record(_mean(captures, "prefill", "prefill_repeat", rows)),
-        train_repeat=record(_mean(captures, "train", "train_micro_batch", rows)),
+        infer_repeat=edges["infer_infer"]["abs_delta_mean"],
+        train_repeat=edges["train_train"]["abs_delta_mean"],
         infer_ratio=record(ratio_of_means(_abs_delta(captures, infer, "ref")[0], precision, rows)),
-        train_ratio=record(ratio_of_means(_abs_delta(captures, "train", "ref")[0], precision, rows)),
+        train_ratio=record(
+            ratio_of_means(_abs_delta(captures, "train", "ref")[0], precision, rows)
+        ),
         edge_ratio=record(edge),
     )
 
 
 def _abs_delta(
     captures: Mapping[str, Capture], a: str, b: str
-) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], np.ndarray[tuple[int], np.dtype[np.int64]]]:
+) -> tuple[NDArray[np.float64], Int64]:
     pairs = align(captures[a], captures[b], (a, b))
-    return np.abs(pairs.logp_b.astype(np.float64) - pairs.logp_a), pairs.row_ids  # type: ignore[return-value]
-
-
-def _mean(
-    captures: Mapping[str, Capture], a: str, b: str, rows: np.ndarray[tuple[int], np.dtype[np.int64]]
-) -> Estimate:
-    if a not in captures or b not in captures:
-        nothing = mean_estimate(np.zeros(0), np.zeros(0, np.int64))
-        return replace(nothing, value=float("nan"), n=0)
-    return mean_estimate(_abs_delta(captures, a, b)[0], rows)
+    return np.abs(pairs.logp_b.astype(np.float64) - pairs.logp_a), pairs.row_ids

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from mismatch_lab.captures.taps import canonical_name
+from mismatch_lab.captures.names import canonical_name
 
 Fingerprints = Mapping[str, Mapping[str, float]]
 
@@ -39,7 +39,12 @@ def compared_tensors(infer: Fingerprints, train: Fingerprints) -> int:
 def _differs(a: Mapping[str, float], b: Mapping[str, float], tolerance: float) -> bool:
     scale = max(a["sum_abs"], b["sum_abs"], 1e-300)
     return any(
-        not math.isclose(a[key], b[key], rel_tol=0, abs_tol=tolerance * (scale if key != "sum_sq" else max(a[key], b[key])))
+        not math.isclose(
+            a[key],
+            b[key],
+            rel_tol=0,
+            abs_tol=tolerance * (scale if key != "sum_sq" else max(a[key], b[key])),
+        )
         for key in ("sum", "sum_abs", "sum_sq")
     )
 

@@ -24,6 +24,8 @@ def save_checkpoint(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     model.save_pretrained(folder, state_dict=rounded)
+    # safetensors makes its file readable by its owner only, and a package must not.
+    (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)
     _rewrite(folder / "config.json", {"dtype": "bfloat16"})
     # Names that every version of transformers since 4.40 can read.

@@ -80,7 +80,7 @@ def boxes(rng: Random, level: int) -> Draft:
     groups, each = _factor(rng), _factor(rng)
     total = groups * each
     question = [f"{name} fills {groups} {holder} with {each} {things} each."]
-    leads = ("there are", "they hold", f"the {holder} hold")
+    leads: tuple[str, ...] = ("there are", "they hold", f"the {holder} hold")
     steps = [_step(rng, leads, f"{groups} * {each} = {total} {things}.")]
     if level >= 2:
         loose = _term(rng, level)
@@ -104,7 +104,7 @@ def shop(rng: Random, level: int) -> Draft:
     price, count = _factor(rng), _factor(rng)
     cost = price * count
     question = [f"{name} buys {count} {things} for ${price} each"]
-    leads = (f"the {things} cost", f"{name} pays", "they cost")
+    leads: tuple[str, ...] = (f"the {things} cost", f"{name} pays", "they cost")
     steps = [_step(rng, leads, f"{count} * {price} = {cost} dollars.")]
     if level >= 2:
         extra = _term(rng, level)
@@ -142,7 +142,7 @@ def compare(rng: Random, level: int) -> Draft:
         question += f" How many {things} does {second} have?"
         return Draft(question, tuple(steps), other)
     both = own + other
-    leads = ("together they have", f"{first} and {second} have", "that makes")
+    leads: tuple[str, ...] = ("together they have", f"{first} and {second} have", "that makes")
     steps.append(_step(rng, leads, f"{own} + {other} = {both} {things}."))
     if level == 2:
         question += f" How many {things} do they have together?"
@@ -164,7 +164,7 @@ def share(rng: Random, level: int) -> Draft:
     if level >= 2:
         found = rng.randint(1, total - 1)
         question.append(f"{name} has {total - found} {things} and gets {found} more.")
-        leads = (f"{name} has", "that makes", "there are")
+        leads: tuple[str, ...] = (f"{name} has", "that makes", "there are")
         steps.append(_step(rng, leads, f"{total - found} + {found} = {total} {things}."))
     else:
         question.append(f"{name} has {total} {things}.")
@@ -190,7 +190,7 @@ def reading(rng: Random, level: int) -> Draft:
     days, rate = _factor(rng), _factor(rng)
     done = days * rate
     question = [f"{name} {verb} {rate} {unit} a day for {days} days."]
-    leads = (f"in {days} days {name} {verb}", f"{name} {verb}", "that is")
+    leads: tuple[str, ...] = (f"in {days} days {name} {verb}", f"{name} {verb}", "that is")
     steps = [_step(rng, leads, f"{days} * {rate} = {done} {unit}.")]
     if level >= 2:
         extra = _term(rng, level)
