@@ -97,7 +97,7 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
         }
     )
     return RunSpec(
-        id=f"{Path(model).name}-{probe.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}",
+        id=f"{_label(request.model)}-{probe.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}",
         probe=probe,
         depth=request.depth or probe.depth,
         infer=specs["infer"],
@@ -106,6 +106,10 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
         prompts=prompts,
         provenance=gather(list(request.command)),
     )
+
+
+def _label(model: str) -> str:
+    return Path(model.rstrip("/")).name or "model"
 
 
 def _probe(request: DiagnoseRequest) -> Probe:

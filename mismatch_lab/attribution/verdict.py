@@ -168,14 +168,12 @@ def _numerics(evidence: Evidence, seen: str, reasons: list[str]) -> Decision:
         f"{_number(floor.precision)} nats."
     )
     routing = evidence.routing
-    tail = ""
     if routing is not None and routing.flipped_token_share.value > 0:
-        tail = (
-            f"; {routing.flipped_token_share.value:.1%} of tokens pick another expert in some "
-            f"layer and carry {routing.abs_delta_flipped.value:.3g} nats, the others "
-            f"{routing.abs_delta_unflipped.value:.3g}"
+        reasons.append(
+            f"Routing: {routing.flipped_token_share.value:.1%} of tokens pick another expert in "
+            f"some layer and carry {_number(routing.abs_delta_flipped)} nats, the others "
+            f"{_number(routing.abs_delta_unflipped)}."
         )
-        reasons.append(f"Routing{tail[1:]}.")
     cause = Cause(
         id="numerics-floor",
         family="precision",
@@ -195,9 +193,8 @@ def _numerics(evidence: Evidence, seen: str, reasons: list[str]) -> Decision:
             "for MoE routing replay.",
         ),
     )
-    return Decision(
-        "numerics", f"Precision, not a bug: {seen}{_times(floor)}{tail}.", reasons, [cause]
-    )
+    headline = f"Precision, not a bug: {seen}{_times(floor)}."
+    return Decision("numerics", headline, reasons, [cause])
 
 
 def _times(floor: NoiseFloor | None) -> str:

@@ -86,8 +86,10 @@ class Tap:
             for handle in handles:
                 handle.remove()
 
-    def start(self, tokens: int, keep: Tensor, replay: Mapping[str, Tensor] | None = None) -> None:
-        """Begin a sequence of `tokens` tokens; record forward positions `keep` ([n] int64)."""
+    def start(
+        self, tokens: int, keep: Tensor | None, replay: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Begin a sequence of `tokens` tokens; record forward positions `keep` ([n]), if any."""
         self.tokens, self.keep, self.recorded = tokens, keep, {}
         self.replay = replay or {}
 

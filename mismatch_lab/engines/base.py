@@ -22,18 +22,18 @@ class ScoreRequest:
     temperature: float = 1.0
     """Logits are divided by it before the log-softmax, as RL trainers do."""
     probe_positions: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
-    """[P] flat token indices that get the full vocabulary and, with `taps`, hidden states."""
+    """[P] flat token indices that get the full vocabulary."""
     routing: bool = False
-    taps: bool = False
+    tap_rows: tuple[int, ...] = ()
+    """Rows whose hidden states are recorded, at their probe positions; their probe positions run
+    without a gap from the second token on."""
     micro_batch: int | None = None
     """Sequences per forward; None is the engine's own choice."""
     train_mode: bool = False
     """Score in training mode (dropout and all), not in evaluation mode."""
     replay: dict[str, Float32] | None = None
-    """Module inputs of another side at the probe positions, `NAME:in` -> [P, D]: each module is
-    fed these instead of its own input, so that its error stands alone."""
-    replay_rows: tuple[int, ...] = ()
-    """Rows that are replayed: those whose probe positions run from the second token on."""
+    """Module inputs of another side at the probe positions, `NAME:in` -> [P, D]: in the tap rows
+    each module is fed these instead of its own input, so that its error stands alone."""
 
 
 class Engine(Protocol):

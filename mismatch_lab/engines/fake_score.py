@@ -17,7 +17,7 @@ def score_row(
     """All that the request asks for; `temperature` is the one in force."""
     ids = rows.token_ids[rows.row_offsets[row] : rows.row_offsets[row + 1]].astype(np.int64)
     before = local_probes(rows, request.probe_positions, row) - 1
-    watch = Watch(keep=before if request.taps else None)
+    watch = Watch(keep=before if row in request.tap_rows else None)
     vocabulary = _log_probs(model, model.hidden(ids, watch), temperature)
     logp = np.full(len(ids), np.nan, np.float32)
     logp[1:] = vocabulary[np.arange(len(ids) - 1), ids[1:]]
@@ -39,7 +39,7 @@ def replay_row(model: FakeModel, rows: Rows, row: int, request: ScoreRequest) ->
     inputs = int(inside.sum())
     record = RowRecord(np.full(stop - start, np.nan, np.float32))
     record.probe_logp = np.full((inputs, VOCABULARY), np.nan, np.float32)
-    if row in request.replay_rows and request.replay is not None:
+    if row in request.tap_rows and request.replay is not None:
         given = {name: array[inside] for name, array in request.replay.items()}
         watch = Watch(keep=np.arange(inputs), replay=given)
         hidden = model.hidden(rows.token_ids[start : start + inputs].astype(np.int64), watch)

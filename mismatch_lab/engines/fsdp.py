@@ -65,15 +65,16 @@ class FsdpEngine(TorchEngine):
     def records(
         self, rows: Rows, request: ScoreRequest, progress: Progress
     ) -> dict[int, RowRecord]:
-        """Every rank scores its share; all ranks get all records.
+        """Every rank scores its share and the tap rows; all ranks get all records.
 
         A rank without a row of its own in the last round scores a row again: sharded layers are
         gathered in step, so every rank must run the same number of forwards.
         """
-        size = 1 if request.taps else request.micro_batch or self.micro_batch
-        rounds = -(-rows.n_rows // (size * self.world))
-        padded = [min(i, rows.n_rows - 1) for i in range(rounds * size * self.world)]
-        mine = padded[self.rank * rounds * size : (self.rank + 1) * rounds * size]
+        size = request.micro_batch or self.micro_batch
+        shared = [row for row in range(rows.n_rows) if row not in request.tap_rows]
+        each = -(-len(shared) // (size * self.world)) * size
+        padded = [shared[min(i, len(shared) - 1)] for i in range(each * self.world)]
+        mine = [*padded[self.rank * each : (self.rank + 1) * each], *request.tap_rows]
         found = self.scorer.score(rows, mine, request, size, progress)
         if self.world == 1:
             return found

@@ -31,11 +31,10 @@ def score_job(engine: Engine, job: ScoreJob, captures: Path, progress: Progress)
         if job.probes
         else source.rows.row_offsets[:0],
         routing=job.routing,
-        taps=job.taps,
+        tap_rows=tap_rows(source.rows, plan) if job.taps else (),
         micro_batch=job.micro_batch,
         train_mode=job.train_mode,
         replay=replay,
-        replay_rows=tap_rows(source.rows, plan) if replay is not None else (),
     )
     capture = engine.score(source.rows, request, progress)
     return replace(capture, weights=engine.fingerprint()) if job.fingerprint else capture

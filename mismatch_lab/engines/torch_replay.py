@@ -39,7 +39,7 @@ def _replay_row(scorer: TorchScorer, rows: Rows, row: int, request: ScoreRequest
     start, stop = int(rows.row_offsets[row]), int(rows.row_offsets[row + 1])
     inside = (request.probe_positions >= start) & (request.probe_positions < stop)
     record = RowRecord(np.full(stop - start, np.nan, np.float32))
-    if row not in request.replay_rows or request.replay is None:
+    if row not in request.tap_rows or request.replay is None:
         return record
     inputs = int(inside.sum())  # probe p stands for the forward position one before it: 0, 1, …
     ids = torch.from_numpy(rows.token_ids[start : start + inputs].astype(np.int64))[None]

@@ -35,19 +35,23 @@ class TorchScorer:
         progress: Progress,
     ) -> dict[int, RowRecord]:
         """Records of the chosen rows. Hidden states are tapped one row at a time."""
-        size = 1 if request.taps else micro_batch
+        tapped = [row for row in chosen_rows if row in request.tap_rows]
+        others = [row for row in chosen_rows if row not in request.tap_rows]
+        batches = [others[i : i + micro_batch] for i in range(0, len(others), micro_batch)]
         records: dict[int, RowRecord] = {}
         self.parts.model.train(request.train_mode)
         with torch.no_grad(), ExitStack() as stack:
+            stack.callback(self.parts.model.eval)
             if request.routing and self.routing.routers:
                 stack.enter_context(self.routing.attached())
-            if request.taps:
-                stack.enter_context(self.tap.attached())
-            stack.callback(self.parts.model.eval)
-            for start in range(0, len(chosen_rows), size):
-                batch = chosen_rows[start : start + size]
+            for batch in batches:
                 records |= self._score_batch(rows, batch, request)
-                progress(min(start + size, len(chosen_rows)), len(chosen_rows))
+                progress(len(records), len(chosen_rows))
+            if tapped:
+                stack.enter_context(self.tap.attached())
+            for row in tapped:
+                records |= self._score_batch(rows, [row], request)
+                progress(len(records), len(chosen_rows))
         return records
 
     def _score_batch(
@@ -61,13 +65,14 @@ class TorchScorer:
             ids[i, : stop - start] = torch.from_numpy(rows.token_ids[start:stop].astype(np.int64))
             mask[i, : stop - start] = 1
         ids, mask = ids.to(self.device), mask.to(self.device)
-        if request.taps:
+        tapped = batch[0] in request.tap_rows
+        if tapped:
             keep = torch.from_numpy(local_probes(rows, request.probe_positions, batch[0]) - 1)
             self.tap.start(lengths[0], keep.to(self.device))
         padded = len(set(lengths)) > 1
         hidden = self.parts.hidden(ids, mask if padded else None)
         routing = self._routing(request, ids.shape)
-        if request.taps:
+        if tapped:
             self.tap.keep = None  # the head's own forwards are not of this sequence
         return {
             row: self._record(
@@ -115,6 +120,6 @@ class TorchScorer:
         if routing is not None:
             record.router_topk = routing[0][: len(ids)].numpy()
             record.router_logits = routing[1][: len(ids)].numpy()
-        if request.taps:
+        if row in request.tap_rows:
             record.hidden = {name: t.numpy() for name, t in self.tap.recorded.items()}
         return record

@@ -40,12 +40,12 @@ class PrefillScorer:
             max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False
         )
         ids = [rows.token_ids[a:b].tolist() for a, b in rows.spans()]
-        hooked = request.taps or request.routing or len(request.probe_positions) > 0
+        hooked = bool(request.tap_rows) or request.routing or len(request.probe_positions) > 0
         with ExitStack() as stack:
             stack.enter_context(self._logits_divided_and_kept(request.temperature, keep=hooked))
             if request.routing and self.routing.routers:
                 stack.enter_context(self.routing.attached())
-            if request.taps:
+            if request.tap_rows:
                 stack.enter_context(self.tap.attached())
             if not hooked:
                 return self._score_together(ids, parameters, request, progress)
@@ -72,7 +72,7 @@ class PrefillScorer:
     ) -> RowRecord:
         probes = local_probes(rows, request.probe_positions, row)
         keep = torch.from_numpy(probes - 1)
-        self.tap.start(len(ids), keep)
+        self.tap.start(len(ids), keep if row in request.tap_rows else None)
         self.routing.start(len(ids))
         self.logits = None
         output = self.generate([ids], parameters)[0]
@@ -84,7 +84,7 @@ class PrefillScorer:
             record.probe_logp = vocabulary.float().cpu().numpy()
         if request.routing and self.routing.routers:
             record.router_topk, record.router_logits = self.routing.stacked()
-        if request.taps:
+        if row in request.tap_rows:
             record.hidden = {name: t.numpy() for name, t in self.tap.recorded.items()}
         return record
 

@@ -1,0 +1,30 @@
+"""Faults for the end-to-end tests, planted as a user would try a patch: one function each."""
+
+from typing import Any
+
+
+def drop_sinks(model: Any) -> None:
+    """Trainer: attention sinks without effect, as a kernel that does not know them."""
+    for layer in model.model.layers:
+        layer.self_attn.sinks.data.fill_(-1e4)
+
+
+def perturb_o_proj(model: Any) -> None:
+    """Engine: noise of a tenth of its deviation on one attention's output projection."""
+    import torch
+
+    weight = model.model.layers[2].attn.o_proj.weight.data
+    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    weight.add_((0.1 * weight.float().std() * noise).to(weight.dtype))
+
+
+def perturb_experts(model: Any) -> None:
+    """Engine: noise of a tenth of its deviation on the experts' second matrices of layer 1."""
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if "layers.1.mlp.experts" in name and name.endswith("w2_weight"):
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+            parameter.data.add_((0.1 * parameter.float().std() * noise).to(parameter.dtype))
+            return
+    raise LookupError("no experts in layer 1")

@@ -1,0 +1,68 @@
+"""`diagnose` with real vLLM and FSDP2 on the CPU, healthy and with faults planted by plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Diagnose = Callable[..., dict[str, Any]]
+
+PLUGINS = Path(__file__).with_name("plugins.py")
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+
+
+def test_the_embedded_model_matches_in_float32(diagnose: Diagnose) -> None:
+    findings = diagnose("--dtype", "float32", "--max-tokens", "32")
+    delta = findings["edges"]["decode_train"]["abs_delta_mean"]
+    assert findings["verdict"]["status"] == "match"
+    assert 0 < delta["value"] < 1e-4, "exactly 0 would mean that one side was compared with itself"
+    assert delta["n"] > 256
+    assert delta["n_dropped"] == 0
+    assert findings["weights"] == []
+
+
+def test_the_embedded_model_is_numerics_in_bfloat16(diagnose: Diagnose) -> None:
+    findings = diagnose("--dtype", "bfloat16", "--depth", "standard")
+    assert findings["verdict"]["status"] == "numerics", findings["verdict"]
+    assert [cause["id"] for cause in findings["verdict"]["causes"]] == ["numerics-floor"]
+    assert findings["edges"]["decode_train"]["abs_delta_mean"]["value"] > 1e-4
+    assert findings["localisation"]["first_divergent_module"] is None
+    routing = findings["routing"]
+    assert 0 < routing["flipped_token_share"]["value"] < 0.5
+    assert routing["abs_delta_flipped"]["value"] > routing["abs_delta_unflipped"]["value"]
+
+
+def test_sinks_dropped_in_the_trainer_show_in_the_first_attention(diagnose: Diagnose) -> None:
+    findings = diagnose("--trainer-plugin", f"{PLUGINS}:drop_sinks", "--depth", "standard")
+    assert findings["verdict"]["status"] == "mismatch"
+    assert findings["localisation"]["first_divergent_module"] == "model.layers.0.self_attn"
+    assert findings["localisation"]["side"] == "train"
+    assert "model.layers.0.self_attn.sinks" in findings["weights"]
+
+
+def test_a_perturbed_tensor_in_the_engine_is_located(diagnose: Diagnose) -> None:
+    findings = diagnose("--engine-plugin", f"{PLUGINS}:perturb_o_proj", "--depth", "standard")
+    assert findings["verdict"]["status"] == "mismatch"
+    module = findings["localisation"]["first_divergent_module"]
+    assert module == "model.layers.2.self_attn.o_proj"
+    assert findings["localisation"]["side"] == "infer"
+    assert findings["weights"] == ["model.layers.2.self_attn.o_proj.weight"]
+
+
+def test_qwen3_moe_with_perturbed_experts(diagnose: Diagnose, qwen3_moe: Path) -> None:
+    plugin = f"{PLUGINS}:perturb_experts"
+    options = ("--dtype", "bfloat16", "--depth", "standard", "--max-tokens", "24")
+    findings = diagnose(str(qwen3_moe), "--engine-plugin", plugin, *options)
+    assert findings["verdict"]["status"] == "mismatch"
+    assert findings["localisation"]["first_divergent_module"] == "model.layers.1.mlp.experts"
+    assert findings["localisation"]["side"] == "infer"
+
+
+def test_qwen3_moe_matches_in_float32(diagnose: Diagnose, qwen3_moe: Path) -> None:
+    findings = diagnose(str(qwen3_moe), "--dtype", "float32", "--max-tokens", "24")
+    assert findings["verdict"]["status"] == "match"
+    assert 0 < findings["edges"]["decode_train"]["abs_delta_mean"]["value"] < 1e-4
