@@ -145,6 +145,8 @@ def resolve_dtype(dtype: str | None, model: str) -> str:
             entries = json.loads(text)
         except json.JSONDecodeError as error:
             raise InputError(f"{config} is not JSON: {error}.") from error
+        if not isinstance(entries, dict):
+            raise InputError(f"{config} is not a JSON object.", "Is it a checkpoint folder?")
         dtype = str(entries.get("dtype") or entries.get("torch_dtype") or "bfloat16")
         dtype = dtype if dtype in DTYPES else "bfloat16"
     dtype = _ALIASES.get(dtype, dtype)

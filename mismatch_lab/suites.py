@@ -91,7 +91,8 @@ def _with_shots(prompt: Prompt, shots: list[Prompt]) -> Prompt:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): a JSON string may hold U+2028 and its like as they are.
+        return path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error}.") from error
 

@@ -94,31 +94,16 @@ def _not_measurable(measures: Measures) -> str:
 
 
 def _mismatch_reasons(evidence: Evidence, measures: Measures, limits: Limits) -> list[str]:
-    reasons = []
+    """Every sign that the difference is more than rounding, the plainest first."""
     mean, size = measures["mean_delta"], measures["abs_delta_mean"]
-    tiny = size.value < limits.match_abs_delta_nats
-    if not tiny and _one_sided(mean, size):
-        reasons.append(
-            f"One-sided: mean delta {_number(mean)} is {abs(mean.value) / size.value:.0%} of mean "
-            "|delta|; rounding is not."
-        )
-    floor = evidence.floor
-    if floor is not None and floor.precision.n and not tiny:
-        for name, ratio in (
-            ("the engine's error", floor.infer_ratio),
-            ("the trainer's error", floor.train_ratio),
-            ("engine against trainer", floor.edge_ratio),
-        ):
-            if ratio.ci95[0] > limits.floor_ratio:
-                reasons.append(
-                    f"Beyond the noise floor: {name} is {_number(ratio)} times what this precision "
-                    f"does (limit {limits.floor_ratio:g})."
-                )
-    if floor is None and size.ci95[0] > limits.match_abs_delta_nats:
-        reasons.append(
-            f"Above the match limit of {limits.match_abs_delta_nats:g} nats, and no reference was "
-            "run that could explain it by precision."
-        )
+    reasons = []
+    if size.ci95[1] >= limits.match_abs_delta_nats:
+        reasons += _beyond_floor(evidence.floor, size, limits)
+        if _one_sided(mean, size):
+            reasons.append(
+                f"One-sided: mean delta {_number(mean)} is {abs(mean.value) / size.value:.0%} of "
+                "mean |delta|; rounding is not."
+            )
     found = evidence.localisation
     if found is not None and found.first_divergent_module is not None:
         module = next(m for m in found.per_module if m.name == found.first_divergent_module)
@@ -128,6 +113,27 @@ def _mismatch_reasons(evidence: Evidence, measures: Measures, limits: Limits) ->
             f"floor {module.floor:.2g}, limit {limits.module_floor_ratio:g} times."
         )
     return reasons
+
+
+def _beyond_floor(floor: NoiseFloor | None, size: EstimateRecord, limits: Limits) -> list[str]:
+    if floor is None or not floor.precision.n:
+        if size.ci95[0] <= limits.match_abs_delta_nats:
+            return []
+        return [
+            f"Above the match limit of {limits.match_abs_delta_nats:g} nats, and no reference was "
+            "run that could explain it by precision."
+        ]
+    ratios = {
+        "the engine's error": floor.infer_ratio,
+        "the trainer's error": floor.train_ratio,
+        "engine against trainer": floor.edge_ratio,
+    }
+    return [
+        f"Beyond the noise floor: {name} is {_number(ratio)} times what this precision does "
+        f"(limit {limits.floor_ratio:g})."
+        for name, ratio in ratios.items()
+        if ratio.ci95[0] > limits.floor_ratio
+    ]
 
 
 def _one_sided(mean: EstimateRecord, size: EstimateRecord) -> bool:
@@ -160,7 +166,7 @@ def _underpowered(evidence: Evidence, delta: EstimateRecord, limits: Limits) -> 
 
 def _numerics(evidence: Evidence, seen: str, reasons: list[str]) -> Decision:
     floor = evidence.floor
-    if floor is None:
+    if floor is None or not _measured(floor):
         return Decision("underpowered", f"No reference to explain {seen}.", reasons, [])
     reasons.append(
         f"Within the noise floor: engine {_number(floor.infer_ratio)}, trainer "
@@ -197,10 +203,15 @@ def _numerics(evidence: Evidence, seen: str, reasons: list[str]) -> Decision:
     return Decision("numerics", headline, reasons, [cause])
 
 
+def _measured(floor: NoiseFloor) -> bool:
+    parts = (floor.precision, floor.infer_ratio, floor.train_ratio, floor.edge_ratio)
+    return all(part.n for part in parts)
+
+
 def _times(floor: NoiseFloor | None) -> str:
     if floor is None or not math.isfinite(floor.edge_ratio.value):
         return ""
-    return f", {floor.edge_ratio.value:.2g} times the measured noise floor"
+    return f", {_figure(floor.edge_ratio.value)} times the measured noise floor"
 
 
 def _where(found: Localisation | None) -> str:
@@ -213,5 +224,10 @@ def _where(found: Localisation | None) -> str:
 def _number(estimate: EstimateRecord) -> str:
     low, high = estimate.ci95
     if not (math.isfinite(low) and math.isfinite(high)):
-        return f"{estimate.value:.3g}"
-    return f"{estimate.value:.3g} [{low:.3g}, {high:.3g}]"
+        return _figure(estimate.value)
+    return f"{_figure(estimate.value)} [{_figure(low)}, {_figure(high)}]"
+
+
+def _figure(value: float) -> str:
+    """Three figures, without an exponent where people would write none."""
+    return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"

@@ -106,7 +106,7 @@ class Capture:
     router_logits: Float32 | None = None
     """[T, L, E]"""
     hidden: dict[str, Float32] = field(default_factory=dict)
-    """tap name -> [P, D]; `NAME` is a module's output, `NAME:in` its input. NaN outside tap rows."""
+    """tap name -> [P, D], NaN outside tap rows; `NAME` is an output, `NAME:in` an input."""
     weights: dict[str, dict[str, float]] = field(default_factory=dict)
     """tensor name -> fingerprint."""
     token_text: dict[int, str] = field(default_factory=dict)

@@ -24,7 +24,8 @@ def load_captures(run_dir: Path) -> dict[str, Capture]:
     """Every whole capture of a run, by id."""
     folder = run_dir / "captures"
     found = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
-    return {path.name: load_capture(path)[0] for path in found}
+    # What a killed run left half-written has a name that begins with a dot.
+    return {path.name: load_capture(path)[0] for path in found if path.name[0] != "."}
 
 
 def build_findings(

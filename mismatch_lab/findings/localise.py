@@ -51,12 +51,11 @@ def localise(
     needed = ("prefill", "train", "train_on_infer", "ref_on_infer", "floor_on_infer")
     if any(name not in captures or not captures[name].hidden for name in needed):
         return None
-    names = [*captures["train"].hidden, HEAD]
-    shared = [n for n in names if all(_array(captures[c], n) is not None for c in needed[:2])]
+    names = [*(n for n in captures["train"].hidden if not n.endswith(":in")), HEAD]
+    shared = [n for n in names if _pair(captures["prefill"], captures["train"], n)[0] is not None]
     modules = [
         _module(captures, name, UNIT_ROUNDOFF[dtype], floor_ratio)
         for name in sorted(shared, key=execution_order)
-        if not name.endswith(":in")
     ]
     culprit = next((m for m in modules if m.diverges), None)
     return Localisation(
@@ -73,15 +72,13 @@ def module_error(hidden: Float32 | None, reference: Float32 | None) -> tuple[flo
 
     Args:
         hidden: [P, D] or None.
-        reference: [P, D], what the error is relative to. Where widths differ (a padded
-            vocabulary) the shared part counts.
+        reference: [P, D], what the error is relative to.
     """
     if hidden is None or reference is None:
         return math.nan, 0
-    width = min(hidden.shape[1], reference.shape[1])
-    expected = reference[:, :width].astype(np.float64)
+    expected = reference.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        difference = np.linalg.norm(hidden[:, :width] - expected, axis=1)
+        difference = np.linalg.norm(hidden - expected, axis=1)
         relative = difference / np.linalg.norm(expected, axis=1)
     relative = np.sort(relative[np.isfinite(relative)])
     if not len(relative):
@@ -94,7 +91,7 @@ def _module(
     captures: Mapping[str, Capture], name: str, roundoff: float, floor_ratio: float
 ) -> ModuleError:
     def error(a: str, b: str) -> float:
-        return module_error(_array(captures[a], name), _array(captures[b], name))[0]
+        return module_error(*_pair(captures[a], captures[b], name))[0]
 
     kind = kind_of(name)
     # An embedding's input are token ids, the same on both sides: its own run is an isolated one.
@@ -104,7 +101,7 @@ def _module(
     train_error = error(f"train{suffix}", f"ref{suffix}")
     floor = float(np.fmax(error(f"floor{suffix}", f"ref{suffix}"), roundoff))
     limit = floor_ratio * floor
-    _, n = module_error(_array(captures["prefill"], name), _array(captures["train"], name))
+    _, n = module_error(*_pair(captures["prefill"], captures["train"], name))
     return ModuleError(
         name=name,
         kind=kind,
@@ -119,14 +116,20 @@ def _module(
     )
 
 
-def _array(capture: Capture, name: str) -> Float32 | None:
-    """Output of a module; for the head, logits up to a constant a row, which softmax ignores."""
-    if name != HEAD:
-        return capture.hidden.get(name)
-    if capture.probe_logp is None:
-        return None
+def _pair(a: Capture, b: Capture, name: str) -> tuple[Float32, Float32] | tuple[None, None]:
+    """[P, D] output of a module on both sides, or two None; where widths differ (a padded
+    vocabulary) the shared part. For the head, logits up to a constant, which softmax ignores."""
+    left, right = (c.probe_logp if name == HEAD else c.hidden.get(name) for c in (a, b))
+    if left is None or right is None:
+        return None, None
+    width = min(left.shape[1], right.shape[1])
+    left, right = left[:, :width], right[:, :width]
+    return (_centred(left), _centred(right)) if name == HEAD else (left, right)
+
+
+def _centred(logp: Float32) -> Float32:
     with np.errstate(invalid="ignore"):
-        centred: Float32 = capture.probe_logp - capture.probe_logp.mean(axis=1, keepdims=True)
+        centred: Float32 = logp - logp.mean(axis=1, keepdims=True)
     return centred
 
 

@@ -19,10 +19,12 @@ from mismatch_lab.captures.capture import Capture, Int64
 from mismatch_lab.findings.edges import record
 from mismatch_lab.measures import ratio_of_means
 from mismatch_lab.measures.stats import mean_estimate
-from mismatch_lab.schema import Measures, NoiseFloor
+from mismatch_lab.schema import EstimateRecord, Measures, NoiseFloor
 
 TWO_SIDES = float(np.sqrt(2.0))
 """Two independent errors of one size add up to this many times that size."""
+
+NOT_MEASURED = EstimateRecord(value=np.nan, n=0, n_dropped=0, ci95=(np.nan, np.nan))
 
 SMALLEST = 1e-7
 """nats; log-probs are kept in float32 and cannot differ by less in a meaningful way."""
@@ -44,14 +46,19 @@ def measure_floor(
             f"{'float64' if floor_dtype == 'float32' else 'float32'}, same tokens"
         ),
         precision=record(mean_estimate(error, rows)),
-        infer_repeat=edges["infer_infer"]["abs_delta_mean"],
-        train_repeat=edges["train_train"]["abs_delta_mean"],
+        infer_repeat=_repeat(edges, "infer_infer"),
+        train_repeat=_repeat(edges, "train_train"),
         infer_ratio=record(ratio_of_means(_abs_delta(captures, infer, "ref")[0], precision, rows)),
         train_ratio=record(
             ratio_of_means(_abs_delta(captures, "train", "ref")[0], precision, rows)
         ),
         edge_ratio=record(edge),
     )
+
+
+def _repeat(edges: Mapping[str, Measures], edge: str) -> EstimateRecord:
+    measures = edges.get(edge)
+    return measures["abs_delta_mean"] if measures else NOT_MEASURED
 
 
 def _abs_delta(

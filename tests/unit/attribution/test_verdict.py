@@ -1,0 +1,265 @@
+"""The status, from evidence written down by hand; no wording but names and numbers is asserted."""
+
+from __future__ import annotations
+
+from math import nan
+
+import pytest
+
+from mismatch_lab.attribution.verdict import Decision, Evidence, decide
+from mismatch_lab.schema import (
+    EstimateRecord,
+    Limits,
+    Localisation,
+    Measures,
+    ModuleError,
+    NoiseFloor,
+    RoutingFindings,
+)
+
+LIMITS = Limits()  # match 1e-4 nats, floor 3 times, module 3 times, 256 tokens in 4 rows
+
+
+def number(
+    value: float, low: float, high: float, n: int = 1000, dropped: int = 0
+) -> EstimateRecord:
+    return EstimateRecord(value=value, n=n, n_dropped=dropped, ci95=(low, high))
+
+
+def around(value: float, spread: float = 0.1, n: int = 1000) -> EstimateRecord:
+    """With an interval of `spread` on either side, relative."""
+    return number(value, value * (1 - spread), value * (1 + spread), n)
+
+
+def edge(size: EstimateRecord, mean: EstimateRecord | None = None) -> dict[str, Measures]:
+    centred = mean or number(0.0, -0.05 * size.value, 0.05 * size.value)
+    return {"decode_train": {"abs_delta_mean": size, "mean_delta": centred}}
+
+
+def floor(
+    infer: EstimateRecord | None = None,
+    train: EstimateRecord | None = None,
+    between: EstimateRecord | None = None,
+) -> NoiseFloor:
+    """A floor of 0.02 nats, with ratios of 1 unless given."""
+    return NoiseFloor(
+        method="", precision=around(0.02), infer_repeat=around(0.0), train_repeat=around(0.0),
+        infer_ratio=infer or around(1.0), train_ratio=train or around(1.0),
+        edge_ratio=between or around(1.0),
+    )  # fmt: skip
+
+
+def module(name: str, infer: float, train: float, diverges: bool) -> ModuleError:
+    return ModuleError(
+        name=name, kind="projection", cumulative=0.5, isolated=max(infer, train),
+        infer_error=infer, train_error=train, floor=0.002, diverges=diverges, n=100,
+    )  # fmt: skip
+
+
+def localised(side: str | None) -> Localisation:
+    """v_proj of layer 1 is wrong by 0.31 on `side`, or nothing is."""
+    name = "model.layers.1.self_attn.v_proj"
+    errors = {"infer": (0.31, 0.002), "train": (0.002, 0.31), None: (0.002, 0.002)}[side]
+    return Localisation.model_validate(
+        {
+            "depth": "standard",
+            "method": "",
+            "first_divergent_module": name if side else None,
+            "side": side,
+            "per_module": [
+                module("model.embed_tokens", 0.0, 0.0, False),
+                module(name, *errors, side is not None),
+            ],
+        }
+    )
+
+
+def verdict(
+    edges: dict[str, Measures],
+    noise: NoiseFloor | None = None,
+    where: Localisation | None = None,
+    routing: RoutingFindings | None = None,
+    rows: int = 32,
+) -> Decision:
+    return decide(Evidence(edges, noise, where, routing, rows), LIMITS)
+
+
+def says(decision: Decision) -> str:
+    return " ".join([decision.headline, *decision.reasons])
+
+
+# ---- match -------------------------------------------------------------------------------------
+
+
+def test_match_is_an_interval_below_the_limit() -> None:
+    found = verdict(edge(around(3e-6)), floor())
+    assert found.status == "match"
+    assert "3e-06" in found.headline
+    assert "1000 tokens" in found.headline
+    assert found.causes == []
+
+
+def test_a_match_needs_no_reference() -> None:
+    assert verdict(edge(around(3e-6))).status == "match"
+
+
+def test_below_the_match_limit_no_ratio_and_no_bias_is_a_mismatch() -> None:
+    # Float32 against a float64 floor: 50 times almost nothing is still nothing.
+    one_sided = edge(around(3e-6), mean=around(3e-6))
+    assert verdict(one_sided, floor(infer=around(50.0), between=around(40.0))).status == "match"
+
+
+# ---- numerics ----------------------------------------------------------------------------------
+
+
+def test_numerics_is_a_difference_within_the_floor() -> None:
+    found = verdict(edge(around(0.03)), floor(infer=around(1.1), between=around(1.2)))
+    assert found.status == "numerics"
+    assert "0.03" in found.headline
+    assert "1.2 times" in found.headline
+    assert [cause.id for cause in found.causes] == ["numerics-floor"]
+    assert found.causes[0].side == "neither"
+    assert found.causes[0].evidence[0].value == 1.2
+    for figure in ("1.1 [0.99, 1.21]", "1.2 [1.08, 1.32]", "0.02"):
+        assert figure in says(found)
+
+
+def test_numerics_tells_what_flipped_experts_carry() -> None:
+    one = around(0.9)
+    routing = RoutingFindings(
+        edge="prefill_train", top1_agreement=one, set_overlap=one,
+        flipped_token_share=around(0.125), abs_delta_flipped=around(0.21),
+        abs_delta_unflipped=around(0.017), per_layer=[],
+    )  # fmt: skip
+    found = verdict(edge(around(0.03)), floor(), routing=routing)
+    assert found.status == "numerics"
+    for figure in ("12.5%", "0.21", "0.017"):
+        assert figure in says(found)
+
+
+def test_a_healthy_localisation_is_numerics() -> None:
+    assert verdict(edge(around(0.03)), floor(), localised(None)).status == "numerics"
+
+
+# ---- mismatch ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["infer", "train", "between"])
+def test_an_error_clearly_beyond_the_floor_is_a_mismatch(which: str) -> None:
+    found = verdict(edge(around(0.4)), floor(**{which: around(4.0)}))  # interval from 3.6
+    assert found.status == "mismatch"
+    assert "0.4" in found.headline
+    assert "4 [3.6, 4.4]" in says(found)
+    assert found.causes == []
+
+
+def test_a_mismatch_gives_the_edge_as_a_multiple_of_the_floor() -> None:
+    found = verdict(edge(around(0.4)), floor(train=around(18.0), between=around(14.2)))
+    assert found.status == "mismatch"
+    assert "14" in found.headline
+
+
+def test_a_one_sided_difference_is_a_mismatch_within_the_floor_too() -> None:
+    # Mean delta is 80 % of mean |delta|, 0.024 ± 0.002 (one standard error is 0.001).
+    one_sided = edge(around(0.03), mean=number(0.024, 0.022, 0.026))
+    found = verdict(one_sided, floor())
+    assert found.status == "mismatch"
+    assert "80%" in says(found)
+    assert "0.024 [0.022, 0.026]" in says(found)
+
+
+@pytest.mark.parametrize(
+    "mean",
+    [
+        number(0.012, 0.011, 0.013),  # 40 % of mean |delta|: less than half
+        number(0.024, 0.006, 0.042),  # 80 %, but 2.6 standard errors from 0
+        number(0.024, nan, nan),
+    ],
+    ids=["small", "uncertain", "without-interval"],
+)
+def test_a_little_bias_is_not_one_sided(mean: EstimateRecord) -> None:
+    assert verdict(edge(around(0.03), mean), floor()).status == "numerics"
+
+
+@pytest.mark.parametrize(("side", "named"), [("infer", "engine"), ("train", "trainer")])
+def test_a_module_that_leaves_its_floor_is_a_mismatch(side: str, named: str) -> None:
+    found = verdict(edge(around(0.03)), floor(), localised(side))
+    assert found.status == "mismatch"
+    assert "model.layers.1.self_attn.v_proj" in found.headline
+    assert named in found.headline
+    for figure in ("0.31", "0.002"):
+        assert figure in says(found)
+
+
+def test_without_a_reference_a_difference_above_the_limit_is_a_mismatch() -> None:
+    found = verdict(edge(number(0.01, 0.008, 0.012)))
+    assert found.status == "mismatch"
+    assert "0.0001" in says(found)
+
+
+def test_a_large_difference_on_few_tokens_is_still_a_mismatch() -> None:
+    assert verdict(edge(around(2.0, n=40)), floor(between=around(30.0))).status == "mismatch"
+
+
+# ---- underpowered ------------------------------------------------------------------------------
+
+
+def test_too_few_tokens() -> None:
+    found = verdict(edge(around(3e-6, n=255)), floor())
+    assert found.status == "underpowered"
+    assert "255" in found.headline
+    assert "256" in found.headline
+    assert verdict(edge(around(3e-6, n=256)), floor()).status == "match"
+
+
+def test_too_few_rows() -> None:
+    found = verdict(edge(around(3e-6)), floor(), rows=3)
+    assert found.status == "underpowered"
+    assert "3 sequences" in found.headline
+    assert verdict(edge(around(3e-6)), floor(), rows=4).status == "match"
+
+
+@pytest.mark.parametrize("which", ["infer", "train", "between"])
+def test_an_interval_with_the_limit_inside(which: str) -> None:
+    found = verdict(edge(around(0.1)), floor(**{which: number(3.4, 2.6, 4.2)}))
+    assert found.status == "underpowered"
+    assert "3.4 [2.6, 4.2]" in found.headline
+    # Below the limit, even if the interval reaches beyond it, is numerics.
+    assert verdict(edge(around(0.1)), floor(**{which: number(2.8, 2.0, 3.6)})).status == "numerics"
+
+
+def test_without_a_reference_an_interval_around_the_match_limit() -> None:
+    assert verdict(edge(number(1e-4, 5e-5, 2e-4))).status == "underpowered"
+
+
+@pytest.mark.parametrize("part", ["precision", "infer_ratio", "train_ratio", "edge_ratio"])
+def test_a_reference_that_gave_no_number_explains_nothing(part: str) -> None:
+    nothing = number(nan, nan, nan, n=0, dropped=1000)
+    empty = floor().model_copy(update={part: nothing})
+    assert verdict(edge(number(0.03, 5e-5, 0.06)), empty).status == "underpowered"
+
+
+# ---- error -------------------------------------------------------------------------------------
+
+
+def test_no_data_is_an_error() -> None:
+    nothing = number(nan, nan, nan, n=0)
+    found = verdict({"decode_train": {"abs_delta_mean": nothing, "mean_delta": nothing}}, floor())
+    assert found.status == "error"
+
+
+def test_an_edge_that_was_not_measured_is_an_error_and_named() -> None:
+    found = verdict({})
+    assert found.status == "error"
+    assert "decode_train" in found.headline
+
+
+def test_non_finite_tokens_are_an_error_with_their_number() -> None:
+    found = verdict(edge(number(3e-6, 2e-6, 4e-6, n=990, dropped=10)), floor())
+    assert found.status == "error"
+    assert "10 of 1000" in found.headline
+
+
+def test_non_finite_tokens_come_before_a_mismatch() -> None:
+    beyond = floor(between=around(30.0))
+    assert verdict(edge(number(2.0, 1.9, 2.1, dropped=1)), beyond).status == "error"

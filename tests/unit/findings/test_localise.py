@@ -1,0 +1,287 @@
+"""The first module that diverges, on hidden states whose errors are written down.
+
+Every reference state is (1, 0, 0). The engine errs along the second axis and the trainer along the
+third, so their relative errors are the numbers given, and engine against trainer is the square root
+of the sum of their squares, over the trainer's norm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import sqrt
+
+import numpy as np
+import pytest
+from hand_made import NAN, capture
+
+from mismatch_lab.captures.capture import Capture
+from mismatch_lab.findings.localise import UNIT_ROUNDOFF, localise, module_error
+from mismatch_lab.schema import Localisation, ModuleError
+
+FLOOR = 0.01
+LIMIT_RATIO = 3.0
+POSITIONS = 20
+MODULES = (
+    "model.embed_tokens",
+    "model.layers.0.input_layernorm",
+    "model.layers.0.self_attn.v_proj",
+    "model.layers.0.self_attn.o_proj",
+    "model.layers.0.self_attn",
+    "model.layers.0.mlp.router",
+    "model.layers.0.mlp.experts",
+    "model.layers.0.mlp",
+    "model.layers.0",
+    "model.layers.1.self_attn",
+    "model.norm",
+)
+
+
+@dataclass(frozen=True)
+class Err:
+    """Relative errors of one module against the reference."""
+
+    infer: float = FLOOR
+    train: float = FLOOR
+    floor: float = FLOOR
+
+
+def state(*axes: float) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    return np.tile(np.array([1.0, *axes], np.float32), (POSITIONS, 1))
+
+
+def recorded(
+    errors: dict[str, Err], cumulative: dict[str, Err] | None = None
+) -> dict[str, Capture]:
+    """All captures; `errors` are isolated, and on own inputs too unless `cumulative` says more."""
+    base = replace(capture([-1.0] * POSITIONS), probe_positions=np.arange(1, POSITIONS + 1))
+    isolated = {name: Err() for name in MODULES} | errors
+    own = isolated | (cumulative or {})
+
+    def side(table: dict[str, Err], which: str) -> Capture:
+        hidden = {}
+        for name, e in table.items():
+            axes = {
+                "infer": (e.infer, 0, 0),
+                "train": (0, e.train, 0),
+                "ref": (0, 0, 0),
+                "floor": (0, 0, e.floor),
+            }
+            hidden[name] = state(*axes[which])
+        return replace(base, hidden=hidden)
+
+    return {
+        "prefill": side(own, "infer"),
+        "train": side(own, "train"),
+        "ref": side(own, "ref"),
+        "floor": side(own, "floor"),
+        "train_on_infer": side(own | isolated_only(isolated, own), "train"),
+        "ref_on_infer": side(isolated, "ref"),
+        "floor_on_infer": side(isolated, "floor"),
+    }
+
+
+def isolated_only(isolated: dict[str, Err], own: dict[str, Err]) -> dict[str, Err]:
+    return {name: isolated[name] for name in own if name in isolated}
+
+
+def found(captures: dict[str, Capture], dtype: str = "bfloat16") -> Localisation:
+    result = localise(captures, "standard", dtype, LIMIT_RATIO)
+    assert result is not None
+    return result
+
+
+def module(captures: dict[str, Capture], name: str, dtype: str = "bfloat16") -> ModuleError:
+    return next(m for m in found(captures, dtype).per_module if m.name == name)
+
+
+def culprit(errors: dict[str, Err]) -> tuple[str | None, str | None]:
+    result = found(recorded(errors))
+    return result.first_divergent_module, result.side
+
+
+def test_healthy_sides_have_no_culprit() -> None:
+    assert culprit({}) == (None, None)
+
+
+def test_a_culprit_in_the_middle_is_named_although_later_ones_diverge_too() -> None:
+    wrong = Err(train=0.5)
+    late = {"model.layers.0.mlp.experts": wrong, "model.layers.1.self_attn": wrong}
+    assert culprit(late) == ("model.layers.0.mlp.experts", "train")
+
+
+def test_the_errors_are_those_that_were_put_in() -> None:
+    given = Err(infer=0.02, train=0.5)
+    of = module(recorded({"model.layers.0.mlp": given}), "model.layers.0.mlp")
+    # |(0, .02, -.5)| / |(1, 0, .5)| = sqrt(.2504 / 1.25) = 0.44757
+    assert of.isolated == pytest.approx(sqrt(0.2504 / 1.25), rel=1e-6)
+    assert of.cumulative == pytest.approx(of.isolated)
+    assert of.infer_error == pytest.approx(0.02, rel=1e-6)
+    assert of.train_error == pytest.approx(0.5, rel=1e-6)
+    assert of.floor == pytest.approx(FLOOR, rel=1e-6)
+    assert (of.kind, of.diverges, of.n) == ("mlp", True, POSITIONS)
+
+
+def test_attention_is_named_when_its_projections_are_right() -> None:
+    assert culprit({"model.layers.0.self_attn": Err(train=0.3)}) == (
+        "model.layers.0.self_attn",
+        "train",
+    )
+
+
+def test_a_projection_is_named_before_the_attention_that_holds_it() -> None:
+    wrong = Err(infer=0.3)
+    both = {"model.layers.0.self_attn": wrong, "model.layers.0.self_attn.o_proj": wrong}
+    assert culprit(both) == ("model.layers.0.self_attn.o_proj", "infer")
+
+
+@pytest.mark.parametrize(
+    ("error", "side"),
+    [
+        (Err(infer=0.3), "infer"),
+        (Err(train=0.3), "train"),
+        (Err(infer=0.3, train=0.3), "undecided"),
+        (Err(infer=0.3, train=0.19), "infer"),  # 0.3 / 0.19 = 1.58, above 1.5
+        (Err(infer=0.3, train=0.21), "undecided"),  # 1.43
+    ],
+)
+def test_the_side_is_the_one_with_the_clearly_larger_error(error: Err, side: str) -> None:
+    assert culprit({"model.norm": error}) == ("model.norm", side)
+
+
+def test_a_layer_is_never_the_culprit() -> None:
+    assert culprit({"model.layers.0": Err(train=0.9)}) == (None, None)
+
+
+def test_what_only_the_inputs_bring_is_not_the_modules_fault() -> None:
+    captures = recorded({}, cumulative={"model.layers.1.self_attn": Err(infer=0.01, train=0.5)})
+    of = module(captures, "model.layers.1.self_attn")
+    assert of.cumulative == pytest.approx(sqrt(0.2501 / 1.25), rel=1e-6)
+    assert of.isolated == pytest.approx(sqrt(0.0002 / 1.0001), rel=1e-6)  # both at the floor
+    assert not of.diverges
+
+
+def test_the_embedding_is_judged_on_its_own_run() -> None:
+    captures = recorded({"model.embed_tokens": Err(train=0.2)})
+    for name in ("train_on_infer", "ref_on_infer", "floor_on_infer"):  # a replay skips it
+        hidden = {n: a for n, a in captures[name].hidden.items() if n != "model.embed_tokens"}
+        captures[name] = replace(captures[name], hidden=hidden)
+    result = found(captures)
+    assert (result.first_divergent_module, result.side) == ("model.embed_tokens", "train")
+
+
+def test_the_limit_is_three_floors_of_a_side_and_of_the_pair() -> None:
+    # Floor 0.01, limit 0.03: the pair is sqrt(.0289² + .01²) = 0.0306 apart, neither side is.
+    assert culprit({"model.norm": Err(infer=0.0289)}) == (None, None)
+    assert culprit({"model.norm": Err(infer=0.0311)}) == ("model.norm", "infer")
+
+
+def test_where_the_floor_is_zero_storing_the_output_is_the_floor() -> None:
+    half_ulp = UNIT_ROUNDOFF["bfloat16"]
+    for times, diverges in ((2.9, False), (3.1, True)):
+        error = Err(infer=times * half_ulp, train=0.0, floor=0.0)
+        of = module(recorded({"model.norm": error}), "model.norm")
+        assert of.floor == half_ulp
+        assert of.diverges is diverges
+    assert UNIT_ROUNDOFF == {"float32": 2**-24, "float16": 2**-12, "bfloat16": 2**-9}
+
+
+def test_positions_that_were_not_replayed_are_left_out() -> None:
+    captures = recorded({"model.norm": Err(train=0.4)})
+    half = POSITIONS // 2
+    for name in ("train_on_infer", "ref_on_infer", "floor_on_infer"):
+        hidden = {n: a.copy() for n, a in captures[name].hidden.items()}
+        for array in hidden.values():
+            array[half:] = NAN
+        captures[name] = replace(captures[name], hidden=hidden)
+    of = module(captures, "model.norm")
+    assert of.train_error == pytest.approx(0.4, rel=1e-6)
+    assert of.diverges
+
+
+def test_a_module_nowhere_replayed_is_not_judged() -> None:
+    captures = recorded({"model.norm": Err(train=0.4)})
+    missing = {n: a for n, a in captures["ref_on_infer"].hidden.items() if n != "model.norm"}
+    captures["ref_on_infer"] = replace(captures["ref_on_infer"], hidden=missing)
+    of = module(captures, "model.norm")
+    assert np.isnan(of.train_error)
+    assert not of.diverges
+
+
+def test_a_tenth_of_the_positions_may_do_as_they_like() -> None:
+    reference, hidden = state(0, 0, 0), state(0, 0.01, 0)
+    hidden[:2, 2] = 1e6  # 2 of 20
+    error, n = module_error(hidden, reference)
+    assert (error, n) == (pytest.approx(0.01, rel=1e-6), 20)
+    hidden[2, 2] = 1.0
+    # 18 kept: 17 of 0.01 and one of 1.
+    assert module_error(hidden, reference)[0] == pytest.approx(sqrt((17e-4 + 1) / 18), rel=1e-5)
+
+
+def test_inputs_are_no_modules() -> None:
+    captures = recorded({})
+    for name, one in captures.items():
+        extra = {"model.layers.0:in": state(9, 9, 9), "model.norm:in": state(9, 9, 9)}
+        captures[name] = replace(one, hidden=one.hidden | extra)
+    assert [m.name for m in found(captures).per_module] == list(MODULES)
+
+
+# ---- The head ----------------------------------------------------------------------------------
+
+
+def with_head(infer: list[float], train: list[float], pad: int = 0) -> dict[str, Capture]:
+    """Healthy hidden states; logits of either side, the reference's being (2, 0, -2)."""
+
+    def log_probs(
+        logits: list[float], pad: int
+    ) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        row = np.array([*logits, *[-50.0] * pad])
+        row -= np.log(np.exp(row).sum())
+        return np.tile(row.astype(np.float32), (POSITIONS, 1))
+
+    reference = [2.0, 0.0, -2.0]
+    logits = {"prefill": infer, "train": train, "train_on_infer": train}
+    return {
+        name: replace(
+            one, probe_logp=log_probs(logits.get(name, reference), pad if name == "prefill" else 0)
+        )
+        for name, one in recorded({}).items()
+    }
+
+
+def test_the_head_is_judged_by_its_distributions() -> None:
+    result = found(with_head([2.0, 0.0, -2.0], [2.2, 0.0, -2.2]))
+    assert (result.first_divergent_module, result.side) == ("lm_head", "train")
+    assert result.per_module[-1].train_error == pytest.approx(0.1, rel=1e-5)  # logits times 1.1
+
+
+def test_the_error_of_the_head_is_that_of_its_logits_whatever_their_sum() -> None:
+    # The trainer's logits are the reference's plus 7: the same distribution.
+    assert found(with_head([2.0, 0.0, -2.0], [9.0, 7.0, 5.0])).first_divergent_module is None
+
+
+def test_a_padded_vocabulary_is_no_error_of_the_head() -> None:
+    same = [2.0, 0.0, -2.0]
+    result = found(with_head(same, same, pad=2))
+    assert result.per_module[-1].infer_error == pytest.approx(0.0, abs=1e-6)
+    assert result.first_divergent_module is None
+
+
+# ---- Nothing to say ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "missing", ["prefill", "train", "train_on_infer", "ref_on_infer", "floor_on_infer"]
+)
+def test_without_a_replay_nothing_is_localised(missing: str) -> None:
+    captures = recorded({"model.norm": Err(train=0.4)})
+    empty = captures | {missing: replace(captures[missing], hidden={})}
+    assert localise(empty, "quick", "bfloat16", LIMIT_RATIO) is None
+    del captures[missing]
+    assert localise(captures, "quick", "bfloat16", LIMIT_RATIO) is None
+
+
+@pytest.mark.parametrize("hidden", [None, np.full((3, 2), NAN, np.float32)])
+def test_no_data_is_nan_with_n_0(hidden: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> None:
+    error, n = module_error(hidden, np.ones((3, 2), np.float32))
+    assert np.isnan(error)
+    assert n == 0
