@@ -10,6 +10,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 RUN ?= runs/diagnose
 PYTEST_ARGS ?=
 
+# Waiting OpenMP threads give up their core: the tests start many processes on few cores.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: help env diagnose test lint format benchmark lock chromium clean clean-env

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal, NoReturn
@@ -13,7 +14,7 @@ import typer
 from mismatch_lab import __version__
 from mismatch_lab.errors import InputError, MismatchLabError
 
-EXIT_DONE, EXIT_FAILED, EXIT_NOT_MEASURED = 0, 1, 2
+EXIT_DONE, EXIT_FAILED, EXIT_NOT_MEASURED, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 app = typer.Typer(
     help="Find out why the sampler and the trainer of an RL run disagree, with evidence.",
@@ -200,17 +201,18 @@ def main() -> NoReturn:
         app(standalone_mode=True)
     except MismatchLabError as error:
         if debug:
-            raise
+            traceback.print_exc()
         typer.secho(f"error: {error.problem}", fg="red", err=True)
         if error.hint:
             typer.echo(error.hint, err=True)
         sys.exit(EXIT_NOT_MEASURED)
-    except KeyboardInterrupt:
-        typer.echo("interrupted: no half capture is left; run the same command again.", err=True)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == EXIT_INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+            typer.echo("interrupted: no half capture is left; run the same again.", err=True)
+        raise
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         typer.secho(f"error: {type(error).__name__}: {error}", fg="red", err=True)
         typer.echo("This is a defect of mismatch-lab; --debug shows where.", err=True)
         sys.exit(EXIT_NOT_MEASURED)

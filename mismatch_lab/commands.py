@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -122,6 +121,6 @@ def load_run(run_dir: Path) -> RunSpec:
     if not (run_dir / FINDINGS_FILE).is_file():
         raise InputError(f"{run_dir} did not finish: no {FINDINGS_FILE}.", "Diagnose again.")
     try:
-        return RunSpec.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (ValidationError, json.JSONDecodeError) as error:
+        return RunSpec.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
         raise CaptureError(f"{path} cannot be read by this version: {error}") from error

@@ -65,15 +65,16 @@ def _cpu_name() -> str:
 def _accelerators() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
-    asked = subprocess.run(
-        ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
-    return (
-        [line.strip() for line in asked.stdout.splitlines() if line.strip()]
-        if asked.returncode == 0
-        else []
-    )
+    try:
+        asked = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+    except (subprocess.TimeoutExpired, OSError):  # a driver that hangs is of no use either
+        return []
+    if asked.returncode != 0:
+        return []
+    return [line.strip() for line in asked.stdout.splitlines() if line.strip()]

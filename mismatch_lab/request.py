@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from mismatch_lab import suites
 from mismatch_lab.engines.base import ENGINES
 from mismatch_lab.engines.checkpoint import check_model_path
@@ -15,7 +17,7 @@ from mismatch_lab.errors import InputError
 from mismatch_lab.mini import checkpoint_dir
 from mismatch_lab.plan import REF_ARGS
 from mismatch_lab.provenance import gather
-from mismatch_lab.schema import Depth, OptionValue, Probe, RunSpec, SideSpec
+from mismatch_lab.schema import Depth, OptionValue, Probe, RunSpec, Sampling, SideSpec
 
 EMBEDDED = "mini-gpt-oss"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -121,7 +123,13 @@ def _probe(request: DiagnoseRequest) -> Probe:
         "seed": request.seed,
     }
     given = {name: value for name, value in asked.items() if value is not None}
-    return probe.model_copy(update={"sampling": probe.sampling.model_copy(update=given)})
+    try:
+        sampling = Sampling.model_validate(probe.sampling.model_dump() | given)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        option = str(wrong["loc"][0]).replace("_", "-")
+        raise InputError(f"--{option} {wrong['input']}: {wrong['msg']}.") from error
+    return probe.model_copy(update={"sampling": sampling})
 
 
 def resolve_model(model: str) -> str:

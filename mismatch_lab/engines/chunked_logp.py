@@ -11,10 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 48 << 20
-"""fp32 logits held at once: small beside a model, large enough to keep a GPU busy. Above 32 MiB
-glibc maps memory and gives it back; with smaller chunks its heap grew to half of what is saved
-here (aligned blocks do not fit into the holes that they leave)."""
+CHUNK_BYTES = {"cpu": 24 << 20, "cuda": 96 << 20}
+"""fp32 logits held at once, by device. Below 32 MiB glibc reuses a chunk's memory instead of
+mapping it anew for each; a GPU reads the head's weights once a chunk and wants more tokens."""
 
 FEWEST = 16
 """Tokens of a chunk at least."""
@@ -41,15 +40,14 @@ def token_logp(head: Head, hidden: Tensor, targets: Tensor, temperature: float =
     Returns:
         [N] in float32 (float64 where the model computes in it).
     """
-    parts, size = [], _chunk_tokens(head, hidden)
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    logp = hidden.new_empty(len(hidden), dtype=wide)  # nothing small is left between the chunks
+    size = _chunk_tokens(head, hidden)
     for start in range(0, len(hidden), size):
-        logits = head(hidden[start : start + size])
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        if temperature != 1.0:
-            logits = logits / temperature
-        chosen = logits.gather(-1, targets[start : start + size, None]).squeeze(-1)
-        parts.append(chosen - torch.logsumexp(logits, dim=-1))
-    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+        log_probs = log_softmax(head(hidden[start : start + size]), temperature)
+        chosen = log_probs.gather(-1, targets[start : start + size, None])
+        logp[start : start + size] = chosen.squeeze(-1)
+    return logp
 
 
 def _chunk_tokens(head: Head, hidden: Tensor) -> int:
@@ -57,4 +55,4 @@ def _chunk_tokens(head: Head, hidden: Tensor) -> int:
     if len(hidden) <= FEWEST:
         return FEWEST
     vocabulary = head(hidden[:1]).shape[-1]
-    return max(FEWEST, CHUNK_BYTES // (4 * vocabulary))
+    return max(FEWEST, CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"]) // (4 * vocabulary))

@@ -118,7 +118,8 @@ def _module(
 
 def _pair(a: Capture, b: Capture, name: str) -> tuple[Float32, Float32] | tuple[None, None]:
     """[P, D] output of a module on both sides, or two None; where widths differ (a padded
-    vocabulary) the shared part. For the head, logits up to a constant, which softmax ignores."""
+    vocabulary) the shared part. For the head, logits up to a constant, which softmax ignores.
+    """
     left, right = (c.probe_logp if name == HEAD else c.hidden.get(name) for c in (a, b))
     if left is None or right is None:
         return None, None

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,12 +100,12 @@ def _sampling_jobs(engine: str) -> list[Job]:
 
 
 def _scoring_jobs(engine: str, source: str) -> list[Job]:
-    def score(name: str, of: str = "decode", **more: object) -> ScoreJob:
+    def score(name: str, of: str = "decode", **more: Any) -> ScoreJob:
         return ScoreJob.model_validate(
             {"id": f"{engine}-{name}", "source": f"{source}-{of}", "plan": PLAN, **more}
         )
 
-    everything = {"probes": True, "taps": True, "routing": True}
+    everything: dict[str, Any] = {"probes": True, "taps": True, "routing": True}
     jobs = [
         score("prefill", **everything, fingerprint=True),
         score("prefill-again", **everything),

@@ -6,6 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+from mismatch_lab.captures.capture import Capture
+from mismatch_lab.captures.probes import tap_rows
+from mismatch_lab.schema import CapturePlan
 
 ROUNDING_NATS = 2e-5
 """Of float32, in a log-prob of these small models."""
@@ -16,6 +21,12 @@ TAPPED = (
     "model.layers.{}.post_attention_layernorm", "model.layers.{}.mlp",
     "model.layers.{}.mlp.router", "model.layers.{}.mlp.experts",
 )  # fmt: skip
+
+
+def in_tap_rows(capture: Capture) -> NDArray[np.bool_]:
+    """[P] the probes that lie in one of the two rows whose hidden states are recorded."""
+    rows = tap_rows(capture.rows, CapturePlan(tap_rows=2))
+    return np.isin(capture.rows.row_ids()[capture.probe_positions], rows)
 
 
 def test_it_scored_the_tokens_that_were_sampled(scorer: Any) -> None:
@@ -91,17 +102,20 @@ def test_routing_names_the_experts_of_every_token_best_first(scorer: Any) -> Non
     np.testing.assert_array_equal(chosen, expected)
 
 
-def test_taps_hold_every_module_in_and_out_at_every_probe(scorer: Any) -> None:
+def test_taps_hold_every_module_in_and_out_in_tap_rows_and_nothing_elsewhere(scorer: Any) -> None:
     capture = scorer.capture("prefill")
     layers, experts = capture.router_logits.shape[1:]
     names = [name.format(layer) for layer in range(layers) for name in TAPPED]
     expected = {f"{name}{end}" for name in [*names, "model.norm"] for end in ("", ":in")}
     assert expected | {"model.embed_tokens"} <= set(capture.hidden)
     width = capture.hidden["model.embed_tokens"].shape[1]
+    tapped = in_tap_rows(capture)
+    assert 0 < tapped.sum() < len(tapped)
     for name, hidden in capture.hidden.items():
         assert len(hidden) == len(capture.probe_positions), name
-        assert np.isfinite(hidden).all(), name
-        assert hidden.std() > 0, name
+        assert np.isfinite(hidden[tapped]).all(), name
+        assert np.isnan(hidden[~tapped]).all(), name
+        assert hidden[tapped].std() > 0, name
     for layer in range(layers):
         assert capture.hidden[f"model.layers.{layer}"].shape[1] == width
         assert capture.hidden[f"model.layers.{layer}.mlp.router"].shape[1] == experts
@@ -110,8 +124,9 @@ def test_taps_hold_every_module_in_and_out_at_every_probe(scorer: Any) -> None:
 def test_taps_stand_one_token_before_what_they_predict(scorer: Any) -> None:
     """The embedding at a probe is that of the token before it, and of nothing else."""
     capture = scorer.capture("prefill")
-    before = capture.rows.token_ids[capture.probe_positions - 1]
-    embedded = capture.hidden["model.embed_tokens"]
+    tapped = in_tap_rows(capture)
+    before = capture.rows.token_ids[capture.probe_positions - 1][tapped]
+    embedded = capture.hidden["model.embed_tokens"][tapped]
     _, first, inverse = np.unique(before, return_index=True, return_inverse=True)
     np.testing.assert_allclose(embedded, embedded[first][inverse], rtol=1e-5)
     assert len(np.unique(embedded[first].round(3), axis=0)) == len(first) > 10

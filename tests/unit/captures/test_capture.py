@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,9 +54,9 @@ def test_a_probe_at_a_first_token_or_outside_is_refused(capture: Capture, positi
         ("probe_logp", np.zeros((3, 2), np.float32)),
     ],
 )
-def test_an_array_of_another_length_is_named(capture: Capture, name: str, array: object) -> None:
+def test_an_array_of_another_length_is_named(capture: Capture, name: str, array: Any) -> None:
     with pytest.raises(CaptureError, match=f"here: {name} has leading shape"):
-        replace(capture, **{name: array}).validate("here")
+        replace(capture, **dict[str, Any]({name: array})).validate("here")
 
 
 def test_a_tap_of_another_length_is_named(capture: Capture) -> None:

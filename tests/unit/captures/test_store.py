@@ -65,7 +65,7 @@ def test_what_was_not_recorded_stays_absent(
     loaded, _ = load_capture(tmp_path / "bare")
     assert loaded.probe_logp is None
     assert loaded.router_topk is None
-    assert loaded.hidden == loaded.weights == loaded.token_text == {}
+    assert (loaded.hidden, loaded.weights, loaded.token_text) == ({}, {}, {})
     assert len(loaded.probe_positions) == 0
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mismatch_lab.captures.taps import Tap, canonical_name, flatten_tokens, tappable
+from mismatch_lab.captures.names import canonical_name
+from mismatch_lab.captures.taps import Tap, flatten_tokens, tappable
 
 
 @pytest.mark.parametrize(
@@ -184,9 +185,10 @@ class FusedToy(nn.Module):
         self.layers = nn.ModuleList([FusedLayer(), FusedLayer()])
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = None
+        residual: Tensor | None = None
         for layer in self.layers:
             x, residual = layer(x, residual)
+        assert residual is not None
         return x + residual
 
 

@@ -33,7 +33,7 @@ def test_equals_the_plain_log_softmax(
     chunk_tokens: int,
     temperature: float,
 ) -> None:
-    monkeypatch.setattr(chunked_logp, "CHUNK_BYTES", 4 * VOCABULARY * chunk_tokens)
+    monkeypatch.setitem(chunked_logp.CHUNK_BYTES, "cpu", 4 * VOCABULARY * chunk_tokens)
     weight, hidden, targets = problem
     got = token_logp(lambda h: h @ weight.T, hidden, targets, temperature)
     assert got.dtype == torch.float32
@@ -71,7 +71,7 @@ def test_float64_stays_float64(problem: tuple[Tensor, Tensor, Tensor]) -> None:
 def test_the_head_never_sees_more_than_a_chunk(
     problem: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunked_logp, "CHUNK_BYTES", 4 * VOCABULARY * 20)
+    monkeypatch.setitem(chunked_logp.CHUNK_BYTES, "cpu", 4 * VOCABULARY * 20)
     weight, hidden, targets = problem
     seen = []
 
@@ -95,3 +95,15 @@ def test_logits_given_to_the_head_are_not_changed(problem: tuple[Tensor, Tensor,
     kept = logits.clone()
     token_logp(lambda h: logits[: len(h)], hidden[:16], targets[:16], 0.5)
     torch.testing.assert_close(logits, kept, atol=0, rtol=0)
+
+
+def test_gradients_flow_through_the_chunks(
+    problem: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(chunked_logp.CHUNK_BYTES, "cpu", 4 * VOCABULARY * 20)
+    weight, hidden, targets = problem
+    leaves = [hidden.clone().requires_grad_() for _ in range(2)]
+    chunked = token_logp(lambda part: part @ weight.T, leaves[0], targets)
+    (from_chunks,) = torch.autograd.grad(chunked.sum(), leaves[0])
+    (expected,) = torch.autograd.grad(plain(leaves[1] @ weight.T, targets, 1.0).sum(), leaves[1])
+    torch.testing.assert_close(from_chunks, expected, atol=1e-5, rtol=1e-5)

@@ -91,17 +91,20 @@ def test_a_side_at_eight_times_the_floor_is_a_mismatch() -> None:
 def test_weights_and_calibration_are_there_when_recorded() -> None:
     made = captures(**HEALTHY)
     one = {"sum": 1.0, "sum_sq": 1.0, "sum_abs": 1.0}
-    # Both tokens at 0.5: the log-prob is ln 0.5 whatever is drawn, so nothing varies and z is NaN.
+    # At 3/4 and 1/4 the entropy is ln 4 - 0.75 ln 3 = 0.5623 and the variance of a log-prob is
+    # 3/16 (ln 3)^2 = 0.2263. Each row's log-probs add up to -4.5, so
+    # z = 4 (-4.5 + 3 * 0.5623) / sqrt(12 * 0.2263) = -6.828.
     sampled = np.flatnonzero(made["prefill"].rows.sampled)
-    fair = np.full((len(sampled), 2), np.log(0.5), np.float32)
+    coin = np.log(np.array([[0.75, 0.25]] * len(sampled), np.float32))
     made["prefill"] = replace(
-        made["prefill"], weights={"lm_head.weight": one}, probe_positions=sampled, probe_logp=fair
+        made["prefill"], weights={"lm_head.weight": one}, probe_positions=sampled, probe_logp=coin
     )
     made["train"] = replace(made["train"], weights={"lm_head.weight": one | {"sum": 0.5}})
     found = build_findings(run(), made, {})
     assert found.weights == ["lm_head.weight"]
     assert found.calibration is not None
-    assert (found.calibration.n, repr(found.calibration.value)) == (ROWS * 3, "nan")
+    assert found.calibration.n == ROWS * 3
+    assert found.calibration.value == pytest.approx(-6.828, abs=1e-3)
 
 
 def test_two_captures_alone_give_one_edge_and_no_floor() -> None:

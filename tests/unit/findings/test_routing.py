@@ -18,7 +18,8 @@ INFER, TRAIN = [-1.0, -1.0], [-1.5, -1.125]
 
 def both(flips: dict[tuple[int, int], list[int]]) -> dict[str, Capture]:
     """Two rows of 3 tokens, 2 layers, 2 of 4 experts: all choose 0 and 1, but for the trainer's
-    `flips` by (flat token, layer). Deltas of row 1 are those of row 0."""
+    `flips` by (flat token, layer). Deltas of row 1 are those of row 0.
+    """
     same = np.tile(np.array([0, 1], np.int16), (6, 2, 1))
     other = same.copy()
     for (token, layer), choice in flips.items():

@@ -1,0 +1,60 @@
+"""Every command in the README's code blocks is run as it stands there.
+
+Placeholders get values: CHECKPOINT becomes a model, `patch.py:apply` an example plugin; and the small
+numpy engine stands in for the real ones, which have tests of their own.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BLOCKS = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
+LINES = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
+COMMANDS = [line for line in LINES if line.startswith("mismatch-lab ")]
+FAKE = ["--engine", "fake", "--trainer", "fake"]
+
+
+def ready(command: str) -> list[str]:
+    """Arguments with the placeholders filled in."""
+    words = shlex.split(command)[1:]
+    fake = "plugin" not in command
+    model = "fake-model" if fake else "mini-gpt-oss"
+    words = [model if word == "CHECKPOINT" else word for word in words]
+    words = [
+        str(ROOT / "examples/plugins.py") + ":drop_sinks" if "patch.py" in w else w for w in words
+    ]
+    words = ["fake" if word in ("vllm", "fsdp") else word for word in words]
+    if words[0] == "diagnose":
+        words += FAKE if fake else ["--engine", "hf", "--trainer", "hf", "--max-tokens", "12"]
+    return words
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) >= 8
+
+
+@pytest.mark.timeout(600)
+def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
+    for command in COMMANDS:
+        done = subprocess.run(
+            [sys.executable, "-m", "mismatch_lab.cli", *ready(command)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def test_the_make_targets_of_the_readme_exist() -> None:
+    targets = {line.split()[1] for line in LINES if line.startswith("make ")}
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets >= {"diagnose", "test"}
+    assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)

@@ -1,0 +1,162 @@
+"""Which captures are made at which depth, by whom, and in which order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob
+from mismatch_lab.findings.edges import EDGES
+from mismatch_lab.plan import DEEP_FACTOR, SELF_ROWS, floor_dtype, plan_tasks
+from mismatch_lab.request import DiagnoseRequest, build_run
+from mismatch_lab.schema import Depth, RunSpec
+
+REQUEST = DiagnoseRequest(
+    model="some/name", engine="fake", trainer="fake", dtype="bfloat16", temperature=0.7
+)
+DEPTHS: tuple[Depth, ...] = ("quick", "standard", "deep")
+QUICK = {
+    "engine": ["decode", "prefill", "prefill_repeat"],
+    "trainer": ["train", "train_repeat", "train_micro_batch", "train_mode"],
+    "reference": ["ref", "floor"],
+}
+
+
+def run(depth: Depth = "quick", **changed: object) -> RunSpec:
+    return build_run(replace(REQUEST, depth=depth, **changed))  # type: ignore[arg-type]
+
+
+def jobs(spec: RunSpec) -> dict[str, Job]:
+    """By id; in the order in which they are made."""
+    tasks = plan_tasks(spec, "captures")
+    return {job.id: job for _, task in tasks for stage in task.stages for job in stage.jobs}
+
+
+def scored(spec: RunSpec) -> dict[str, ScoreJob]:
+    return {name: job for name, job in jobs(spec).items() if isinstance(job, ScoreJob)}
+
+
+def ids(spec: RunSpec) -> dict[str, list[str]]:
+    return {
+        name: [job.id for stage in task.stages for job in stage.jobs]
+        for name, task in plan_tasks(spec, "captures")
+    }
+
+
+def test_quick_makes_what_the_edges_and_the_floor_need() -> None:
+    assert ids(run("quick")) == QUICK
+    assert {name for pair in EDGES.values() for name in pair} <= jobs(run("quick")).keys()
+
+
+@pytest.mark.parametrize("depth", ["standard", "deep"])
+def test_deeper_adds_the_replays(depth: Depth) -> None:
+    assert ids(run(depth)) == {
+        "engine": QUICK["engine"],
+        "trainer": [*QUICK["trainer"], "train_on_infer"],
+        "reference": ["ref", "ref_on_infer", "floor", "floor_on_infer"],
+    }
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_every_capture_is_made_after_those_it_reads(depth: Depth) -> None:
+    made: list[str] = []
+    for name, job in jobs(run(depth)).items():
+        if isinstance(job, ScoreJob):
+            assert job.source == "decode"
+            assert {job.source, job.replay_from} - {None} <= set(made)
+        made.append(name)
+    assert made[0] == "decode"
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_everything_is_scored_at_the_temperature_it_was_sampled_at(depth: Depth) -> None:
+    spec = run(depth)
+    decode = jobs(spec)["decode"]
+    assert isinstance(decode, GenerateJob)
+    assert decode.sampling.temperature == 0.7
+    assert {job.temperature for job in scored(spec).values()} == {0.7}
+    assert decode.prompts == spec.prompts
+
+
+def test_hidden_states_are_recorded_from_standard_on() -> None:
+    replays = {"train_on_infer", "ref_on_infer", "floor_on_infer"}
+    for depth, tapped in (
+        ("quick", set()),
+        ("standard", {"prefill", "train", "ref", "floor"} | replays),
+        ("deep", {"prefill", "train", "ref", "floor"} | replays),
+    ):
+        found = scored(run(depth))  # type: ignore[arg-type]
+        assert {name for name, job in found.items() if job.taps} == tapped
+        assert {n: j.replay_from for n, j in found.items() if j.replay_from} == dict.fromkeys(
+            sorted(replays & tapped, key=list(found).index), "prefill"
+        )
+
+
+def test_self_comparisons_are_small_and_differ_in_one_thing() -> None:
+    found = scored(run("standard"))
+    bare = ("prefill_repeat", "train_repeat", "train_micro_batch", "train_mode")
+    for name in bare:
+        job = found[name]
+        assert job.first_rows == SELF_ROWS
+        assert not (job.probes or job.taps or job.routing or job.fingerprint)
+    assert {name: found[name].micro_batch for name in bare} == {
+        "prefill_repeat": None, "train_repeat": None, "train_micro_batch": 1, "train_mode": None,
+    }  # fmt: skip
+    assert [name for name, job in found.items() if job.train_mode] == ["train_mode"]
+
+
+def test_both_sides_are_fingerprinted_once() -> None:
+    assert [n for n, j in scored(run()).items() if j.fingerprint] == ["prefill", "train"]
+
+
+def test_routing_is_recorded_where_the_probe_wants_it() -> None:
+    spec = run()
+    assert [n for n, j in scored(spec).items() if j.routing] == ["prefill", "train", "ref", "floor"]
+    plan = spec.probe.capture.model_copy(update={"routing": False})
+    probe = spec.probe.model_copy(update={"capture": plan})
+    without = scored(spec.model_copy(update={"probe": probe}))
+    assert not any(job.routing for job in without.values())
+
+
+def test_deep_records_more_of_everything_on_every_side() -> None:
+    plain, deep = (scored(run(depth))["prefill"].plan for depth in ("standard", "deep"))
+    assert deep.probe_positions == DEEP_FACTOR * plain.probe_positions
+    assert deep.tap_rows == DEEP_FACTOR * plain.tap_rows
+    assert deep.tap_tokens == plain.tap_tokens
+    # Positions are chosen from the plan: sides with other plans would not line up.
+    assert {job.plan.model_dump_json() for job in scored(run("deep")).values()} == {
+        deep.model_dump_json()
+    }
+
+
+@pytest.mark.parametrize(
+    ("infer", "train", "coarser"),
+    [
+        ("bfloat16", "bfloat16", "bfloat16"),
+        ("float32", "bfloat16", "bfloat16"),
+        ("float16", "float32", "float16"),
+        ("bfloat16", "float16", "bfloat16"),
+        ("float32", "float32", "float32"),
+    ],
+)
+def test_the_floor_is_that_of_the_coarser_side(infer: str, train: str, coarser: str) -> None:
+    spec = run()
+    spec = spec.model_copy(
+        update={
+            "infer": spec.infer.model_copy(update={"dtype": infer}),
+            "train": spec.train.model_copy(update={"dtype": train}),
+        }
+    )
+    assert floor_dtype(spec) == coarser
+    reference = dict(plan_tasks(spec, "captures"))["reference"]
+    # Where fp32 is what is judged, the reference is compared with the next precision up.
+    other = "float64" if coarser == "float32" else coarser
+    assert [stage.spec.dtype for stage in reference.stages] == ["float32", other]
+
+
+def test_each_side_runs_in_a_process_of_its_own() -> None:
+    tasks = plan_tasks(run(), "some/folder")
+    assert [name for name, _ in tasks] == ["engine", "trainer", "reference"]
+    assert [{s.spec.side for s in t.stages} for _, t in tasks] == [{"infer"}, {"train"}, {"ref"}]
+    assert {task.captures_dir for _, task in tasks} == {"some/folder"}
