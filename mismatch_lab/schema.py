@@ -331,6 +331,7 @@ class Findings(Strict):
     weights: list[str] = []
     """Tensors whose fingerprints differ between the sides."""
     timings_s: dict[str, float] = {}
+    """Stages, one after another; a name with a dot (`capture.train`) lies within one of them."""
     notes: list[str] = []
     verdict: Verdict
 

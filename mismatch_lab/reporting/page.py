@@ -66,6 +66,8 @@ def page_context(run: RunFiles) -> dict[str, Any]:
         "module_figure": next(iter(_those(figures, "modules")), None),
         "routing_figure": next(iter(_those(figures, "routing")), None),
         "gaps": gaps(run),
+        # `capture.train` lies within the stage `trainer`.
+        "total_s": sum(t for name, t in findings.timings_s.items() if "." not in name),
         "levels": LEVELS_NATS,
         **_token_parts(run),
     }

@@ -54,7 +54,9 @@ def test_every_shipped_probe_loads_with_its_prompts(path: Path) -> None:
     assert all(prompt.origin for prompt in prompts)
 
 
-@pytest.mark.parametrize("path", sorted((probes_dir() / "prompts").glob("*.jsonl")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((probes_dir() / "prompts").glob("*.jsonl")), ids=lambda p: p.stem
+)
 def test_every_line_of_a_shipped_prompt_set_loads(path: Path) -> None:
     assert len(load_prompts(path)) == len(path.read_text(encoding="utf-8").splitlines())
 

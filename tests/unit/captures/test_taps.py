@@ -127,6 +127,16 @@ def test_a_forward_of_other_tokens_is_not_recorded() -> None:
         assert tap.recorded == {}
 
 
+def test_the_first_forward_of_a_sequence_counts() -> None:
+    model = Toy()
+    tap = Tap(tappable(model))
+    with tap.attached():
+        tap.start(3, torch.tensor([0]))
+        model(INPUT)
+        model(INPUT + 100)
+    assert tap.recorded["model.layers.0:in"].tolist() == [[1, 2]]
+
+
 def test_a_replay_feeds_every_module_the_inputs_it_is_given() -> None:
     model = Toy()
     tap = Tap(tappable(model))
