@@ -100,7 +100,7 @@ class Limits(Strict):
 
     match_abs_delta_nats: float = Field(default=1e-4, gt=0)
     """Below this mean |delta| the two sides are the same policy."""
-    floor_ratio: float = Field(default=3.0, gt=1)
+    floor_ratio: float = Field(default=2.5, gt=1)
     """A side (or edge) leaves the floor when its error is this many times what precision does."""
     module_floor_ratio: float = Field(default=3.0, gt=1)
     """The same for one module's isolated error."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -115,10 +116,10 @@ def _as_error(event: dict[str, Any], log: Path) -> MismatchLabError:
 def _death(name: str, code: int, log: Path) -> EngineError:
     with log.open(encoding="utf-8", errors="replace") as stream:
         last = "".join(deque(stream, LOG_LINES)).rstrip()
-    if "No module named" in last and code == 1:
-        missing = last.rsplit("No module named", 1)[1].strip()
+    missing = re.findall(r"No module named '?([\w.]+)", last)
+    if missing and code == 1:
         return EngineError(
-            f"The {name} process could not start: no module named {missing}.",
+            f"The {name} process could not start: no module named {missing[-1]!r}.",
             f"Install it in the interpreter that runs this side.\nLog: {log}",
         )
     if code in (-signal.SIGKILL, 128 + signal.SIGKILL):

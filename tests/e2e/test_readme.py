@@ -1,7 +1,7 @@
 """Every command in the README's code blocks is run as it stands there.
 
-Placeholders get values: CHECKPOINT becomes a model, `patch.py:apply` an example plugin; and the small
-numpy engine stands in for the real ones, which have tests of their own.
+Placeholders get values: CHECKPOINT becomes a model, `patch.py:apply` an example plugin; and the
+small numpy engine stands in for the real ones, which have tests of their own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from mismatch_lab.schema import Limits
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
@@ -58,3 +60,10 @@ def test_the_make_targets_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert targets >= {"diagnose", "test"}
     assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
+
+
+def test_the_limits_in_the_readme_are_those_of_the_code() -> None:
+    text = " ".join((ROOT / "README.md").read_text().split())
+    limits = Limits()
+    assert f"error is more than {limits.floor_ratio:g} times that" in text
+    assert float(re.findall(r"limit \((\S+) nats\)", text)[0]) == limits.match_abs_delta_nats

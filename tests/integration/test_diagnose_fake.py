@@ -154,10 +154,11 @@ def test_a_worker_that_is_killed_is_an_error_with_its_log(
 ) -> None:
     out = tmp_path / "run"
     with lab.start("diagnose", *FAKE, *SIDES, "--probe", probe, "--out", out) as process:
-        wait_for(lambda: len(lab.alive()) >= 2, "the engine's process")
+        log = out / "logs" / "engine.log"
+        wait_for(lambda: log.is_file() and len(lab.alive()) >= 2, "the engine's process")
         (worker,) = set(lab.alive()) - {process.pid}
         os.kill(worker, signal.SIGKILL)
         printed, said = process.communicate()
     assert (process.returncode, printed) == (2, "")
     assert "engine process was killed" in said
-    assert str(out / "logs" / "engine.log") in said
+    assert str(log) in said

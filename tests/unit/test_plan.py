@@ -99,7 +99,7 @@ def test_self_comparisons_are_small_and_differ_in_one_thing() -> None:
     for name in bare:
         job = found[name]
         assert job.first_rows == SELF_ROWS
-        assert not (job.probes or job.taps or job.routing or job.fingerprint)
+        assert not any((job.probes, job.taps, job.routing, job.fingerprint))
     assert {name: found[name].micro_batch for name in bare} == {
         "prefill_repeat": None, "train_repeat": None, "train_micro_batch": 1, "train_mode": None,
     }  # fmt: skip

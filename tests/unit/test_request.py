@@ -151,7 +151,7 @@ def test_values_get_their_type(pair: str, name: str, value: OptionValue) -> None
 
 @pytest.mark.parametrize("pair", ["micro_batch", "=8", "", " =1"])
 def test_what_is_not_a_pair_is_named_with_its_flag(pair: str) -> None:
-    with pytest.raises(InputError, match="--engine-arg .* is not of the form NAME=VALUE"):
+    with pytest.raises(InputError, match=r"--engine-arg .* is not of the form NAME=VALUE"):
         build_run(replace(FAKE, engine_args=(pair,)))
 
 

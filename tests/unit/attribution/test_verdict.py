@@ -17,7 +17,13 @@ from mismatch_lab.schema import (
     RoutingFindings,
 )
 
-LIMITS = Limits()  # match 1e-4 nats, floor 3 times, module 3 times, 256 tokens in 4 rows
+LIMITS = Limits(
+    match_abs_delta_nats=1e-4,
+    floor_ratio=3.0,
+    module_floor_ratio=3.0,
+    min_tokens=256,
+    min_rows=4,
+)
 
 
 def number(
@@ -101,6 +107,12 @@ def test_match_is_an_interval_below_the_limit() -> None:
 
 def test_a_match_needs_no_reference() -> None:
     assert verdict(edge(around(3e-6))).status == "match"
+
+
+def test_an_interval_that_reaches_over_the_limit_is_no_match() -> None:
+    over = number(8e-5, 5e-5, 1.2e-4)
+    assert verdict(edge(over), floor()).status == "numerics"
+    assert verdict(edge(over)).status == "underpowered"
 
 
 def test_below_the_match_limit_no_ratio_and_no_bias_is_a_mismatch() -> None:
@@ -221,11 +233,11 @@ def test_too_few_rows() -> None:
 
 @pytest.mark.parametrize("which", ["infer", "train", "between"])
 def test_an_interval_with_the_limit_inside(which: str) -> None:
-    found = verdict(edge(around(0.1)), floor(**{which: number(3.4, 2.6, 4.2)}))
+    found = verdict(edge(around(0.1)), floor(**{which: number(3.4, 2.2, 4.6)}))
     assert found.status == "underpowered"
-    assert "3.4 [2.6, 4.2]" in found.headline
+    assert "3.4 [2.2, 4.6]" in found.headline
     # Below the limit, even if the interval reaches beyond it, is numerics.
-    assert verdict(edge(around(0.1)), floor(**{which: number(2.8, 2.0, 3.6)})).status == "numerics"
+    assert verdict(edge(around(0.1)), floor(**{which: number(2.2, 1.5, 3.6)})).status == "numerics"
 
 
 def test_without_a_reference_an_interval_around_the_match_limit() -> None:

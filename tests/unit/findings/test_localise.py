@@ -175,6 +175,16 @@ def test_the_limit_is_three_floors_of_a_side_and_of_the_pair() -> None:
     assert culprit({"model.norm": Err(infer=0.0311)}) == ("model.norm", "infer")
 
 
+def test_sides_that_err_alike_do_not_diverge_from_each_other() -> None:
+    captures = recorded({})
+    for name in ("prefill", "train", "train_on_infer"):  # both 0.4 from the reference
+        alike = {"model.norm": state(0.4, 0, 0)}
+        captures[name] = replace(captures[name], hidden=captures[name].hidden | alike)
+    of = module(captures, "model.norm")
+    assert of.infer_error == of.train_error == pytest.approx(0.4, rel=1e-6)
+    assert (of.isolated, of.diverges) == (0.0, False)
+
+
 def test_where_the_floor_is_zero_storing_the_output_is_the_floor() -> None:
     half_ulp = UNIT_ROUNDOFF["bfloat16"]
     for times, diverges in ((2.9, False), (3.1, True)):
