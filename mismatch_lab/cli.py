@@ -102,7 +102,7 @@ def diagnose(
             trainer_plugin,
             _depth(depth),
             trust_remote_code,
-            tuple(sys.argv),
+            ("mismatch-lab", *sys.argv[1:]),
         ),
         out,
         overwrite,

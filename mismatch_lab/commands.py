@@ -10,6 +10,7 @@ from rich.console import Console
 from mismatch_lab import console as view
 from mismatch_lab.captures.store import load_capture
 from mismatch_lab.diagnose import FINDINGS_FILE, RUN_FILE, diagnose
+from mismatch_lab.engines.checkpoint import check_model_path, locate
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
 from mismatch_lab.errors import CaptureError, InputError
 from mismatch_lab.executors.local import run_task
@@ -20,7 +21,6 @@ from mismatch_lab.request import (
     check_engine,
     parse_args,
     resolve_dtype,
-    resolve_model,
 )
 from mismatch_lab.schema import Limits, RunSpec, SideSpec
 from mismatch_lab.suites import load_probe, probe_prompts
@@ -55,15 +55,15 @@ def run_capture(
 ) -> None:
     """One side alone."""
     probe = load_probe(probe_name)
-    folder = resolve_model(model)
+    check_model_path(locate(model))
     if out.exists():
         raise InputError(f"{out} already exists.", "Choose another --out.")
     side = "infer" if score is None else "train"
     spec = SideSpec(
         side=side,  # type: ignore[arg-type]
         engine=check_engine(engine),
-        model=folder,
-        dtype=resolve_dtype(dtype, folder),
+        model=model,
+        dtype=resolve_dtype(dtype, model),
         args=parse_args(args, "--arg"),
         plugin=plugin,
         python=python,

@@ -12,14 +12,12 @@ from pydantic import ValidationError
 
 from mismatch_lab import suites
 from mismatch_lab.engines.base import ENGINES
-from mismatch_lab.engines.checkpoint import check_model_path
+from mismatch_lab.engines.checkpoint import EMBEDDED, check_model_path, locate
 from mismatch_lab.errors import InputError
-from mismatch_lab.mini import checkpoint_dir
 from mismatch_lab.plan import REF_ARGS
 from mismatch_lab.provenance import gather
 from mismatch_lab.schema import Depth, OptionValue, Probe, RunSpec, Sampling, SideSpec
 
-EMBEDDED = "mini-gpt-oss"
 DTYPES = ("float32", "bfloat16", "float16")
 _ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
 
@@ -56,7 +54,8 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
         InputError: an option, probe, prompt file or model is wrong.
     """
     probe = _probe(request)
-    model = resolve_model(request.model)
+    model = request.model
+    check_model_path(locate(model))
     dtype = resolve_dtype(request.dtype, model)
     prompts = (
         suites.load_prompts(request.prompts) if request.prompts else suites.probe_prompts(probe)
@@ -132,14 +131,6 @@ def _probe(request: DiagnoseRequest) -> Probe:
     return probe.model_copy(update={"sampling": sampling})
 
 
-def resolve_model(model: str) -> str:
-    """The embedded model's folder, or what was given once it is known not to be a wrong path."""
-    if model == EMBEDDED:
-        return str(checkpoint_dir())
-    check_model_path(model)
-    return model
-
-
 def resolve_dtype(dtype: str | None, model: str) -> str:
     """A dtype by name; without one, that of the checkpoint.
 
@@ -147,7 +138,7 @@ def resolve_dtype(dtype: str | None, model: str) -> str:
         InputError: no such dtype.
     """
     if dtype is None:
-        config = Path(model) / "config.json"
+        config = Path(locate(model)) / "config.json"
         text = config.read_text(encoding="utf-8") if config.is_file() else "{}"
         try:
             entries = json.loads(text)

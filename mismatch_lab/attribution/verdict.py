@@ -29,6 +29,14 @@ side is as often up as down, but for a bias of about half its variance (0.1 at |
 STANDARD_ERRORS = 4.0
 """And the mean must be this many standard errors away from 0."""
 
+SELF_COMPARISONS = {
+    "decode_prefill": "the engine's sampling against its own re-scoring",
+    "infer_infer": "the engine against itself",
+    "train_train.repeat": "the trainer against itself",
+    "train_train": "the trainer against itself in another micro-batch",
+    "train_train.train_mode": "the trainer in training mode against evaluation mode",
+}
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -104,6 +112,7 @@ def _mismatch_reasons(evidence: Evidence, measures: Measures, limits: Limits) ->
                 f"One-sided: mean delta {_number(mean)} is {abs(mean.value) / size.value:.0%} of "
                 "mean |delta|; rounding is not."
             )
+    reasons += _disagrees_with_itself(evidence, limits)
     found = evidence.localisation
     if found is not None and found.first_divergent_module is not None:
         module = next(m for m in found.per_module if m.name == found.first_divergent_module)
@@ -133,6 +142,23 @@ def _beyond_floor(floor: NoiseFloor | None, size: EstimateRecord, limits: Limits
         f"(limit {limits.floor_ratio:g})."
         for name, ratio in ratios.items()
         if ratio.ci95[0] > limits.floor_ratio
+    ]
+
+
+def _disagrees_with_itself(evidence: Evidence, limits: Limits) -> list[str]:
+    """A side that contradicts itself by more than two roundings is wrong, whatever the other says.
+
+    RL takes its gradients in training mode, so that counts as the trainer too.
+    """
+    if evidence.floor is None or not evidence.floor.precision.n:
+        return []
+    two_roundings = math.sqrt(2) * evidence.floor.precision.ci95[1]
+    limit = max(limits.floor_ratio * two_roundings, limits.match_abs_delta_nats)
+    return [
+        f"{edge} ({what}): mean |delta| {_number(size)} nats, beyond {_figure(limit)}."
+        for edge, what in SELF_COMPARISONS.items()
+        if edge in evidence.edges
+        and (size := evidence.edges[edge]["abs_delta_mean"]).ci95[0] > limit
     ]
 
 

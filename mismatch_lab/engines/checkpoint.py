@@ -7,6 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from mismatch_lab.errors import InputError
+from mismatch_lab.mini import checkpoint_dir
+
+EMBEDDED = "mini-gpt-oss"
+"""Name of the model that ships with the package."""
+
+
+def locate(model: str) -> str:
+    """Where a model's files are: the embedded one's folder, else what was given.
+
+    Run files hold the name, so that they mean the same on another machine.
+    """
+    return str(checkpoint_dir()) if model == EMBEDDED else model
 
 
 def check_model_path(model: str) -> None:
@@ -26,7 +38,7 @@ def check_model_path(model: str) -> None:
 
 def checkpoint_state(model: str) -> dict[str, tuple[int, int]]:
     """Size and time of each file of a checkpoint folder; empty for a hub name."""
-    path = Path(model)
+    path = Path(locate(model))
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else []
     return {p.name: (p.stat().st_size, p.stat().st_mtime_ns) for p in files}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ def check_plugin(reference: str) -> tuple[Path, str]:
     """(file, function name) of `FILE.py:FUNC`, without importing it.
 
     Raises:
-        InputError: not of that form, or no such file.
+        InputError: not of that form, no such file, not Python, or the name is not in it.
     """
     path_text, colon, function_name = reference.rpartition(":")
     path = Path(path_text)
@@ -22,7 +23,26 @@ def check_plugin(reference: str) -> tuple[Path, str]:
         raise InputError(f"Plugin {reference!r} is not of the form FILE.py:FUNC.")
     if not path.is_file():
         raise InputError(f"Plugin file {path} does not exist.")
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"Plugin file {path} is not Python: {error}.") from error
+    if function_name not in _names(tree):
+        raise InputError(f"Plugin file {path} has no function {function_name!r}.")
     return path, function_name
+
+
+def _names(tree: ast.Module) -> set[str]:
+    """Every name the file could define at its top level, however it does so."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.alias):
+            names.add(node.asname or node.name)
+    return names
 
 
 def load_plugin(reference: str) -> Callable[[Any], None]:

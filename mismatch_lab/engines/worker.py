@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mismatch_lab.engines.base import ENGINE_EXTRAS, ENGINES, Engine
+from mismatch_lab.engines.checkpoint import locate
 from mismatch_lab.engines.jobs import GenerateJob, Job, Stage, WorkerTask
 from mismatch_lab.errors import MismatchLabError, MissingDependencyError
 from mismatch_lab.registry import resolve
@@ -66,7 +67,9 @@ def _run_stage(stage: Stage, captures: Path, emit: Emit) -> None:
 
 def _load(spec: SideSpec) -> Engine:
     try:
-        engine: Engine = resolve("engine", spec.engine, ENGINES)(spec)
+        engine: Engine = resolve("engine", spec.engine, ENGINES)(
+            spec.model_copy(update={"model": locate(spec.model)})
+        )
     except ModuleNotFoundError as error:
         extra = ENGINE_EXTRAS.get(spec.engine)
         if extra is None:

@@ -75,12 +75,14 @@ def next_command(run: RunSpec, decision: Decision) -> str:
     deeper = {"quick": "standard", "standard": "deep"}
     if decision.status == "mismatch" and run.depth in deeper:
         return _with_option(run.provenance.command, "--depth", deeper[run.depth])
-    if decision.status in ("mismatch", "numerics"):
+    if decision.status in ("mismatch", "numerics") and floor_dtype(run) != "float32":
         return _with_option(run.provenance.command, "--dtype", "float32")
+    if decision.status == "underpowered" and 0 < len(run.prompts) < run.probe.limits.min_rows:
+        return _with_option(run.provenance.command, "--probe", "moe")
     if decision.status == "underpowered":
         more = str(4 * run.probe.sampling.max_tokens)
         return _with_option(run.provenance.command, "--max-tokens", more)
-    if decision.status == "match":
+    if decision.status != "error":
         other = "long-context" if run.probe.name != "long-context" else "temperature"
         return _with_option(run.provenance.command, "--probe", other)
     return "mismatch-lab doctor"

@@ -130,12 +130,17 @@ def test_wrong_options_are_named(lab: Call, words: list[str], said: list[str]) -
     refused(lab(*words), *said)
 
 
+def test_a_function_that_the_plugin_lacks_is_named_at_once(lab: Call, tmp_path: Path) -> None:
+    (tmp_path / "p.py").write_text("def fail(model): ...\n")
+    refused(lab(*FAKE, "--out", "run", "--trainer-plugin", "p.py:missing"), "p.py", "'missing'")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--engine-arg", "sede=1"], ["no option 'sede'", "context_length", "seed"]),
         (["--trainer-arg", "noise=much"], ["noise", "float"]),
-        (["--trainer-plugin", "p.py:missing"], ["p.py", "'missing'"]),
         (["--engine-plugin", "p.py:fail"], ["p.py:fail", "KeyError", "no such submodule"]),
         (["--engine-plugin", "broken.py:f"], ["broken.py", "ZeroDivisionError"]),
     ],
@@ -145,7 +150,7 @@ def test_what_a_side_refuses_is_said_with_its_log(
     lab: Call, tmp_path: Path, words: list[str], said: list[str]
 ) -> None:
     (tmp_path / "p.py").write_text("def fail(model):\n    raise KeyError('no such submodule')\n")
-    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "broken.py").write_text("def f(model): ...\n1 / 0\n")
     (tmp_path / "one.jsonl").write_text('{"text": "Hi"}\n')
     run = [*FAKE, "--out", "run", "--prompts", "one.jsonl", "--max-tokens", "2"]
     name = "trainer" if words[0].startswith("--trainer") else "engine"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mismatch_lab.engines.checkpoint import locate
 from mismatch_lab.errors import InputError
 from mismatch_lab.mini import checkpoint_dir
 from mismatch_lab.plan import REF_ARGS
@@ -17,7 +18,6 @@ from mismatch_lab.request import (
     check_engine,
     parse_args,
     resolve_dtype,
-    resolve_model,
 )
 from mismatch_lab.schema import OptionValue
 
@@ -98,27 +98,27 @@ def test_an_unknown_engine_lists_the_known(flag: str) -> None:
 
 
 def test_the_embedded_model_is_a_checkpoint_with_a_dtype() -> None:
-    assert resolve_model("mini-gpt-oss") == str(checkpoint_dir())
     run = build_run(replace(FAKE, model="mini-gpt-oss"))
-    assert Path(run.infer.model, "config.json").is_file()
-    assert run.infer.model == run.train.model == run.ref.model
+    assert run.infer.model == run.train.model == run.ref.model == "mini-gpt-oss"
+    assert locate(run.infer.model) == str(checkpoint_dir())
+    assert run.infer.dtype == "bfloat16"
     assert run.id.startswith("mini-gpt-oss-quick-")
 
 
 def test_a_hub_name_is_left_as_it_is() -> None:
-    assert resolve_model("some/name") == "some/name"
+    assert locate("some/name") == "some/name"
     assert build_run(FAKE).id.startswith("name-quick-")
 
 
 @pytest.mark.parametrize("model", ["./nothing", "/nothing", "~/nothing"])
 def test_a_wrong_path_is_no_hub_name(model: str) -> None:
     with pytest.raises(InputError, match=f"Model {model} does not exist"):
-        resolve_model(model)
+        build_run(replace(FAKE, model=model))
 
 
 def test_a_folder_without_a_config_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no config\.json"):
-        resolve_model(str(tmp_path))
+        build_run(replace(FAKE, model=str(tmp_path)))
 
 
 # ---- NAME=VALUE --------------------------------------------------------------------------------

@@ -213,6 +213,17 @@ def test_a_large_difference_on_few_tokens_is_still_a_mismatch() -> None:
     assert verdict(edge(around(2.0, n=40)), floor(between=around(30.0))).status == "mismatch"
 
 
+@pytest.mark.parametrize("name", ["decode_prefill", "train_train", "train_train.train_mode"])
+def test_a_side_that_disagrees_with_itself(name: str) -> None:
+    # The floor is at most 0.022; two roundings of it are 0.0311, and three times that is 0.0933.
+    def status(low: float) -> str:
+        edges = edge(around(0.02)) | {name: edge(number(0.1, low, 0.12))["decode_train"]}
+        return verdict(edges, floor()).status
+
+    assert status(0.094) == "mismatch"
+    assert status(0.093) == "numerics"
+
+
 # ---- underpowered ------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mismatch_lab.engines.plugin import apply_plugin, load_plugin
+from mismatch_lab.engines.plugin import apply_plugin, check_plugin, load_plugin
 from mismatch_lab.errors import InputError
 
 SOURCE = """
@@ -50,14 +50,23 @@ def test_a_missing_function_is_named(plugin: Path, name: str) -> None:
         load_plugin(f"{plugin}:{name}")
 
 
-@pytest.mark.parametrize(
-    ("source", "reason"),
-    [("import a_module_that_is_not_there", "ModuleNotFoundError"), ("def f(:", "SyntaxError")],
-)
-def test_a_file_that_does_not_import_says_why(tmp_path: Path, source: str, reason: str) -> None:
+def test_a_file_that_does_not_import_says_why(tmp_path: Path) -> None:
+    source = "import a_module_that_is_not_there\ndef f(model):\n    pass\n"
     (tmp_path / "broken.py").write_text(source)
-    with pytest.raises(InputError, match=rf"broken\.py fails to import: {reason}"):
+    with pytest.raises(InputError, match=r"broken\.py fails to import: ModuleNotFoundError"):
         load_plugin(f"{tmp_path}/broken.py:f")
+
+
+def test_a_file_that_is_not_python_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("def f(:")
+    with pytest.raises(InputError, match=r"broken\.py is not Python"):
+        check_plugin(f"{tmp_path}/broken.py:f")
+
+
+@pytest.mark.parametrize("line", ["from math import sqrt as f", "f = print", "class f: ..."])
+def test_a_function_may_come_from_anywhere(tmp_path: Path, line: str) -> None:
+    (tmp_path / "patch.py").write_text(line)
+    assert check_plugin(f"{tmp_path}/patch.py:f") == (tmp_path / "patch.py", "f")
 
 
 def test_what_it_raises_is_shown(plugin: Path) -> None:

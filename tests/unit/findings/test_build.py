@@ -156,6 +156,7 @@ ASKED = ("mismatch-lab", "diagnose", "my model", "--engine", "fake", "--engine-a
         ("mismatch", run(ASKED, "standard"), ["--depth", "deep"]),
         ("mismatch", run(ASKED, "deep"), ["--dtype", "float32"]),
         ("numerics", run(ASKED), ["--dtype", "float32"]),
+        ("numerics", run(ASKED, dtype="float32"), ["--probe", "long-context"]),
         ("underpowered", run(ASKED), ["--max-tokens", "256"]),
         ("match", run(ASKED), ["--probe", "long-context"]),
         ("match", run(ASKED, probe="long-context"), ["--probe", "temperature"]),

@@ -25,7 +25,7 @@ def findings(edges: dict[str, float], floor: float | None) -> Findings:
 
 
 # The floor is 0.02 and the limit 2.5 times it. Two sides may be sqrt(2) * 0.02 = 0.02828 apart, so
-# 0.065 between them is 2.30 floors and 0.09 is 3.18; one side against the reference, 0.0624 is 3.12.
+# 0.065 between them is 2.30 floors and 0.09 is 3.18; one side against the reference, 0.0624: 3.12.
 @pytest.mark.parametrize(
     ("edge", "value", "floor", "state", "over"),
     [
