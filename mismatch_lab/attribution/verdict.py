@@ -29,6 +29,11 @@ side is as often up as down, but for a bias of about half its variance (0.1 at |
 STANDARD_ERRORS = 4.0
 """And the mean must be this many standard errors away from 0."""
 
+OWN_ERROR = 0.5
+"""A side's error against the reference is its own if it shows against the other side too: the edge
+then is 0.7 times as many floors (one error of two) or more. Where both sides share an error they
+are the same policy, and it is the reference that differs."""
+
 SELF_COMPARISONS = {
     "decode_prefill": "the engine's sampling against its own re-scoring",
     "infer_infer": "the engine against itself",
@@ -132,17 +137,23 @@ def _beyond_floor(floor: NoiseFloor | None, size: EstimateRecord, limits: Limits
             f"Above the match limit of {limits.match_abs_delta_nats:g} nats, and no reference was "
             "run that could explain it by precision."
         ]
+    return [
+        f"Beyond the noise floor: {name} is {_number(ratio)} times what this precision does "
+        f"(limit {limits.floor_ratio:g})."
+        for name, ratio in _own_ratios(floor).items()
+        if ratio.ci95[0] > limits.floor_ratio
+    ]
+
+
+def _own_ratios(floor: NoiseFloor) -> dict[str, EstimateRecord]:
+    """How many times the floor each error is, of those that are not shared by both sides."""
     ratios = {
         "the engine's error": floor.infer_ratio,
         "the trainer's error": floor.train_ratio,
         "engine against trainer": floor.edge_ratio,
     }
-    return [
-        f"Beyond the noise floor: {name} is {_number(ratio)} times what this precision does "
-        f"(limit {limits.floor_ratio:g})."
-        for name, ratio in ratios.items()
-        if ratio.ci95[0] > limits.floor_ratio
-    ]
+    edge = floor.edge_ratio.value
+    return {name: r for name, r in ratios.items() if not edge < OWN_ERROR * r.value}
 
 
 def _disagrees_with_itself(evidence: Evidence, limits: Limits) -> list[str]:
@@ -177,14 +188,10 @@ def _underpowered(evidence: Evidence, delta: EstimateRecord, limits: Limits) -> 
     floor = evidence.floor
     if floor is None or delta.value < limits.match_abs_delta_nats:
         return ""
-    for name, ratio in (
-        ("engine", floor.infer_ratio),
-        ("trainer", floor.train_ratio),
-        ("edge", floor.edge_ratio),
-    ):
+    for name, ratio in _own_ratios(floor).items():
         if ratio.value > limits.floor_ratio:
             return (
-                f"the {name} is at {_number(ratio)} times the floor: the limit of "
+                f"{name} is at {_number(ratio)} times the floor: the limit of "
                 f"{limits.floor_ratio:g} lies inside the interval"
             )
     return ""

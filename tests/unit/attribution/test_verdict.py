@@ -158,7 +158,9 @@ def test_a_healthy_localisation_is_numerics() -> None:
 
 @pytest.mark.parametrize("which", ["infer", "train", "between"])
 def test_an_error_clearly_beyond_the_floor_is_a_mismatch(which: str) -> None:
-    found = verdict(edge(around(0.4)), floor(**{which: around(4.0)}))  # interval from 3.6
+    # One side 4 floors off is an edge of 4 / sqrt(2) = 2.8 of its floors; intervals from 3.6.
+    ratios = {"between": around(2.8)} | {which: around(4.0)}
+    found = verdict(edge(around(0.4)), floor(**ratios))
     assert found.status == "mismatch"
     assert "0.4" in found.headline
     assert "4 [3.6, 4.4]" in says(found)
@@ -213,6 +215,15 @@ def test_a_large_difference_on_few_tokens_is_still_a_mismatch() -> None:
     assert verdict(edge(around(2.0, n=40)), floor(between=around(30.0))).status == "mismatch"
 
 
+def test_an_error_that_both_sides_share_is_no_mismatch() -> None:
+    # Both are 10 floors from the reference, and 1 from each other: the reference is the odd one.
+    both = floor(infer=around(10.0), train=around(10.0), between=around(1.0))
+    assert verdict(edge(around(0.02)), both).status == "numerics"
+    # Independent errors of 10 floors each are 10 apart (in units of two errors).
+    own = floor(infer=around(10.0), train=around(10.0), between=around(10.0))
+    assert verdict(edge(around(0.2)), own).status == "mismatch"
+
+
 @pytest.mark.parametrize("name", ["decode_prefill", "train_train", "train_train.train_mode"])
 def test_a_side_that_disagrees_with_itself(name: str) -> None:
     # The floor is at most 0.022; two roundings of it are 0.0311, and three times that is 0.0933.
@@ -242,13 +253,19 @@ def test_too_few_rows() -> None:
     assert verdict(edge(around(3e-6)), floor(), rows=4).status == "match"
 
 
+NEAR = {"between": around(2.0)}
+
+
 @pytest.mark.parametrize("which", ["infer", "train", "between"])
 def test_an_interval_with_the_limit_inside(which: str) -> None:
-    found = verdict(edge(around(0.1)), floor(**{which: number(3.4, 2.2, 4.6)}))
+    found = verdict(edge(around(0.1)), floor(**NEAR | {which: number(3.4, 2.2, 4.6)}))
     assert found.status == "underpowered"
     assert "3.4 [2.2, 4.6]" in found.headline
     # Below the limit, even if the interval reaches beyond it, is numerics.
-    assert verdict(edge(around(0.1)), floor(**{which: number(2.2, 1.5, 3.6)})).status == "numerics"
+    assert (
+        verdict(edge(around(0.1)), floor(**NEAR | {which: number(2.2, 1.5, 3.6)})).status
+        == "numerics"
+    )
 
 
 def test_without_a_reference_an_interval_around_the_match_limit() -> None:
