@@ -47,7 +47,10 @@ def resolve_options(spec: SideSpec, model_context: int) -> dict[str, Any]:
         "enforce_eager": True,  # compiled graphs would skip the hooks
         "enable_prefix_caching": False,
         "max_model_len": context,
-        "max_num_batched_tokens": max(context, 4096),  # a prefill is never cut in chunks
+        # A prefill is never cut in chunks: hooks see whole sequences, and a cut one with a seed
+        # kills vLLM 0.32 on a CPU ("CPU Generator does not use offset").
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(context, 4096),
         "max_num_seqs": 64,
         "logprobs_mode": "processed_logprobs",
         "generation_config": "vllm",  # no penalties inherited from the checkpoint
