@@ -38,7 +38,9 @@ class VllmEngine:
         self.tokeniser = Tokeniser(spec.model, spec.trust_remote_code)
         arguments = resolve_options(spec, context_length(config))
         self.options: dict[str, OptionValue] = {
-            k: v for k, v in arguments.items() if isinstance(v, (bool, int, float, str))
+            name: value
+            for name, value in arguments.items()
+            if isinstance(value, (bool, int, float, str)) and name != "model"
         }
         self.context_length = int(arguments["max_model_len"])
         if spec.plugin:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mismatch_lab.engines.jobs import Job, ScoreJob, Stage
+from mismatch_lab.findings.weights import differing_tensors
 from mismatch_lab.schema import SideSpec
 
 
@@ -35,7 +36,9 @@ def test_two_ranks_score_as_one_does(recorded: Any, lab: Any) -> None:
     np.testing.assert_allclose(split.probe_logp, whole.probe_logp, atol=2e-5)
     np.testing.assert_array_equal(split.router_topk, whole.router_topk)
     np.testing.assert_allclose(two.capture("two-bare").logp, whole.logp, atol=2e-5)
-    assert two.capture("two-bare").weights == whole.weights
+    # Sums of 100,000 values depend on the number of threads in their last digits.
+    assert two.capture("two-bare").weights.keys() == whole.weights.keys()
+    assert differing_tensors(two.capture("two-bare").weights, whole.weights, True) == []
     for name, hidden in whole.hidden.items():
         np.testing.assert_allclose(split.hidden[name], hidden, rtol=1e-4, atol=1e-4)
 

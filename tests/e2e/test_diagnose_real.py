@@ -62,6 +62,23 @@ def test_qwen3_moe_with_perturbed_experts(diagnose: Diagnose, qwen3_moe: Path) -
     assert findings["localisation"]["side"] == "infer"
 
 
+def test_a_long_context_on_both_sides(diagnose: Diagnose) -> None:
+    """Far beyond the sliding window and YaRN's original length; prompts of about 700 tokens."""
+    options = ("--dtype", "float32", "--max-tokens", "24")
+    findings = diagnose("--probe", "long-context", *options)
+    assert findings["verdict"]["status"] == "match", findings["verdict"]
+    assert 0 < findings["edges"]["decode_train"]["abs_delta_mean"]["value"] < 1e-4
+
+
+def test_raw_log_probs_at_another_temperature_are_seen(diagnose: Diagnose) -> None:
+    """The trainer divides its logits by 0.7; an engine that returns raw log-probs does not."""
+    raw = ("--engine-arg", "logprobs_mode=raw_logprobs")
+    findings = diagnose("--probe", "temperature", *raw, "--dtype", "float32", "--max-tokens", "32")
+    assert findings["verdict"]["status"] == "mismatch"
+    size = {e: findings["edges"][e]["abs_delta_mean"]["value"] for e in findings["edges"]}
+    assert size["prefill_train"] < 1e-4 < size["decode_prefill"], "only what sampling returned"
+
+
 def test_qwen3_moe_matches_in_float32(diagnose: Diagnose, qwen3_moe: Path) -> None:
     findings = diagnose(str(qwen3_moe), "--dtype", "float32", "--max-tokens", "24")
     assert findings["verdict"]["status"] == "match"
