@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,3 +85,16 @@ def test_qwen3_moe_matches_in_float32(diagnose: Diagnose, qwen3_moe: Path) -> No
     findings = diagnose(str(qwen3_moe), "--dtype", "float32", "--max-tokens", "24")
     assert findings["verdict"]["status"] == "match"
     assert 0 < findings["edges"]["decode_train"]["abs_delta_mean"]["value"] < 1e-4
+
+
+def test_an_engine_without_memory_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "100000")  # GiB
+    command = [sys.executable, "-m", "mismatch_lab.cli", "diagnose", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "ran out of memory with" in done.stderr
+    assert "VLLM_CPU_KVCACHE_SPACE" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "run").glob("captures/*"))
