@@ -73,12 +73,6 @@ def summary(console: Console, findings: Findings, report: Path | None) -> None:
     console.print(_edge_table(findings, console.width))
     for reason in verdict.reasons[1:5]:
         console.print(f"  - {escape(reason)}", highlight=False)
-    if findings.weights:
-        names = ", ".join(findings.weights[:3])
-        more = f" and {len(findings.weights) - 3} more" if len(findings.weights) > 3 else ""
-        console.print(
-            f"  - Weights that differ between the sides: {escape(names)}{more}.", highlight=False
-        )
     for cause in verdict.causes[:3]:
         console.print(
             f"  cause: {cause.id} ({cause.side}, confidence {cause.confidence:.2f})",

@@ -52,6 +52,8 @@ class Evidence:
     localisation: Localisation | None
     routing: RoutingFindings | None
     n_rows: int
+    weights: tuple[str, ...] = ()
+    """Tensors whose fingerprints differ between the sides."""
     edge: str = "decode_train"
     """The edge that the headline speaks of."""
 
@@ -116,6 +118,11 @@ def _mismatch_reasons(evidence: Evidence, measures: Measures, limits: Limits) ->
             reasons.append(
                 f"One-sided: mean delta {_number(mean)} is {abs(mean.value) / size.value:.0%} of "
                 "mean |delta|; rounding is not."
+            )
+        if evidence.weights:
+            reasons.append(
+                f"The sides hold different weights: {len(evidence.weights)} tensors, the first "
+                f"{evidence.weights[0]}."
             )
     reasons += _disagrees_with_itself(evidence, limits)
     found = evidence.localisation

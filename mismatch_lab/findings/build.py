@@ -39,7 +39,9 @@ def build_findings(
     routing = measure_routing(captures)
     localisation = localise(captures, run.depth, dtype, limits.module_floor_ratio)
     rows = captures["decode"].rows.n_rows
-    decision = decide(Evidence(edges, floor, localisation, routing, rows), limits)
+    weights = _weights(run, captures)
+    evidence = Evidence(edges, floor, localisation, routing, rows, tuple(weights))
+    decision = decide(evidence, limits)
     return Findings(
         run=run.id,
         edges=edges,
@@ -47,7 +49,7 @@ def build_findings(
         routing=routing,
         localisation=localisation,
         calibration=_calibration(captures),
-        weights=_weights(run, captures),
+        weights=weights,
         timings_s=timings_s,
         verdict=_verdict(decision, next_command(run, decision)),
     )

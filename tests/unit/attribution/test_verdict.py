@@ -224,6 +224,15 @@ def test_an_error_that_both_sides_share_is_no_mismatch() -> None:
     assert verdict(edge(around(0.2)), own).status == "mismatch"
 
 
+def test_different_weights_are_a_mismatch_where_they_show() -> None:
+    stale = ("model.layers.1.mlp.down_proj.weight",)
+    for size, status in ((0.02, "mismatch"), (1e-6, "match")):
+        found = decide(Evidence(edge(around(size)), floor(), None, None, 8, stale), LIMITS)
+        assert found.status == status
+    found = decide(Evidence(edge(around(0.02)), floor(), None, None, 8, stale), LIMITS)
+    assert stale[0] in " ".join(found.reasons)
+
+
 @pytest.mark.parametrize("name", ["decode_prefill", "train_train", "train_train.train_mode"])
 def test_a_side_that_disagrees_with_itself(name: str) -> None:
     # The floor is at most 0.022; two roundings of it are 0.0311, and three times that is 0.0933.
