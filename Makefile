@@ -30,7 +30,7 @@ diagnose: env
 	@$(BIN)/mismatch-lab diagnose --out $(RUN) --overwrite
 
 test: lint chromium
-	@echo "tests: about 15 minutes on 2 cores (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
+	@echo "tests: about 14 minutes on 2 cores (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: env

@@ -14,8 +14,6 @@ from hypothesis import settings
 settings.register_profile("mismatch-lab", deadline=None, derandomize=True)
 settings.load_profile("mismatch-lab")
 
-SGLANG_PYTHON = "MISMATCH_LAB_SGLANG_PYTHON"
-
 
 def _missing_gpu() -> str:
     if find_spec("torch") is None:
@@ -29,10 +27,6 @@ def _missing_vllm() -> str:
     return "" if find_spec("vllm") else "vLLM is not installed (make env)"
 
 
-def _missing_sglang() -> str:
-    return "" if os.environ.get(SGLANG_PYTHON) else f"{SGLANG_PYTHON} names no interpreter"
-
-
 def _missing_browser() -> str:
     if find_spec("playwright") is None:
         return "playwright is not installed (make env)"
@@ -42,7 +36,6 @@ def _missing_browser() -> str:
 MISSING: dict[str, Callable[[], str]] = {
     "gpu": _missing_gpu,
     "vllm": _missing_vllm,
-    "sglang": _missing_sglang,
     "browser": _missing_browser,
 }
 # Where CI=true, these have been installed; a skip would hide that they were not.
