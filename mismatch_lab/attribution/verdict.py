@@ -120,10 +120,8 @@ def _mismatch_reasons(evidence: Evidence, measures: Measures, limits: Limits) ->
                 "mean |delta|; rounding is not."
             )
         if evidence.weights:
-            reasons.append(
-                f"The sides hold different weights: {len(evidence.weights)} tensors, the first "
-                f"{evidence.weights[0]}."
-            )
+            others = f" and {len(evidence.weights) - 1} more" if len(evidence.weights) > 1 else ""
+            reasons.append(f"The sides hold different weights: {evidence.weights[0]}{others}.")
     reasons += _disagrees_with_itself(evidence, limits)
     found = evidence.localisation
     if found is not None and found.first_divergent_module is not None:
