@@ -31,6 +31,11 @@ SIDE_FACTOR = 1.5
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-12}
 """Half a unit in the last place: a module that is exact in theory still stores its output."""
 
+EMBEDDING = "model.embed_tokens"
+FIRST_INPUT = "model.layers.0:in"
+"""What the first layer gets stands for the embedding: some programs scale it inside the module,
+some after it (Gemma)."""
+
 METHOD = "isolated: the first module whose error on the engine's own inputs leaves the floor"
 
 
@@ -120,12 +125,20 @@ def _pair(a: Capture, b: Capture, name: str) -> tuple[Float32, Float32] | tuple[
     """[P, D] output of a module on both sides, or two None; where widths differ (a padded
     vocabulary) the shared part. For the head, logits up to a constant, which softmax ignores.
     """
-    left, right = (c.probe_logp if name == HEAD else c.hidden.get(name) for c in (a, b))
+    left, right = (_array(capture, name) for capture in (a, b))
     if left is None or right is None:
         return None, None
     width = min(left.shape[1], right.shape[1])
     left, right = left[:, :width], right[:, :width]
     return (_centred(left), _centred(right)) if name == HEAD else (left, right)
+
+
+def _array(capture: Capture, name: str) -> Float32 | None:
+    if name == HEAD:
+        return capture.probe_logp
+    if name == EMBEDDING and FIRST_INPUT in capture.hidden:
+        return capture.hidden[FIRST_INPUT]
+    return capture.hidden.get(name)
 
 
 def _centred(logp: Float32) -> Float32:

@@ -160,6 +160,14 @@ def test_what_only_the_inputs_bring_is_not_the_modules_fault() -> None:
     assert not of.diverges
 
 
+def test_an_embedding_scaled_outside_of_its_module_is_none_of_its_faults() -> None:
+    """Gemma's scale is inside the module here and after it there; the first layer gets the same."""
+    scaled = {"model.embed_tokens": Err(infer=15.0), "model.layers.0:in": Err()}
+    assert culprit(scaled) == (None, None)
+    wrong = scaled | {"model.layers.0:in": Err(infer=0.2)}
+    assert culprit(wrong) == ("model.embed_tokens", "infer")
+
+
 def test_the_embedding_is_judged_on_its_own_run() -> None:
     captures = recorded({"model.embed_tokens": Err(train=0.2)})
     for name in ("train_on_infer", "ref_on_infer", "floor_on_infer"):  # a replay skips it
