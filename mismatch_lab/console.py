@@ -71,7 +71,7 @@ def summary(console: Console, findings: Findings, report: Path | None) -> None:
         f"\n[{style}]{verdict.status.upper()}[/]  {escape(verdict.headline)}", highlight=False
     )
     console.print(_edge_table(findings, console.width))
-    for reason in verdict.reasons[1:5]:
+    for reason in verdict.reasons[1:6]:
         console.print(f"  - {escape(reason)}", highlight=False)
     for cause in verdict.causes[:3]:
         console.print(
