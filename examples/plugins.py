@@ -1,6 +1,7 @@
 """Plugins: functions that get a side's torch module once its weights are loaded.
 
     mismatch-lab diagnose --trainer-plugin examples/plugins.py:drop_sinks --depth standard
+    mismatch-lab diagnose --engine-plugin examples/plugins.py:nudge_experts --depth standard
     mismatch-lab diagnose --engine-plugin examples/plugins.py:print_modules
 
 Use one to try a patch on one side only, or to see what a fault looks like.
@@ -13,6 +14,26 @@ def drop_sinks(model: Any) -> None:
     """A trainer whose attention kernel ignores GPT-OSS's sinks: LinkedIn's bug."""
     for layer in model.model.layers:
         layer.self_attn.sinks.data.fill_(-1e4)
+
+
+def nudge_experts(model: Any) -> None:
+    """vLLM: noise of 5 % of its deviation on the experts' second matrices of layer 2."""
+    import torch
+
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if name.endswith("layers.2.mlp.experts.routed_experts.w2_weight"):
+            noise = torch.randn(parameter.shape).to(parameter.dtype)
+            parameter.data.add_(0.05 * parameter.data.float().std() * noise)
+            return
+    raise LookupError("layer 2 has no experts")
+
+
+def scale_v(model: Any) -> None:
+    """vLLM: the value projection of layer 1, the last rows of the fused one, 5 % too large."""
+    layer = model.model.layers[1]
+    attention = layer.self_attn if hasattr(layer, "self_attn") else layer.attn
+    attention.qkv_proj.weight.data[-attention.kv_size :].mul_(1.05)
 
 
 def print_modules(model: Any) -> None:

@@ -15,6 +15,7 @@ from mismatch_lab.engines.assemble import RowRecord
 from mismatch_lab.engines.base import Progress, ScoreRequest
 from mismatch_lab.engines.chunked_logp import log_softmax
 from mismatch_lab.engines.torch_score import TorchScorer
+from mismatch_lab.errors import EngineError
 
 FINAL_NORM = "model.norm"
 """Its output is what the head is fed."""
@@ -44,22 +45,37 @@ def _replay_row(scorer: TorchScorer, rows: Rows, row: int, request: ScoreRequest
     inputs = int(inside.sum())  # probe p stands for the forward position one before it: 0, 1, …
     ids = torch.from_numpy(rows.token_ids[start : start + inputs].astype(np.int64))[None]
     given = {name: _tensor(array[inside]) for name, array in request.replay.items()}
-    last = torch.empty(0)
-    for depth in sorted({_nesting(name) for name in given if name.endswith(":in")}):
-        level = {n: t for n, t in given.items() if n.endswith(":in") and _nesting(n) == depth}
-        scorer.tap.start(inputs, torch.arange(inputs, device=scorer.device), level)
-        last = scorer.parts.hidden(ids.to(scorer.device), None)[0]
-        scorer.tap.keep = None
-        for name in level:
-            output = scorer.tap.recorded.get(name.removesuffix(":in"))
-            if output is not None:
-                record.hidden[name.removesuffix(":in")] = output.numpy()
+    depths = sorted({_nesting(name) for name in given if name.endswith(":in")})
+    if not depths:
+        raise EngineError("A replay needs the inputs of at least one module.")
+    outputs = [_replay_level(scorer, ids, given, depth, record) for depth in depths]
+    last = outputs[-1]
     if FINAL_NORM in given:
         last = given[FINAL_NORM].to(last)
     record.probe_logp = (
         log_softmax(scorer.parts.head(last), request.temperature).float().cpu().numpy()
     )
     return record
+
+
+def _replay_level(
+    scorer: TorchScorer,
+    ids: torch.Tensor,
+    given: dict[str, torch.Tensor],
+    depth: int,
+    record: RowRecord,
+) -> torch.Tensor:
+    """Feed the modules of one nesting depth, record what they return; [inputs, D] of the body."""
+    level = {n: t for n, t in given.items() if n.endswith(":in") and _nesting(n) == depth}
+    inputs = ids.shape[1]
+    scorer.tap.start(inputs, torch.arange(inputs, device=scorer.device), level)
+    last = scorer.parts.hidden(ids.to(scorer.device), None)[0]
+    scorer.tap.keep = None
+    for name in level:
+        output = scorer.tap.recorded.get(name.removesuffix(":in"))
+        if output is not None:
+            record.hidden[name.removesuffix(":in")] = output.numpy()
+    return last
 
 
 def _nesting(name: str) -> int:

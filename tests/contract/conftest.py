@@ -182,12 +182,19 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 
 SCORERS = ("fake", "hf", "fsdp", pytest.param("vllm", marks=pytest.mark.vllm))
+TRAINERS = ("fake", "hf", "fsdp")
 SAMPLERS = ("fake", "hf", pytest.param("vllm", marks=pytest.mark.vllm))
 
 
 @pytest.fixture(scope="session", params=SCORERS)
 def scorer(request: pytest.FixtureRequest, lab: Lab) -> Recorded:
     """An engine's captures; every engine scores."""
+    return lab.recorded(str(request.param))
+
+
+@pytest.fixture(scope="session", params=TRAINERS)
+def trainer(request: pytest.FixtureRequest, lab: Lab) -> Recorded:
+    """The captures of an engine that can train: it replays inputs and has a training mode."""
     return lab.recorded(str(request.param))
 
 

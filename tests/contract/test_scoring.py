@@ -143,10 +143,8 @@ def test_a_layer_is_its_input_and_what_its_two_blocks_add(scorer: Any) -> None:
         np.testing.assert_allclose(hidden[name], after, rtol=1e-5, atol=1e-5)
 
 
-def test_an_engine_fed_its_own_inputs_repeats_itself(scorer: Any) -> None:
-    if scorer.engine == "vllm":
-        pytest.skip("vLLM cannot replay inputs (its Engine.score says so)")
-    prefill, replay = scorer.capture("prefill"), scorer.capture("replay")
+def test_an_engine_fed_its_own_inputs_repeats_itself(trainer: Any) -> None:
+    prefill, replay = trainer.capture("prefill"), trainer.capture("replay")
     names = [name for name in replay.hidden if not name.endswith(":in")]
     replayed = np.isfinite(replay.hidden["model.norm"]).all(-1)
     assert replayed.sum() >= 2 * 15  # two tap rows
@@ -156,10 +154,8 @@ def test_an_engine_fed_its_own_inputs_repeats_itself(scorer: Any) -> None:
     np.testing.assert_allclose(replay.probe_logp[replayed], prefill.probe_logp[replayed], atol=5e-5)
 
 
-def test_a_model_without_dropout_scores_the_same_in_training_mode(scorer: Any) -> None:
-    if scorer.engine == "vllm":
-        pytest.skip("vLLM has no training mode (its Engine.score says so)")
+def test_a_model_without_dropout_scores_the_same_in_training_mode(trainer: Any) -> None:
     np.testing.assert_allclose(
-        scorer.capture("prefill-train-mode").logp, scorer.capture("prefill").logp,
+        trainer.capture("prefill-train-mode").logp, trainer.capture("prefill").logp,
         atol=ROUNDING_NATS,
     )  # fmt: skip

@@ -36,35 +36,58 @@ def diagnose(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return run
 
 
-@pytest.fixture(scope="session")
-def qwen3_moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Qwen3-MoE with random weights, wide enough apart for peaked distributions."""
+SMALL: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 1024,
+    "initializer_range": 0.12,  # wide enough apart for peaked distributions
+}
+
+
+def save_random(folder: Path, config_kind: Any, seed: int, **more: Any) -> Path:
+    """A small checkpoint of random weights, with the embedded model's tokenizer."""
     import torch
-    from transformers import AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from mismatch_lab.mini import checkpoint_dir
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_dir())
-    config = Qwen3MoeConfig(
+    config = config_kind(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        moe_intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        num_experts=8,
-        num_experts_per_tok=2,
-        norm_topk_prob=True,
-        max_position_embeddings=1024,
-        initializer_range=0.12,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
+        **SMALL,
+        **more,
     )
-    torch.manual_seed(3)
-    folder = tmp_path_factory.mktemp("qwen3-moe")
-    Qwen3MoeForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config)
+    for name, parameter in model.named_parameters():
+        if config.model_type == "gemma2" and "norm" in name:
+            parameter.data.normal_(0, 0.2)  # Gemma's norms scale by one plus this
+    model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def qwen3_moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen3-MoE."""
+    from transformers import Qwen3MoeConfig
+
+    experts = {"moe_intermediate_size": 64, "num_experts": 8, "num_experts_per_tok": 2}
+    folder = tmp_path_factory.mktemp("qwen3-moe")
+    return save_random(folder, Qwen3MoeConfig, 3, norm_topk_prob=True, **experts)
+
+
+@pytest.fixture(scope="session")
+def gemma2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Gemma-2: softcaps, and a scale that vLLM applies outside of the embedding."""
+    from transformers import Gemma2Config
+
+    folder = tmp_path_factory.mktemp("gemma-2")
+    return save_random(folder, Gemma2Config, 5, query_pre_attn_scalar=32, sliding_window=32)

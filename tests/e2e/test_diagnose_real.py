@@ -87,6 +87,16 @@ def test_qwen3_moe_matches_in_float32(diagnose: Diagnose, qwen3_moe: Path) -> No
     assert 0 < findings["edges"]["decode_train"]["abs_delta_mean"]["value"] < 1e-4
 
 
+def test_the_softcap_that_transformers_drops_from_gemma2(diagnose: Diagnose, gemma2: Path) -> None:
+    """Planted by nobody: SDPA, its default for Gemma-2, knows no softcap of attention scores."""
+    options = ("--dtype", "float32", "--depth", "standard", "--max-tokens", "24")
+    findings = diagnose(str(gemma2), *options)
+    assert findings["verdict"]["status"] == "mismatch"
+    assert findings["localisation"]["first_divergent_module"] == "model.layers.0.self_attn"
+    assert findings["localisation"]["side"] == "train"
+    assert findings["weights"] == []
+
+
 def test_an_engine_without_memory_is_a_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from mismatch_lab.engines.vllm import _start_error
+from mismatch_lab.captures.capture import Rows
+from mismatch_lab.engines.base import ScoreRequest
+from mismatch_lab.engines.vllm import VllmEngine, _start_error
 from mismatch_lab.errors import EngineError, InputError, MismatchLabError
 
 
@@ -25,6 +28,17 @@ def test_out_of_memory_names_the_knobs(error: Exception) -> None:
     assert str(error).splitlines()[-1] in told.problem
     assert "max_model_len" in told.hint
     assert "VLLM_CPU_KVCACHE_SPACE" in told.hint
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [ScoreRequest(train_mode=True), ScoreRequest(replay={"model.norm:in": np.zeros((1, 2))})],
+)
+def test_what_an_engine_cannot_do_is_refused_before_it_runs(request_: ScoreRequest) -> None:
+    rows = Rows.build([[1, 2]], [1], [[False, True]])
+    engine = VllmEngine.__new__(VllmEngine)  # nothing of it may be touched
+    with pytest.raises(InputError, match="cannot replay another side's inputs nor run in training"):
+        engine.score(rows, request_, lambda _done, _total: None)
 
 
 def test_an_unsupported_architecture_is_the_inputs_fault() -> None:
