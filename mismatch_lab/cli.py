@@ -74,6 +74,13 @@ def diagnose(
     depth: Annotated[
         str | None, typer.Option(help="quick, standard (hidden states) or deep.")
     ] = None,
+    weights_before: Annotated[
+        str | None, typer.Option(help="Checkpoint folder from before the last weight update.")
+    ] = None,
+    weight_update: Annotated[
+        str | None,
+        typer.Option(help="Start on those, update by reload_weights or weights_iterator."),
+    ] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
@@ -103,6 +110,8 @@ def diagnose(
             _depth(depth),
             trust_remote_code,
             ("mismatch-lab", *sys.argv[1:]),
+            weights_before,
+            weight_update,
         ),
         out,
         overwrite,
@@ -159,7 +168,7 @@ def report(
 
 @app.command("list")
 def list_(
-    what: Annotated[Literal["engines", "probes", "measures"], typer.Argument()],
+    what: Annotated[Literal["engines", "probes", "measures", "causes", "faults"], typer.Argument()],
     debug: DebugOption = False,
 ) -> None:
     """What there is to choose from."""
@@ -170,13 +179,71 @@ def list_(
 
 @app.command()
 def explain(
-    name: Annotated[str, typer.Argument(help="A probe, measure, edge or engine.")],
+    name: Annotated[str, typer.Argument(help="A cause, fault, probe, measure, edge or engine.")],
     debug: DebugOption = False,
 ) -> None:
     """What a name means."""
     from mismatch_lab import catalogue
 
     catalogue.print_explanation(name)
+
+
+@app.command()
+def scorecard(
+    subset: Annotated[
+        list[str] | None,
+        typer.Option(help="ci, quick, full, or a fault, control or case; repeatable."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the card; an unfinished one goes on.")
+    ] = None,
+    models: Annotated[
+        list[str] | None, typer.Option(help="Architecture; repeatable, by default all.")
+    ] = None,
+    severity: Annotated[
+        list[str] | None, typer.Option(help="plain, medium or slight; repeatable.")
+    ] = None,
+    part: Annotated[str, typer.Option(help="I/N: every N-th case from the I-th on.")] = "1/1",
+    engine: Annotated[str, typer.Option(help="vllm or hf.")] = "vllm",
+    dtype: Annotated[
+        str | None, typer.Option(help="Of the faults that show in it: float32 or bfloat16.")
+    ] = None,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="Folder of the trained models; missing ones are trained.")
+    ] = None,
+    keep_runs: Annotated[
+        bool, typer.Option("--keep-runs", help="Keep the run folder of each case.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Run cases again that have a result.")
+    ] = False,
+    list_only: Annotated[bool, typer.Option("--list", help="Print the cases and end.")] = False,
+    render_only: Annotated[
+        bool, typer.Option("--render-only", help="Write the card of what there is; run nothing.")
+    ] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Plant faults, let `diagnose` find them, and count how often it is right."""
+    from mismatch_lab.scorecard import command
+    from mismatch_lab.scorecard.select import Selection
+
+    selection = Selection(
+        tuple(subset or ("full",)), tuple(models or ()), tuple(severity or ()), dtype
+    )
+    command.run_scorecard(
+        command.ScorecardRequest(
+            selection,
+            part,
+            out,
+            engine,
+            checkpoints,
+            keep_runs,
+            overwrite,
+            list_only,
+            render_only,
+            ("mismatch-lab", *sys.argv[1:]),
+        )
+    )
 
 
 @app.command()

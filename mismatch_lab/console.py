@@ -13,8 +13,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from mismatch_lab.cause_lines import print_causes
 from mismatch_lab.diagnose import OnEvent
 from mismatch_lab.findings.edges import EDGE_ABOUT
+from mismatch_lab.reporting.text import visible
 from mismatch_lab.schema import EstimateRecord, Findings
 
 STATUS_STYLE = {
@@ -67,20 +69,16 @@ def summary(console: Console, findings: Findings, report: Path | None) -> None:
     """The answer, the edges, where it starts, and what to do next."""
     verdict = findings.verdict
     style = STATUS_STYLE[verdict.status]
-    console.print(
-        f"\n[{style}]{verdict.status.upper()}[/]  {escape(verdict.headline)}", highlight=False
-    )
+    headline = escape(visible(verdict.headline))
+    console.print(f"\n[{style}]{verdict.status.upper()}[/]  {headline}", highlight=False)
     console.print(_edge_table(findings, console.width))
     for reason in verdict.reasons[1:6]:
-        console.print(f"  - {escape(reason)}", highlight=False)
-    for cause in verdict.causes[:3]:
-        console.print(
-            f"  cause: {cause.id} ({cause.side}, confidence {cause.confidence:.2f})",
-            highlight=False,
-        )
+        console.print(f"  - {escape(visible(reason))}", highlight=False)
+    print_causes(console, verdict)
     if report is not None:
         console.print(f"report: {report}", highlight=False, soft_wrap=True)
-    console.print(f"next:   {escape(verdict.next_command)}", highlight=False, soft_wrap=True)
+    following = escape(visible(verdict.next_command))
+    console.print(f"next:   {following}", highlight=False, soft_wrap=True)
 
 
 def _edge_table(findings: Findings, width: int) -> Table:

@@ -13,21 +13,40 @@ from typing import Any
 from mismatch_lab.engines.checkpoint import checkpoint_state
 from mismatch_lab.engines.plugin import check_plugin
 from mismatch_lab.errors import InputError
-from mismatch_lab.executors.local import run_task
+from mismatch_lab.executors.cache import run_cached
 from mismatch_lab.findings.build import build_findings, load_captures
 from mismatch_lab.plan import plan_tasks
 from mismatch_lab.schema import Findings, RunSpec, write_json
 
 OnEvent = Callable[[dict[str, Any]], None]
+AfterTask = Callable[[str, Path], None]
 
 RUN_FILE = "run.json"
 FINDINGS_FILE = "findings.json"
-OURS = {RUN_FILE, FINDINGS_FILE, "report.html", "captures", "logs", ".lock"}
+OURS = {RUN_FILE, FINDINGS_FILE, "report.html", "captures", "experiments", "logs", ".lock"}
 """What a run folder may hold; a folder with anything else is not ours to replace."""
 
 
-def diagnose(run: RunSpec, out: Path, overwrite: bool, on_event: OnEvent) -> Findings:
+def diagnose(
+    run: RunSpec,
+    out: Path,
+    overwrite: bool,
+    on_event: OnEvent,
+    after_task: AfterTask | None = None,
+    cache: Path | None = None,
+    budget_s: float | None = None,
+) -> Findings:
     """Run everything and write `findings.json` and `report.html` to `out`.
+
+    Args:
+        run: what to diagnose.
+        out: the run's folder.
+        overwrite: replace a finished run.
+        on_event: is told what happens.
+        after_task: called with a worker task's name and the captures folder when it is done (the
+            scorecard plants faults of transport with it).
+        cache: folder of captures of earlier tasks; see `executors.cache`.
+        budget_s: seconds for experiments that look for the cause; None is the default.
 
     Raises:
         MismatchLabError: wrong input, or a side that could not be run.
@@ -41,26 +60,37 @@ def diagnose(run: RunSpec, out: Path, overwrite: bool, on_event: OnEvent) -> Fin
         timings: dict[str, float] = {}
         state = checkpoint_state(run.infer.model)
         for name, task in plan_tasks(run, str((out / "captures").resolve())):
-            began = time.perf_counter()
-            run_task(task, name, out / "logs", _timed(on_event, timings))
-            timings[name] = time.perf_counter() - began
+            timings[name] = run_cached(task, name, out / "logs", _timed(on_event, timings), cache)
+            if after_task is not None:
+                after_task(name, out / "captures")
             if checkpoint_state(run.infer.model) != state:
                 raise InputError(
                     f"{run.infer.model} changed while the run read it: the sides may hold "
                     "different weights.",
                     "Diagnose a copy of the checkpoint, or wait until it is written.",
                 )
-        return finish(run, out, timings, on_event)
+        return finish(run, out, timings, on_event, budget_s)
 
 
-def finish(run: RunSpec, out: Path, timings_s: dict[str, float], on_event: OnEvent) -> Findings:
-    """From captures to findings and report."""
+def finish(
+    run: RunSpec,
+    out: Path,
+    timings_s: dict[str, float],
+    on_event: OnEvent,
+    budget_s: float | None = None,
+) -> Findings:
+    """From captures to findings, causes and report."""
+    from mismatch_lab.attribution.stage import with_causes
     from mismatch_lab.reporting.report import write_report
 
     on_event({"event": "stage", "text": "measuring"})
     began = time.perf_counter()
-    findings = build_findings(run, load_captures(out), timings_s)
+    captures = load_captures(out)
+    findings = build_findings(run, captures, timings_s)
     timings_s["measure"] = time.perf_counter() - began
+    began = time.perf_counter()
+    findings = with_causes(run, out, captures, findings, on_event, budget_s)
+    timings_s["attribute"] = time.perf_counter() - began
     write_json(out / FINDINGS_FILE, findings.model_copy(update={"timings_s": timings_s}))
     on_event({"event": "stage", "text": "writing the report"})
     began = time.perf_counter()

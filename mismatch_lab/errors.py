@@ -38,3 +38,7 @@ class CaptureError(MismatchLabError):
 
 class AlignmentError(MismatchLabError):
     """Two captures do not hold the same tokens."""
+
+
+class NotApplicableError(MismatchLabError):
+    """The model has no part that the alteration or fault changes: not tried, no result."""

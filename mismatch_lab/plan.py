@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from mismatch_lab.engines.checkpoint import locate
+from mismatch_lab.engines.checkpoint_tensors import differing_names, stored_tensors
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
-from mismatch_lab.schema import CapturePlan, RunSpec, SideSpec
+from mismatch_lab.schema import Alteration, CapturePlan, RunSpec, SideSpec
+from mismatch_lab.version_groups import OLD, TensorGroup, group_tensors, replay_id, replay_slots
 
 REF_ARGS = {"attn_implementation": "eager", "experts_implementation": "eager"}
 """The reference runs transformers' plainest code."""
@@ -44,24 +47,61 @@ def _infer_jobs(run: RunSpec) -> list[Job]:
 def _train_jobs(run: RunSpec) -> list[Job]:
     jobs: list[Job] = [
         _score(run, "train", fingerprint=True),
-        _score(run, "train_repeat", bare=True, first_rows=SELF_ROWS),
-        _score(run, "train_micro_batch", bare=True, first_rows=SELF_ROWS, micro_batch=1),
-        _score(run, "train_mode", bare=True, first_rows=SELF_ROWS, train_mode=True),
+        _self(run, "train_repeat"),
+        _self(run, "train_micro_batch", micro_batch=1),
+        _self(run, "train_mode", train_mode=True),
     ]
     if run.depth != "quick":
         jobs.append(_replay(run, "train_on_infer"))
     return jobs
 
 
+def _self(run: RunSpec, name: str, **more: Any) -> ScoreJob:
+    """The trainer once more on some rows: log-probs, and who its routers choose."""
+    routing = run.probe.capture.routing
+    return _score(run, name, bare=True, first_rows=SELF_ROWS, routing=routing, **more)
+
+
 def _ref_stages(run: RunSpec) -> list[Stage]:
     stages = []
     for name, dtype in (("ref", "float32"), ("floor", HIGHER[floor_dtype(run)])):
-        jobs: list[Job] = [_score(run, name)]
+        jobs: list[Job] = [_score(run, name, fingerprint=name == "ref")]
         if run.depth != "quick":
             jobs.append(_replay(run, f"{name}_on_infer"))
+        if name == "ref":
+            jobs += _version_jobs(run)
         spec: SideSpec = run.ref.model_copy(update={"dtype": dtype})
         stages.append(Stage(spec=spec, jobs=jobs))
     return stages
+
+
+def _version_jobs(run: RunSpec) -> list[Job]:
+    """The reference with weights from before an update: all of them, and in replays some."""
+    before = run.infer.weights_before
+    groups = changed_groups(run)
+    if before is None or not groups:
+        return []
+    folder = locate(before)
+
+    def stale(chosen: list[TensorGroup]) -> dict[str, Any]:
+        tensors = tuple(name for group in chosen for name in group.tensors)
+        return {"alter": (Alteration(name="weights_from", value=folder, tensors=tensors),)}
+
+    jobs: list[Job] = [_score(run, OLD, **stale(groups))]
+    if run.depth == "quick":
+        return jobs
+    for old in replay_slots(groups):
+        jobs.append(_replay(run, replay_id(old), **stale([g for g in groups if g.slot in old])))
+    return jobs
+
+
+def changed_groups(run: RunSpec) -> list[TensorGroup]:
+    """Tensors that differ between the weights before an update and the model; none if not given."""
+    before = run.infer.weights_before
+    if before is None:
+        return []
+    every = stored_tensors(run.infer.model)
+    return group_tensors(differing_names(before, run.infer.model), every)
 
 
 def floor_dtype(run: RunSpec) -> str:
@@ -99,5 +139,5 @@ def _captured(run: RunSpec) -> CapturePlan:
     )
 
 
-def _replay(run: RunSpec, name: str) -> ScoreJob:
-    return _score(run, name, bare=True, probes=True, taps=True, replay_from="prefill")
+def _replay(run: RunSpec, name: str, **more: Any) -> ScoreJob:
+    return _score(run, name, bare=True, probes=True, taps=True, replay_from="prefill", **more)

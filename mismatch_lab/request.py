@@ -7,16 +7,26 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import get_args
 
 from pydantic import ValidationError
 
 from mismatch_lab import suites
-from mismatch_lab.engines.base import ENGINES
+from mismatch_lab.engines.base import ENGINES, UPDATING_ENGINES
 from mismatch_lab.engines.checkpoint import EMBEDDED, check_model_path, locate
+from mismatch_lab.engines.checkpoint_tensors import check_same_tensors
 from mismatch_lab.errors import InputError
 from mismatch_lab.plan import REF_ARGS
 from mismatch_lab.provenance import gather
-from mismatch_lab.schema import Depth, OptionValue, Probe, RunSpec, Sampling, SideSpec
+from mismatch_lab.schema import (
+    Depth,
+    OptionValue,
+    Probe,
+    RunSpec,
+    Sampling,
+    SideSpec,
+    WeightUpdate,
+)
 
 DTYPES = ("float32", "bfloat16", "float16")
 _ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
@@ -45,6 +55,8 @@ class DiagnoseRequest:
     depth: Depth | None = None
     trust_remote_code: bool = False
     command: tuple[str, ...] = ()
+    weights_before: str | None = None
+    weight_update: str | None = None
 
 
 def build_run(request: DiagnoseRequest) -> RunSpec:
@@ -87,6 +99,7 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
         )
         for side, (engine, args, plugin, python) in sides.items()
     }
+    specs["infer"] = specs["infer"].model_copy(update=_update(request))
     fake = specs["train"].engine == "fake"
     ref = specs["train"].model_copy(
         update={
@@ -107,6 +120,29 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
         prompts=prompts,
         provenance=gather(list(request.command)),
     )
+
+
+def _update(request: DiagnoseRequest) -> dict[str, str | None]:
+    """Fields of the engine's spec that speak of a weight update."""
+    before, update = request.weights_before, request.weight_update
+    if update is not None:
+        if update not in get_args(WeightUpdate):
+            raise InputError(
+                f"Unknown weight update {update!r}.",
+                f"Available: {', '.join(get_args(WeightUpdate))}.",
+            )
+        if before is None:
+            raise InputError(
+                "--weight-update needs the weights to start from.", "Add --weights-before DIR."
+            )
+        if request.engine not in UPDATING_ENGINES:
+            raise InputError(
+                f"Engine {request.engine} cannot be given new weights while it runs.",
+                f"These can: {', '.join(UPDATING_ENGINES)}; or leave --weight-update out.",
+            )
+    if before is not None:
+        check_same_tensors(before, request.model)
+    return {"weights_before": before, "weight_update": update}
 
 
 def _label(model: str) -> str:

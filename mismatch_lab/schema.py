@@ -14,8 +14,14 @@ Side = Literal["infer", "train", "ref"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Depth = Literal["quick", "standard", "deep"]
 LogprobSpace = Literal["raw", "processed"]
+Packing = Literal["none", "documents", "leaky", "leaky_restarted"]
+"""How a micro-batch is laid out: padded rows; rows one after another with restarted positions, from
+which transformers infers that each is blind to the others; where later rows see earlier ones, with
+running positions or with restarted ones."""
 Status = Literal["match", "numerics", "mismatch", "underpowered", "error"]
 OptionValue = bool | int | float | str
+WeightUpdate = Literal["reload_weights", "weights_iterator"]
+"""How an engine is given newer weights: from a folder, or from tensors in memory."""
 
 
 def _to_json(value: float) -> float | str | None:
@@ -125,6 +131,19 @@ class Probe(Strict):
     limits_reason: str
 
 
+class Alteration(Strict):
+    """One deliberate change to a transformers model: a suspected defect, planted in the reference
+    to see whether it then disagrees as the suspect does. Names: `engines/alterations`."""
+
+    name: str
+    value: OptionValue | None = None
+    """What the alteration needs: a factor, a width, a dtype, a path."""
+    layers: tuple[int, ...] | None = None
+    """Only these decoder layers; None is all that have the part."""
+    tensors: tuple[str, ...] | None = None
+    """Checkpoint names, for alterations that replace weights."""
+
+
 class SideSpec(Strict):
     """One side of the comparison: which program, which weights, which knobs."""
 
@@ -138,6 +157,19 @@ class SideSpec(Strict):
     python: str | None = None
     """Interpreter of the side's process; None is the one mismatch-lab runs in."""
     trust_remote_code: bool = False
+    stock: tuple[str, ...] = ()
+    """Modules (`*` stands for any part of a name; `config` for the configuration) that are put back
+    as the checkpoint has them after the plugin ran (transformers engines): a repair on trial."""
+    no_dropout: bool = False
+    """Dropout passes everything through (transformers engines): a repair on trial."""
+    weights_before: str | None = None
+    """Checkpoint folder from before the last weight update."""
+    weight_update: WeightUpdate | None = None
+    """Start on `weights_before` and update to `model` through the engine's own path; None loads
+    `model` as ever."""
+    resync: tuple[str, ...] = ()
+    """Checkpoint names of tensors that are loaded from `model` again after the plugin ran: a repair
+    on trial."""
 
 
 class Provenance(Strict):
@@ -303,6 +335,26 @@ class Cause(Strict):
     evidence: list[Observation]
     confirmed_by: list[Confirmation] = []
     remedy: Remedy | None = None
+    why: str = ""
+    """In a sentence: what singled this cause out."""
+    decides: str = ""
+    """Where causes are tied: the experiment that would decide between them."""
+
+
+class RuledOut(Strict):
+    """A cause that was considered and does not fit."""
+
+    id: str
+    because: str
+
+
+class ExperimentRecord(Strict):
+    """An experiment that was run on the way to the verdict."""
+
+    name: str
+    side: Literal["infer", "train", "sync", "both", "neither"]
+    cost_s: Number
+    result: str
 
 
 class Verdict(Strict):
@@ -315,6 +367,39 @@ class Verdict(Strict):
     """How the status was reached, step by step."""
     next_command: str
     causes: list[Cause] = []
+    ruled_out: list[RuledOut] = []
+    experiments: list[ExperimentRecord] = []
+
+
+class TensorVersion(Strict):
+    """Which version of one tensor a module of the engine runs with."""
+
+    tensor: str
+    """Checkpoint name; the same tensor of all experts is one, with `*` for the number."""
+    module: str
+    state: Literal["new", "old", "neither", "undecided", "unseen"]
+    error_new: Number
+    """Module's smallest isolated error against the reference with the new tensor."""
+    error_old: Number
+    limit: Number
+    """A version is taken for the engine's when its error is at most this."""
+    change: Number
+    """Relative Frobenius norm of the tensor's change."""
+    rank: int | None
+    """Numerical rank of the change of a matrix, where it is low; None where it is not."""
+
+
+class VersionFindings(Strict):
+    """What the engine runs with: the weights before an update, those after it, or others."""
+
+    weights_before: str
+    weight_update: WeightUpdate | None
+    changed: int
+    """Uses of tensors (a tied one has two) that the update changed."""
+    counts: dict[str, int]
+    """state -> uses."""
+    tensors: list[TensorVersion]
+    """Those that are not new."""
 
 
 class Findings(Strict):
@@ -330,6 +415,8 @@ class Findings(Strict):
     """z of sampled log-probs against the reported distribution (|z| above 4 is alarming)."""
     weights: list[str] = []
     """Tensors whose fingerprints differ between the sides."""
+    versions: VersionFindings | None = None
+    """Where the weights before an update were given (`--weights-before`)."""
     timings_s: dict[str, float] = {}
     """Stages, one after another; a name with a dot (`capture.train`) lies within one of them."""
     notes: list[str] = []

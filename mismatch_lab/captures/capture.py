@@ -111,6 +111,9 @@ class Capture:
     """tensor name -> fingerprint."""
     token_text: dict[int, str] = field(default_factory=dict)
     """text of each token id that occurs, for people."""
+    probe_lse: Float32 | None = None
+    """[P] log-sum-exp that `probe_logp` was normalised by: `probe_logp + probe_lse` are logits over
+    the temperature, as the head gave them."""
 
     def validate(self, where: str) -> None:
         """Raise CaptureError unless the arrays fit together."""
@@ -125,6 +128,8 @@ class Capture:
                 self._expect(where, name, array.shape[:1], (tokens,))
         if self.probe_logp is not None:
             self._expect(where, "probe_logp", self.probe_logp.shape[:1], (probes,))
+        if self.probe_lse is not None:
+            self._expect(where, "probe_lse", self.probe_lse.shape, (probes,))
         for name, array in self.hidden.items():
             self._expect(where, f"hidden/{name}", array.shape[:1], (probes,))
         firsts = np.isin(self.probe_positions, self.rows.row_offsets[:-1])

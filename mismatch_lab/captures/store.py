@@ -121,6 +121,8 @@ def _arrays(capture: Capture) -> dict[str, NDArray[Any]]:
         arrays["probe_positions"] = capture.probe_positions.astype(np.int64)
     if capture.probe_logp is not None:
         arrays["probe_logp"] = capture.probe_logp.astype(np.float32)
+    if capture.probe_lse is not None:
+        arrays["probe_lse"] = capture.probe_lse.astype(np.float32)
     if capture.router_topk is not None:
         arrays["router_topk"] = capture.router_topk.astype(np.int16)
     if capture.router_logits is not None:
@@ -153,6 +155,7 @@ def _capture(arrays: dict[str, NDArray[Any]], folder: Path) -> Capture:
         {int(k): v for k, v in json.loads(text.read_text(encoding="utf-8")).items()}
         if text.is_file()
         else {},
+        arrays.get("probe_lse"),
     )
 
 

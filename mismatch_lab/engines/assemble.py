@@ -23,6 +23,8 @@ class RowRecord:
     """[n]; the first is NaN"""
     probe_logp: Float32 | None = None
     """[p, V]"""
+    probe_lse: Float32 | None = None
+    """[p]"""
     router_topk: NDArray[np.int16] | None = None
     """[n, L, K]"""
     router_logits: Float32 | None = None
@@ -55,6 +57,7 @@ def assemble(rows: Rows, request: ScoreRequest, records: list[RowRecord]) -> Cap
         _stack([r.router_topk for r in records], "router_topk"),
         _stack([r.router_logits for r in records], "router_logits"),
         _hidden(rows, request, records),
+        probe_lse=_stack([r.probe_lse for r in records], "probe_lse"),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from mismatch_lab.captures.capture import Capture, Float32, Int64, Rows
-from mismatch_lab.schema import OptionValue, Prompt, Sampling, SideSpec
+from mismatch_lab.schema import Alteration, OptionValue, Packing, Prompt, Sampling, SideSpec
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) while an engine works."""
@@ -34,6 +34,12 @@ class ScoreRequest:
     replay: dict[str, Float32] | None = None
     """Module inputs of another side at the probe positions, `NAME:in` -> [P, D]: in the tap rows
     each module is fed these instead of its own input, so that its error stands alone."""
+    packing: Packing | None = None
+    """Rows of a micro-batch one after another in one sequence; None is the engine's own choice."""
+    copies: int = 1
+    """Tapped rows are scored in a batch of so many copies of themselves."""
+    alter: tuple[Alteration, ...] = ()
+    """Changes to the model for the length of this request."""
 
 
 class Engine(Protocol):
@@ -85,6 +91,12 @@ ENGINE_ABOUT = {
     "fake": "numpy model with plantable defects, for tests of the tool itself",
 }
 
+
+CACHED_TOKENS = "cached_prefix_tokens"
+"""Option in a sampling capture's manifest: per request, tokens that came from the prefix cache."""
+
+UPDATING_ENGINES = ("vllm",)
+"""Engines that can be given new weights while they run (`SideSpec.weight_update`)."""
 
 ENGINE_EXTRAS = {"vllm": "vllm", "fsdp": "train", "hf": "train"}
 """name -> extra of this package that installs what the engine needs."""

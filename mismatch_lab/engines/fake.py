@@ -38,7 +38,7 @@ from mismatch_lab.engines.fake_tokeniser import EOS, ByteTokeniser
 from mismatch_lab.engines.multi_turn import sample_conversations
 from mismatch_lab.engines.options import parse_options
 from mismatch_lab.engines.plugin import apply_plugin
-from mismatch_lab.errors import InputError
+from mismatch_lab.errors import InputError, NotApplicableError
 from mismatch_lab.schema import OptionValue, Prompt, Sampling, SideSpec
 
 
@@ -99,7 +99,13 @@ class FakeEngine:
         return replace(capture, logp=spoil_logp(capture.logp, capture.rows, self._options.defect))
 
     def score(self, rows: Rows, request: ScoreRequest, progress: Progress) -> Capture:
-        """See `Engine.score`."""
+        """See `Engine.score`.
+
+        Raises:
+            NotApplicableError: asked to be altered.
+        """
+        if request.alter or request.packing:
+            raise NotApplicableError("The fake engine's model cannot be altered.")
         check_lengths(np.diff(rows.row_offsets).tolist(), 0, self.context_length, self.spec.model)
         self._passes += 1
         self._plant(request.micro_batch or self._options.micro_batch, self._passes)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mismatch_lab.schema import CapturePlan, Prompt, Sampling, SideSpec, Strict
+from mismatch_lab.schema import Alteration, CapturePlan, Packing, Prompt, Sampling, SideSpec, Strict
 
 
 class GenerateJob(Strict):
@@ -38,6 +38,12 @@ class ScoreJob(Strict):
     replay_from: str | None = None
     """Capture whose module inputs are fed to this side's modules."""
     fingerprint: bool = False
+    packing: Packing | None = None
+    """Overrides the engine's own (transformers engines)."""
+    copies: int = 1
+    """Tapped rows are scored in a batch of so many copies: what a larger batch does to them."""
+    alter: tuple[Alteration, ...] = ()
+    """Changes to the model that hold for this job alone (transformers engines)."""
 
 
 Job = Annotated[GenerateJob | ScoreJob, Field(discriminator="kind")]
@@ -55,3 +61,5 @@ class WorkerTask(Strict):
 
     captures_dir: str
     stages: list[Stage]
+    sources_dir: str | None = None
+    """Where captures to score lie; None is `captures_dir`."""

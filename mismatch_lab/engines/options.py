@@ -52,6 +52,8 @@ class TorchOptions:
     """Sequences per forward."""
     device: str = "auto"
     """`auto` is cuda where there is one, else cpu."""
+    packing: bool = False
+    """Rows of a micro-batch one after another in one sequence, with restarted positions."""
     threads: int = 0
     """CPU threads; 0 leaves torch's choice."""
 

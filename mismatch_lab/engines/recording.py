@@ -35,6 +35,9 @@ def score_job(engine: Engine, job: ScoreJob, captures: Path, progress: Progress)
         micro_batch=job.micro_batch,
         train_mode=job.train_mode,
         replay=replay,
+        packing=job.packing,
+        copies=job.copies,
+        alter=job.alter,
     )
     capture = engine.score(source.rows, request, progress)
     return replace(capture, weights=engine.fingerprint()) if job.fingerprint else capture

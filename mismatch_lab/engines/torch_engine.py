@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.engines.alterations import altered
 from mismatch_lab.engines.assemble import RowRecord, assemble, local_probes
 from mismatch_lab.engines.base import Progress, ScoreRequest
 from mismatch_lab.engines.checkpoint import check_lengths, context_length, load_config
@@ -17,9 +18,10 @@ from mismatch_lab.engines.options import TorchOptions
 from mismatch_lab.engines.plugin import apply_plugin
 from mismatch_lab.engines.tokenise import Tokeniser
 from mismatch_lab.engines.torch_model import DTYPES, BodyAndHead, load_model, pick_device
+from mismatch_lab.engines.torch_repair import disable_dropout, restore_stock
 from mismatch_lab.engines.torch_replay import replay_rows
 from mismatch_lab.engines.torch_score import TorchScorer
-from mismatch_lab.schema import OptionValue, SideSpec
+from mismatch_lab.schema import OptionValue, Packing, SideSpec
 
 
 class TorchEngine:
@@ -43,11 +45,18 @@ class TorchEngine:
         if spec.plugin:
             apply_plugin(spec.plugin, model)
             self.patched.append(f"plugin {spec.plugin}")
+        if spec.stock:
+            restore_stock(model, load_model(spec, options, self.load_dtype(options)), spec.stock)
+            self.patched.append(f"put back: {', '.join(spec.stock)}")
+        if spec.no_dropout:
+            disable_dropout(model)
+            self.patched.append("dropout disabled")
         self._fingerprint = fingerprint_tensors(model.state_dict())
         model = self.place(model, options)
         text = config.get_text_config()
         top_k = getattr(text, "num_experts_per_tok", None) or 1
-        self.scorer = TorchScorer(BodyAndHead(model), int(top_k), self.device)
+        packing: Packing = "documents" if options.packing else "none"
+        self.scorer = TorchScorer(BodyAndHead(model), int(top_k), self.device, packing)
         self._tokeniser: Tokeniser | None = None
 
     @property
@@ -69,10 +78,11 @@ class TorchEngine:
         """See `Engine.score`."""
         lengths = np.diff(rows.row_offsets).tolist()
         check_lengths(lengths, 0, self.context_length, self.spec.model)
-        if request.replay is not None:
-            records = replay_rows(self.scorer, rows, request, progress)
-        else:
-            records = self.records(rows, request, progress)
+        with altered(self.scorer.parts.model, request.alter):
+            if request.replay is not None:
+                records = replay_rows(self.scorer, rows, request, progress)
+            else:
+                records = self.records(rows, request, progress)
         ordered = [records[row] for row in range(rows.n_rows)]
         if request.replay is not None:
             _fill_missing_probes(rows, request, ordered)

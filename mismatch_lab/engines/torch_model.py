@@ -87,8 +87,11 @@ class BodyAndHead:
         self._keep_one = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._body_output: ModelOutput | None = None
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def hidden(
+        self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None = None
+    ) -> Tensor:
         """[B, n] ids to [B, n, D] hidden states after the final norm."""
+        counted = {} if position_ids is None else {"position_ids": position_ids}
         seen: list[Any] = []
         handle = self.body.register_forward_hook(lambda _module, _args, output: seen.append(output))
         try:
@@ -97,6 +100,7 @@ class BodyAndHead:
                 attention_mask=attention_mask,
                 use_cache=False,
                 return_dict=True,
+                **counted,
                 **self._keep_one,
             )
         finally:

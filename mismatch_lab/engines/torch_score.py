@@ -13,15 +13,20 @@ from mismatch_lab.captures.taps import Tap, tappable
 from mismatch_lab.engines.assemble import RowRecord, local_probes
 from mismatch_lab.engines.base import Progress, ScoreRequest
 from mismatch_lab.engines.chunked_logp import log_softmax, token_logp
+from mismatch_lab.engines.torch_batch import lay_out
 from mismatch_lab.engines.torch_model import BodyAndHead
 from mismatch_lab.engines.torch_routing import RoutingTap
+from mismatch_lab.schema import Packing
 
 
 class TorchScorer:
     """Scores rows in micro-batches, padded on the right."""
 
-    def __init__(self, parts: BodyAndHead, top_k: int, device: torch.device) -> None:
+    def __init__(
+        self, parts: BodyAndHead, top_k: int, device: torch.device, packing: Packing = "none"
+    ) -> None:
         self.parts = parts
+        self.packing = packing
         self.device = device
         self.routing = RoutingTap(parts.model, top_k)
         self.tap = Tap(tappable(parts.model))
@@ -34,7 +39,10 @@ class TorchScorer:
         micro_batch: int,
         progress: Progress,
     ) -> dict[int, RowRecord]:
-        """Records of the chosen rows. Hidden states are tapped one row at a time."""
+        """Records of the chosen rows. Hidden states are tapped one row at a time.
+
+        Where tapped rows are scored in several copies, what is recorded is of the first copy.
+        """
         tapped = [row for row in chosen_rows if row in request.tap_rows]
         others = [row for row in chosen_rows if row not in request.tap_rows]
         batches = [others[i : i + micro_batch] for i in range(0, len(others), micro_batch)]
@@ -57,33 +65,26 @@ class TorchScorer:
     def _score_batch(
         self, rows: Rows, batch: list[int], request: ScoreRequest
     ) -> dict[int, RowRecord]:
-        spans = [(int(rows.row_offsets[r]), int(rows.row_offsets[r + 1])) for r in batch]
-        lengths = [stop - start for start, stop in spans]
-        ids = torch.zeros(len(batch), max(lengths), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for i, (start, stop) in enumerate(spans):
-            ids[i, : stop - start] = torch.from_numpy(rows.token_ids[start:stop].astype(np.int64))
-            mask[i, : stop - start] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
         tapped = batch[0] in request.tap_rows
+        chosen = batch * request.copies if tapped else batch
+        inputs = lay_out(rows, chosen, request.packing or self.packing, self.device)
         if tapped:
             keep = torch.from_numpy(local_probes(rows, request.probe_positions, batch[0]) - 1)
-            self.tap.start(lengths[0], keep.to(self.device))
-        padded = len(set(lengths)) > 1
-        hidden = self.parts.hidden(ids, mask if padded else None)
-        routing = self._routing(request, ids.shape)
+            self.tap.start(inputs.ids.shape[1], keep.to(self.device))
+        hidden = self.parts.hidden(inputs.ids, inputs.mask, inputs.positions)
+        routing = self._routing(request, inputs.ids.shape)
         if tapped:
             self.tap.keep = None  # the head's own forwards are not of this sequence
         return {
             row: self._record(
                 rows,
                 row,
-                ids[i, : lengths[i]],
-                hidden[i, : lengths[i]],
+                inputs.ids[i, start:stop],
+                hidden[i, start:stop],
                 request,
-                None if routing is None else (routing[0][i], routing[1][i]),
+                None if routing is None else (routing[0][i, start:stop], routing[1][i, start:stop]),
             )
-            for i, row in enumerate(batch)
+            for row, (i, start, stop) in zip(batch, inputs.places, strict=False)
         }
 
     def _routing(self, request: ScoreRequest, shape: torch.Size) -> tuple[Tensor, Tensor] | None:
@@ -115,8 +116,11 @@ class TorchScorer:
         probes = local_probes(rows, request.probe_positions, row)
         if len(request.probe_positions):
             at = torch.from_numpy(probes - 1).to(self.device)
-            vocabulary = log_softmax(self.parts.head(hidden[at]), request.temperature)
+            logits = self.parts.head(hidden[at])
+            vocabulary = log_softmax(logits, request.temperature)
             record.probe_logp = vocabulary.float().cpu().numpy()
+            wide = logits.to(torch.float64) / request.temperature
+            record.probe_lse = wide.logsumexp(-1).float().cpu().numpy()
         if routing is not None:
             record.router_topk = routing[0][: len(ids)].numpy()
             record.router_logits = routing[1][: len(ids)].numpy()

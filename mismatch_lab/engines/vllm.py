@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.engines.assemble import assemble
-from mismatch_lab.engines.base import Progress, ScoreRequest
-from mismatch_lab.engines.checkpoint import check_lengths, context_length, load_config
+from mismatch_lab.engines.base import CACHED_TOKENS, Progress, ScoreRequest
+from mismatch_lab.engines.checkpoint import check_lengths, context_length, load_config, locate
 from mismatch_lab.engines.multi_turn import sample_conversations
 from mismatch_lab.engines.plugin import apply_plugin, load_plugin
 from mismatch_lab.engines.tokenise import Tokeniser
-from mismatch_lab.engines.vllm_options import ENVIRONMENT, resolve_options
+from mismatch_lab.engines.vllm_options import ENVIRONMENT, inherited_sampling, resolve_options
 from mismatch_lab.errors import EngineError, InputError, MissingDependencyError
 from mismatch_lab.schema import OptionValue, Prompt, Sampling, SideSpec
 
@@ -47,6 +47,11 @@ class VllmEngine:
             load_plugin(spec.plugin)
             self.patched.append(f"plugin {spec.plugin}")
         self._fingerprint: dict[str, dict[str, float]] = {}
+        self._updated = spec.weight_update is None
+        if spec.weight_update is not None:
+            if spec.resync:
+                raise InputError("A tensor cannot be loaded again (resync) before a weight update.")
+            arguments["model"] = locate(str(spec.weights_before))
         self._llm = self._start(arguments)
         self.logprob_space = str(arguments["logprobs_mode"]).removesuffix("_logprobs")
 
@@ -64,6 +69,13 @@ class VllmEngine:
     def _on_weights_loaded(self, model: Any) -> None:
         if self.spec.plugin:
             apply_plugin(self.spec.plugin, model)
+        if self.spec.resync:
+            from mismatch_lab.engines.vllm_update import reload_tensors
+
+            reload_tensors(model, self.spec.model, self.spec.resync)
+            self.patched.append(f"loaded again: {', '.join(self.spec.resync)}")
+        if self.spec.weight_update is not None:
+            return  # what is loaded now is not what the engine will run with
         from mismatch_lab.engines.fingerprint import fingerprint_tensors
 
         self._fingerprint = fingerprint_tensors(dict(model.named_parameters()))
@@ -74,20 +86,14 @@ class VllmEngine:
         return self._llm.apply_model(lambda module: module)[0]
 
     def generate(self, prompts: list[Prompt], sampling: Sampling, progress: Progress) -> Capture:
-        """See `Engine.generate`."""
-        from vllm import SamplingParams
-
-        parameters = SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_tokens,
-            seed=sampling.seed,
-            logprobs=0,
-            detokenize=False,
-        )
+        """See `Engine.generate`; before the first sample the weight update, if one is asked for."""
+        self._update(prompts, sampling)
+        parameters = self._parameters(sampling)
+        cached: list[int] = []
 
         def sample(batch: list[list[int]]) -> list[tuple[list[int], list[float]]]:
             outputs = self._generate(batch, parameters)
+            cached.extend(output.num_cached_tokens or 0 for output in outputs)
             answers = []
             for output in outputs:
                 completion = output.outputs[0]
@@ -96,7 +102,7 @@ class VllmEngine:
                 answers.append((ids, [_logprob_of(step, token) for token, step in steps]))
             return answers
 
-        return sample_conversations(
+        capture = sample_conversations(
             prompts,
             self.tokeniser,
             sample,
@@ -105,11 +111,51 @@ class VllmEngine:
             self.spec.model,
             progress,
         )
+        if any(cached):
+            self.options[CACHED_TOKENS] = " ".join(map(str, cached))
+        return capture
+
+    def _parameters(self, sampling: Sampling) -> Any:
+        """Of sampling: the run's over what `generation_config` lets the checkpoint say."""
+        inherited = inherited_sampling(self._llm, str(self.options["generation_config"]))
+        self.options.update({f"inherited.{name}": value for name, value in inherited.items()})
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            **inherited,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed,
+            logprobs=0,
+            detokenize=False,
+        )
+
+    def _update(self, prompts: list[Prompt], sampling: Sampling) -> None:
+        """Warm the caches with the old weights, then update through vLLM's own path, once."""
+        if self._updated or self.spec.weight_update is None:
+            return
+        from mismatch_lab.engines.vllm_update import WARM_TOKENS, update_weights
+
+        self._updated = True
+        first = [prompt.model_copy(update={"follow_ups": []}) for prompt in prompts]
+        few = min(WARM_TOKENS, sampling.max_tokens)
+        self.generate(first, sampling.model_copy(update={"max_tokens": few}), lambda *_: None)
+        self.options.pop(CACHED_TOKENS, None)
+        update_weights(self._llm, self.spec.model, self.spec.weight_update)
+        self.patched.append(
+            f"started on {self.spec.weights_before}, updated by {self.spec.weight_update}"
+        )
 
     def score(self, rows: Rows, request: ScoreRequest, progress: Progress) -> Capture:
         """See `Engine.score`; one sequence per forward, or all handed over at once."""
-        if request.replay is not None or request.train_mode:
-            raise InputError("vLLM cannot replay another side's inputs nor run in training mode.")
+        if request.replay is not None or request.train_mode or request.alter:
+            raise InputError(
+                "vLLM cannot replay another side's inputs, be altered for one job, nor run in "
+                "training mode."
+            )
+        if not self._updated:
+            raise InputError("An engine with a weight update to make samples before it scores.")
         check_lengths(np.diff(rows.row_offsets).tolist(), 1, self.context_length, self.spec.model)
         from mismatch_lab.engines.vllm_score import PrefillScorer
 

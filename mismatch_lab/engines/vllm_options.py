@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from mismatch_lab.errors import InputError
-from mismatch_lab.schema import SideSpec
+from mismatch_lab.schema import OptionValue, SideSpec
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the model in this process, where hooks reach it
@@ -64,3 +64,29 @@ def resolve_options(spec: SideSpec, model_context: int) -> dict[str, Any]:
         "trust_remote_code": spec.trust_remote_code,
         "disable_log_stats": True,
     }
+
+
+def inherited_sampling(llm: Any, generation_config: str) -> dict[str, OptionValue]:
+    """Sampling fields that vLLM's server takes from the checkpoint where a request sets none.
+
+    A run sets temperature, top-p, length and seed itself; penalties, top-k and min-p are left.
+    Empty for `generation_config="vllm"`, which takes nothing from the checkpoint.
+    """
+    if generation_config == "vllm":
+        return {}
+    neutral = _neutral_sampling()
+    found = llm.get_default_sampling_params()
+    return {
+        name: value
+        for name in _INHERITED
+        if (value := getattr(found, name)) != getattr(neutral, name)
+    }
+
+
+_INHERITED = ("repetition_penalty", "presence_penalty", "frequency_penalty", "top_k", "min_p")
+
+
+def _neutral_sampling() -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import queue
 import sys
 import threading
 import time
@@ -20,20 +21,23 @@ from typing import Any
 
 from mismatch_lab.engines.base import ENGINE_EXTRAS, ENGINES, Engine
 from mismatch_lab.engines.checkpoint import locate
-from mismatch_lab.engines.jobs import GenerateJob, Job, Stage, WorkerTask
-from mismatch_lab.errors import MismatchLabError, MissingDependencyError
+from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
+from mismatch_lab.errors import MismatchLabError, MissingDependencyError, NotApplicableError
 from mismatch_lab.registry import resolve
 from mismatch_lab.schema import SideSpec
 
 Emit = Callable[..., None]
 
 
-def main(task_file: str) -> int:
-    """Run a task; 0 when all captures are there."""
+def main(task_file: str, serve: bool = False) -> int:
+    """Run a task; 0 when all captures are there. With `serve`, jobs come on standard input."""
     emit = _private_output()
-    _end_with_parent()
     task = WorkerTask.model_validate_json(Path(task_file).read_text(encoding="utf-8"))
     try:
+        if serve:
+            _serve(task, emit)
+            return 0
+        _end_with_parent()
         for stage in task.stages:
             _run_stage(stage, Path(task.captures_dir), emit)
     except MismatchLabError as error:
@@ -65,6 +69,36 @@ def _run_stage(stage: Stage, captures: Path, emit: Emit) -> None:
         engine.close()
 
 
+def _serve(task: WorkerTask, emit: Emit) -> None:
+    """Score jobs as they come, a JSON line each, until standard input closes."""
+    stage = task.stages[0]
+    jobs = _lines_of_parent()
+    engine = _load(stage.spec)
+    emit(event="started", side=stage.spec.side)
+    captures, sources = Path(task.captures_dir), Path(task.sources_dir or task.captures_dir)
+    while True:
+        job = ScoreJob.model_validate_json(jobs.get())
+        try:
+            _run_job(engine, stage, job, captures, emit, sources)
+        except NotApplicableError as error:
+            emit(event="error", kind=type(error).__name__, problem=error.problem, hint="")
+        else:
+            emit(event="captured", id=job.id)
+
+
+def _lines_of_parent() -> queue.Queue[str]:
+    """Lines of standard input; the process ends with it, whatever it is doing."""
+    lines: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        os._exit(3)
+
+    threading.Thread(target=read, daemon=True).start()
+    return lines
+
+
 def _load(spec: SideSpec) -> Engine:
     try:
         engine: Engine = resolve("engine", spec.engine, ENGINES)(
@@ -82,7 +116,14 @@ def _load(spec: SideSpec) -> Engine:
     return engine
 
 
-def _run_job(engine: Engine, stage: Stage, job: Job, captures: Path, emit: Emit) -> None:
+def _run_job(
+    engine: Engine,
+    stage: Stage,
+    job: Job,
+    captures: Path,
+    emit: Emit,
+    sources: Path | None = None,
+) -> None:
     from mismatch_lab.captures.store import save_capture
     from mismatch_lab.engines.recording import manifest_of, score_job
 
@@ -94,7 +135,7 @@ def _run_job(engine: Engine, stage: Stage, job: Job, captures: Path, emit: Emit)
     if isinstance(job, GenerateJob):
         capture = engine.generate(job.prompts, job.sampling, progress)
     else:
-        capture = score_job(engine, job, captures, progress)
+        capture = score_job(engine, job, sources or captures, progress)
     if int(os.environ.get("RANK", 0)) == 0:
         wall_s = time.perf_counter() - began
         save_capture(
@@ -141,6 +182,6 @@ def _end_with_parent() -> None:
 if __name__ == "__main__":
     if platform.system() == "Linux":
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    code = main(sys.argv[1])
+    code = main(sys.argv[1], serve="--serve" in sys.argv[2:])
     sys.stdout.flush()
     os._exit(code)  # engines leave threads behind that would keep the process

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mismatch_lab import errors
 from mismatch_lab.engines.base import worker_processes
 from mismatch_lab.engines.jobs import WorkerTask
 from mismatch_lab.errors import EngineError, InputError, MismatchLabError
+from mismatch_lab.schema import SideSpec
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -39,32 +40,43 @@ def run_task(task: WorkerTask, name: str, logs: Path, on_event: OnEvent) -> None
         MismatchLabError: what the worker reported, or how it died.
     """
     spec = task.stages[0].spec
-    python = _interpreter(spec.python)
+    _interpreter(spec.python)
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{name}.log"
     with tempfile.TemporaryDirectory(prefix="mismatch-lab-") as scratch:
-        task_file = Path(scratch) / "task.json"
-        task_file.write_text(task.model_dump_json(), encoding="utf-8")
-        command = [python, *_launcher(worker_processes(spec)), WORKER, str(task_file)]
-        with log.open("w", encoding="utf-8") as errors_to:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors_to,
-                text=True,
-                start_new_session=True,
-                env=_environment(Path(scratch), spec.python is not None),
-            )
-            try:
-                failure = _follow(process, on_event)
-                code = process.wait()
-            finally:
-                _end(process)
+        process = start(task, spec, log, Path(scratch))
+        try:
+            failure = _follow(process, on_event)
+            code = process.wait()
+        finally:
+            end(process)
     if failure is not None:
-        raise _as_error(failure, log)
+        raise as_error(failure, log)
     if code != 0:
-        raise _death(name, code, log)
+        raise death(name, code, log)
+
+
+def start(
+    task: WorkerTask, spec: SideSpec, log: Path, scratch: Path, options: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """A worker process that begins a task; its standard error goes to `log`.
+
+    Raises:
+        InputError: the side's interpreter does not exist.
+    """
+    task_file = scratch / "task.json"
+    task_file.write_text(task.model_dump_json(), encoding="utf-8")
+    launcher = _launcher(worker_processes(spec))
+    with log.open("w", encoding="utf-8") as errors_to:
+        return subprocess.Popen(
+            [_interpreter(spec.python), *launcher, WORKER, str(task_file), *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors_to,
+            text=True,
+            start_new_session=True,
+            env=_environment(scratch, spec.python is not None),
+        )
 
 
 def _interpreter(python: str | None) -> str:
@@ -107,13 +119,15 @@ def _follow(process: subprocess.Popen[str], on_event: OnEvent) -> dict[str, Any]
     return failure
 
 
-def _as_error(event: dict[str, Any], log: Path) -> MismatchLabError:
+def as_error(event: dict[str, Any], log: Path) -> MismatchLabError:
+    """What the worker reported, as the exception it was."""
     kind = getattr(errors, event["kind"], EngineError)
     hint = event["hint"]
     return kind(event["problem"], f"{hint}\nLog: {log}" if hint else f"Log: {log}")
 
 
-def _death(name: str, code: int, log: Path) -> EngineError:
+def death(name: str, code: int, log: Path) -> EngineError:
+    """How a worker died that reported nothing."""
     with log.open(encoding="utf-8", errors="replace") as stream:
         last = "".join(deque(stream, LOG_LINES)).rstrip()
     missing = re.findall(r"No module named '?([\w.]+)", last)
@@ -130,7 +144,7 @@ def _death(name: str, code: int, log: Path) -> EngineError:
     return EngineError(f"The {name} process ended with code {code}:\n{last}", f"Log: {log}")
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def end(process: subprocess.Popen[str]) -> None:
     """Whatever happened, nothing of the worker's session is left."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:

@@ -14,6 +14,8 @@ from mismatch_lab.findings.edges import measure_edges, measure_pair
 from mismatch_lab.findings.localise import localise
 from mismatch_lab.findings.noise_floor import measure_floor
 from mismatch_lab.findings.routing import measure_routing
+from mismatch_lab.findings.run_versions import measure_versions
+from mismatch_lab.findings.versions import record
 from mismatch_lab.findings.weights import differing_tensors
 from mismatch_lab.measures.calibration import calibration
 from mismatch_lab.plan import floor_dtype
@@ -40,6 +42,7 @@ def build_findings(
     localisation = localise(captures, run.depth, dtype, limits.module_floor_ratio)
     rows = captures["decode"].rows.n_rows
     weights = _weights(run, captures)
+    versions = measure_versions(run, captures, localisation)
     evidence = Evidence(edges, floor, localisation, routing, rows, tuple(weights))
     decision = decide(evidence, limits)
     return Findings(
@@ -50,6 +53,7 @@ def build_findings(
         localisation=localisation,
         calibration=_calibration(captures),
         weights=weights,
+        versions=record(versions) if versions is not None else None,
         timings_s=timings_s,
         verdict=_verdict(decision, next_command(run, decision)),
     )

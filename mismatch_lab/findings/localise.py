@@ -57,7 +57,8 @@ def localise(
     if any(name not in captures or not captures[name].hidden for name in needed):
         return None
     names = [*(n for n in captures["train"].hidden if not n.endswith(":in")), HEAD]
-    shared = [n for n in names if _pair(captures["prefill"], captures["train"], n)[0] is not None]
+    both = captures["prefill"], captures["train"]
+    shared = [n for n in names if module_pair(*both, n)[0] is not None]
     modules = [
         _module(captures, name, UNIT_ROUNDOFF[dtype], floor_ratio)
         for name in sorted(shared, key=execution_order)
@@ -96,7 +97,7 @@ def _module(
     captures: Mapping[str, Capture], name: str, roundoff: float, floor_ratio: float
 ) -> ModuleError:
     def error(a: str, b: str) -> float:
-        return module_error(*_pair(captures[a], captures[b], name))[0]
+        return module_error(*module_pair(captures[a], captures[b], name))[0]
 
     kind = kind_of(name)
     # An embedding's input are token ids, the same on both sides: its own run is an isolated one.
@@ -106,7 +107,7 @@ def _module(
     train_error = error(f"train{suffix}", f"ref{suffix}")
     floor = float(np.fmax(error(f"floor{suffix}", f"ref{suffix}"), roundoff))
     limit = floor_ratio * floor
-    _, n = module_error(*_pair(captures["prefill"], captures["train"], name))
+    _, n = module_error(*module_pair(captures["prefill"], captures["train"], name))
     return ModuleError(
         name=name,
         kind=kind,
@@ -121,7 +122,7 @@ def _module(
     )
 
 
-def _pair(a: Capture, b: Capture, name: str) -> tuple[Float32, Float32] | tuple[None, None]:
+def module_pair(a: Capture, b: Capture, name: str) -> tuple[Float32, Float32] | tuple[None, None]:
     """[P, D] output of a module on both sides, or two None; where widths differ (a padded
     vocabulary) the shared part. For the head, logits up to a constant, which softmax ignores.
     """

@@ -31,6 +31,29 @@ def differing_tensors(infer: Fingerprints, train: Fingerprints, same_dtype: bool
     return sorted(name for name in a.keys() & b.keys() if _differs(a[name], b[name], tolerance))
 
 
+def tensors_unlike(
+    suspect: Fingerprints, reference: Fingerprints, same_dtype: bool
+) -> tuple[str, ...]:
+    """Checkpoint names of the tensors whose values are not the reference's.
+
+    Where the suspect fuses tensors (q, k and v in one), all of those in the fused one are named.
+    """
+    fused = set(differing_tensors(suspect, reference, same_dtype))
+    unfused = {
+        name
+        for name in reference
+        if name in suspect
+        and _differs(suspect[name], reference[name], RELATIVE_TOLERANCE[same_dtype])
+    }
+    return tuple(
+        sorted(
+            name
+            for name in reference
+            if _canonical(name) in fused and (name not in suspect or name in unfused)
+        )
+    )
+
+
 def compared_tensors(infer: Fingerprints, train: Fingerprints) -> int:
     """How many tensors, fused ones once, both sides have."""
     return len(_fused(infer).keys() & _fused(train).keys())

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import GptOssForCausalLM, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def save_checkpoint(
-    model: "GptOssForCausalLM", tokenizer: "PreTrainedTokenizerBase", folder: Path
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path
 ) -> None:
     """Save weights (rounded to bfloat16), configuration and tokenizer into `folder`.
 

@@ -19,7 +19,7 @@ from mismatch_lab.mini.save import save_checkpoint
 from mismatch_lab.mini.tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import GptOssForCausalLM, PreTrainedTokenizerBase
+    from transformers import GptOssForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 STEPS = 2000
 BATCH_ROWS = 16
@@ -80,19 +80,17 @@ def learning_rate(progress: float) -> float:
     return PEAK_LR * (FINAL_LR_SHARE + (1 - FINAL_LR_SHARE) * 0.5 * (1 + math.cos(angle)))
 
 
-def step_loss(model: "GptOssForCausalLM", batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross entropy (nats per token) and load-balancing loss of one batch."""
+def step_loss(model: "PreTrainedModel", batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross entropy (nats per token) and load-balancing loss (0 without experts) of one batch."""
+    top_k = getattr(model.config, "num_experts_per_tok", 0)
+    asked = {"output_router_logits": True} if top_k else {}
     out = model(
-        input_ids=batch.token_ids,
-        attention_mask=batch.mask,
-        output_router_logits=True,
-        use_cache=False,
+        input_ids=batch.token_ids, attention_mask=batch.mask, use_cache=False, **asked
     )
-    top_k = model.config.num_experts_per_tok
-    return (
-        weighted_cross_entropy(out.logits, batch.token_ids, batch.weights),
-        balance_loss(out.router_logits, batch.mask, top_k),
-    )
+    cross_entropy = weighted_cross_entropy(out.logits, batch.token_ids, batch.weights)
+    if not top_k:
+        return cross_entropy, torch.zeros(())
+    return cross_entropy, balance_loss(out.router_logits, batch.mask, top_k)
 
 
 def train(out: Path, *, seed: int, steps: int = STEPS, minutes: float = math.inf) -> None:
@@ -100,9 +98,24 @@ def train(out: Path, *, seed: int, steps: int = STEPS, minutes: float = math.inf
 
     The learning rate follows whichever is closer to its end, so both ways it ends low.
     """
-    torch.set_num_threads(1)
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer, seed).train()
+    model = build_model(tokenizer, seed)
+    steps_made = fit(model, tokenizer, seed=seed, steps=steps, minutes=minutes)
+    save_checkpoint(model, tokenizer, out)
+    print(f"saved {out} after {steps_made} steps", flush=True)
+
+
+def fit(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    seed: int,
+    steps: int,
+    minutes: float = math.inf,
+) -> int:
+    """Train a causal LM on the word problems, on one thread; returns the steps made."""
+    torch.set_num_threads(1)
+    model.train()
     optimizer = build_optimizer(model)
     source = batches(tokenizer, seed=seed, size=BATCH_ROWS)
     started = time.monotonic()
@@ -122,8 +135,7 @@ def train(out: Path, *, seed: int, steps: int = STEPS, minutes: float = math.inf
                 f"cross entropy {cross_entropy.item():.3f}  balance {balance.item():.3f}",
                 flush=True,
             )
-    save_checkpoint(model, tokenizer, out)
-    print(f"saved {out} after {step} steps", flush=True)
+    return step
 
 
 def main(argv: Sequence[str] | None = None) -> None:

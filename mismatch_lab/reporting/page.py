@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from mismatch_lab.measures.edge import EDGE_MEASURES
+from mismatch_lab.reporting.causes import known, tied
 from mismatch_lab.reporting.edges import DRAWN, MEAN_ABS_DELTA, STATES, edge_views
 from mismatch_lab.reporting.figure_parts import FigurePart, figure_parts
 from mismatch_lab.reporting.gaps import gaps
@@ -25,6 +26,9 @@ STATUS: dict[Status, tuple[str, str, str, str]] = {
     "error": ("Error", "!", "bad", "It could not be measured."),
 }
 """Name, sign, tone, and what it means."""
+
+RULED_OUT_SHOWN = 4
+"""Causes ruled out that are not folded away."""
 
 TILES = (
     (MEAN_ABS_DELTA, "mean |Δ|", "nats"),
@@ -51,6 +55,9 @@ def page_context(run: RunFiles) -> dict[str, Any]:
     return {
         "findings": findings,
         "verdict": findings.verdict,
+        "tied": tied(findings.verdict.causes),
+        "known": known(findings.verdict.causes),
+        "ruled_out_shown": RULED_OUT_SHOWN,
         "status": STATUS[findings.verdict.status],
         "spec": spec,
         "manifests": run.manifests,

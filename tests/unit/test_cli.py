@@ -20,10 +20,13 @@ import pytest
 
 import mismatch_lab
 from mismatch_lab import commands
+from mismatch_lab.attribution.causes import CAUSES, load_cause
+from mismatch_lab.attribution.causes.pairs import tells_apart
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.store import save_capture
 from mismatch_lab.cli import main
 from mismatch_lab.engines.base import ENGINES
+from mismatch_lab.faults import FAULTS
 from mismatch_lab.findings.edges import EDGES
 from mismatch_lab.measures import EDGE_MEASURES
 from mismatch_lab.schema import Findings, Manifest
@@ -280,7 +283,13 @@ def test_capture_does_not_overwrite(lab: Call, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("what", "names"),
-    [("engines", list(ENGINES)), ("probes", probe_names()), ("measures", list(EDGE_MEASURES))],
+    [
+        ("engines", list(ENGINES)),
+        ("probes", probe_names()),
+        ("measures", list(EDGE_MEASURES)),
+        ("causes", list(CAUSES)),
+        ("faults", list(FAULTS)),
+    ],
 )
 def test_list_names_everything(lab: Call, what: str, names: list[str]) -> None:
     found = lab("list", what)
@@ -290,12 +299,14 @@ def test_list_names_everything(lab: Call, what: str, names: list[str]) -> None:
 
 
 def test_list_knows_what_there_is_to_list(lab: Call) -> None:
-    refused(lab("list", "unicorns"), "unicorns", "engines", "probes", "measures")
+    refused(lab("list", "unicorns"), "unicorns", "engines", "probes", "causes", "faults")
 
 
 @pytest.mark.parametrize(
-    "name", [*probe_names(), "abs_delta_mean", "kl_infer_train_k3", *EDGES, *ENGINES]
-)
+    "name",
+    [*probe_names(), "abs_delta_mean", "kl_infer_train_k3", *EDGES, *ENGINES,
+     "numerics-floor", "stale-graph", "sinks-dropped"],
+)  # fmt: skip
 def test_explain_knows_every_name(lab: Call, name: str) -> None:
     found = lab("explain", name)
     assert (found.code, found.err) == (0, "")
@@ -305,6 +316,39 @@ def test_explain_knows_every_name(lab: Call, name: str) -> None:
 
 def test_explain_lists_what_it_knows(lab: Call) -> None:
     refused(lab("explain", "love"), "'love'", "quick", "ess", "decode_train", "fsdp")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("attention_sinks_dropped", "attention-sinks-dropped"), ("sinks", "attention-sinks-dropped"),
+     ("retokenization", "retokenisation"), ("decode_prefil", "decode_prefill")],
+)  # fmt: skip
+def test_explain_suggests_what_comes_near(lab: Call, name: str, meant: str) -> None:
+    refused(lab("explain", name), f"'{name}'", "Did you mean", meant)
+
+
+def test_explain_says_all_there_is_of_a_cause(lab: Call) -> None:
+    found = lab("explain", "logit-scale")
+    said = " ".join(found.out.split())
+    cause = load_cause("logit-scale")
+    for part in (
+        cause.title, cause.mechanism, cause.signature, cause.confirmation, cause.remedy,
+        *cause.remedies, *cause.remedies.values(), *cause.sources, *cause.neighbours,
+        tells_apart("logit-scale", "raw-logprobs-temperature"),
+    ):  # fmt: skip
+        assert part in said, part
+
+
+def test_lists_keep_a_name_on_one_line_where_nobody_looks(
+    lab: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = lab("list", "causes").out.splitlines()
+    assert len(lines) == len(CAUSES)
+    assert " ".join(lines[0].split()) == (
+        "raw-logprobs-temperature semantics "
+        "The engine's log-probs ignore the temperature it samples with"
+    )
 
 
 def test_doctor_says_what_would_run(lab: Call) -> None:

@@ -5,20 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from made_findings import findings, localisation, mismatch_verdict, routing
+from made_findings import findings, localisation, mismatch_verdict, routing, tied_verdict
 from scenes import HOSTILE, Scene, captures
 
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.store import save_capture
 from mismatch_lab.schema import (
     CapturePlan,
+    Cause,
+    Confirmation,
     EstimateRecord,
+    ExperimentRecord,
     Findings,
     Manifest,
+    Observation,
     Probe,
     Prompt,
     PromptSource,
     Provenance,
+    Remedy,
+    RuledOut,
     RunSpec,
     Sampling,
     Side,
@@ -103,14 +109,26 @@ def build_error(folder: Path) -> Findings:
     return made
 
 
+def build_tied(folder: Path) -> Findings:
+    """Two causes that nothing observed tells apart."""
+    sides = captures(Scene(bug=True, routers=False))
+    return _write(folder, sides, findings(sides, tied_verdict()))
+
+
 def build_hostile(folder: Path) -> Findings:
     """Every string that comes from a model or a file tries something."""
     sides = captures(Scene(bug=True, words=HOSTILE))
     evil = HOSTILE[0] + HOSTILE[1] + HOSTILE[3] + HOSTILE[2]
     verdict = mismatch_verdict()
-    cause = verdict.causes[0].model_copy(update={"location": evil, "id": evil})
     verdict = verdict.model_copy(
-        update={"headline": evil, "reasons": [evil], "next_command": evil, "causes": [cause]}
+        update={
+            "headline": evil,
+            "reasons": [evil],
+            "next_command": evil,
+            "causes": [_evil_cause(verdict.causes[0], evil)] * 2,
+            "ruled_out": [RuledOut(id=evil, because=evil)] * 6,
+            "experiments": [ExperimentRecord(name=evil, side="train", cost_s=1.0, result=evil)],
+        }
     )
     made = findings(sides, verdict).model_copy(
         update={
@@ -123,6 +141,21 @@ def build_hostile(folder: Path) -> Findings:
         }
     )
     return _write(folder, sides, made, text=evil)
+
+
+def _evil_cause(cause: Cause, evil: str) -> Cause:
+    return cause.model_copy(
+        update={
+            "id": evil,
+            "family": evil,
+            "location": evil,
+            "why": evil,
+            "decides": evil,
+            "evidence": [Observation(observation=evil, value=1.0, expected=evil)],
+            "confirmed_by": [Confirmation(experiment=evil, before=1.0, after=0.0)],
+            "remedy": Remedy(id=evil, how=evil),
+        }
+    )
 
 
 def _write(
@@ -193,5 +226,6 @@ BUILDERS = {
     "match": build_match,
     "underpowered": build_underpowered,
     "error": build_error,
+    "tied": build_tied,
     "hostile": build_hostile,
 }

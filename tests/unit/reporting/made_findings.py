@@ -13,6 +13,7 @@ from mismatch_lab.schema import (
     Cause,
     Confirmation,
     EstimateRecord,
+    ExperimentRecord,
     Findings,
     LayerRouting,
     Localisation,
@@ -22,8 +23,18 @@ from mismatch_lab.schema import (
     Observation,
     Remedy,
     RoutingFindings,
+    RuledOut,
     Verdict,
 )
+
+RULED_OUT = [
+    RuledOut(id="sliding-window", because="Tokens before the window's width differ as well."),
+    RuledOut(id="attention-softcap", because="The model caps no attention scores."),
+    RuledOut(id="rope-scaling", because="The first token differs, where positions do nothing."),
+    RuledOut(id="rope-theta", because="The first token differs, where positions do nothing."),
+    RuledOut(id="dropout-active", because="Two passes of the trainer are the same: mean |Δ| is 0."),
+    RuledOut(id="stale-tensor", because="All fingerprints agree."),
+]
 
 MODULES_PER_LAYER = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
 
@@ -93,6 +104,8 @@ def mismatch_verdict() -> Verdict:
         ],
         confirmed_by=[Confirmation(experiment="sinks put back", before=0.49, after=0.021)],
         remedy=Remedy(id="attention-sinks", how="use an attention kernel that applies sinks"),
+        why="The trainer alone leaves the floor, from the first token on; with its sinks turned "
+        "off, the reference says what the trainer says.",
     )  # fmt: skip
     return Verdict(
         status="mismatch",
@@ -105,6 +118,35 @@ def mismatch_verdict() -> Verdict:
         ],
         next_command="mismatch-lab diagnose --trainer-plugin fixes.py:with_sinks --depth deep",
         causes=[cause],
+        ruled_out=RULED_OUT,
+        experiments=[
+            ExperimentRecord(name="reference without sinks", side="train", cost_s=4.2,
+                             result="0.0190 nats from the trainer"),
+            ExperimentRecord(name="stock attention in the trainer", side="train", cost_s=11.8,
+                             result="0.0210 nats from the engine"),
+        ],
+    )  # fmt: skip
+
+
+def tied_verdict() -> Verdict:
+    """A temperature or a scale: at one temperature nobody can say which."""
+    decides = "sample at temperature 1: a temperature disappears, a scale stays"
+    causes = [
+        Cause(
+            id=id, family="semantics", side="infer", confidence=0.5, location=None,
+            evidence=[Observation(observation="the scalar that fits every token", value=1.43,
+                                  expected="1")],
+            remedy=Remedy(id=remedy, how=f"set the {remedy}"), decides=decides,
+        )
+        for id, remedy in (("raw-logprobs-temperature", "processed-logprobs"),
+                           ("logit-scale", "logit-scale"))
+    ]  # fmt: skip
+    return Verdict(
+        status="mismatch",
+        headline="The engine's log-probs are another scale's: mean |Δ| is 0.441 nats.",
+        reasons=["One scalar, 1.43, maps the trainer's distribution onto the engine's."],
+        next_command="mismatch-lab diagnose --temperature 1",
+        causes=causes,
     )
 
 

@@ -56,6 +56,30 @@ def test_answer_comes_first_with_status_in_words(built: Build) -> None:
     assert sections[:3] == ["answer", "causes", "edges"]
 
 
+def test_a_cause_is_shown_as_a_chain(built: Build) -> None:
+    root = built("mismatch").page.root
+    card = root.one("section", id="causes").one("article")
+    links = card.one("ol", class_="chain").all("h4")
+    assert [link.text for link in links] == ["Observed", "Ruled out", "Confirmed by", "Do this"]
+    ruled_out = card.one("ol", class_="chain").all("dt")
+    assert len(ruled_out) == 6
+    assert ruled_out[0].text == "sliding-window"
+    assert "2 more" in card.text  # of six, four are not folded away
+    remedies = card.one("dl", class_="remedies").all("dt")
+    assert [entry.text for entry in remedies] == ["verl", "TRL", "NeMo-RL", "slime", "FSDP"]
+    assert "2 experiments were run" in root.one("section", id="causes").text
+
+
+def test_a_tie_says_what_would_decide(built: Build) -> None:
+    section = built("tied").page.root.one("section", id="causes")
+    assert section.one("h2").text == "Possible causes"
+    assert len(section.all("article")) == 2
+    undecided = section.one("div", class_="undecided").text
+    assert "raw-logprobs-temperature and logit-scale explain" in undecided
+    assert undecided.count("sample at temperature 1") == 1
+    assert len(section.all("li", class_="open")) == 2  # nothing has confirmed either
+
+
 def test_diagram_shows_the_broken_edges_and_the_suspect(built: Build) -> None:
     diagram = built("mismatch").page.root.one("svg", class_="diagram")
     states = {g.attributes["data-edge"]: g.attributes["class"] for g in diagram.all("g")}
@@ -173,6 +197,8 @@ def test_hostile_text_stays_text(built: Build) -> None:
     said = "</script><script>alert(1)</script><img src=x onerror=alert(2)>nul⟨U+0000⟩byte"
     assert root.one("h1").text.startswith(said)
     assert root.one("title").text.startswith(f"Mismatch: {said}")
+    # id, why, observation, expected, experiment and remedy of both causes, and more around them.
+    assert root.one("section", id="causes").text.count(said) >= 12
     assert "{{·7·*·7·}}" in root.one("ol", class_="worst").text
     json.loads(root.one("script", id="token-data").children[0])
 

@@ -1,0 +1,55 @@
+"""What is known of a run before any experiment: it decides which hypotheses are worth a try."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mismatch_lab.attribution.hypotheses import Suspect
+from mismatch_lab.engines.checkpoint import locate
+from mismatch_lab.schema import Sampling
+
+
+@dataclass(frozen=True)
+class Clues:
+    """One suspect and its circumstances."""
+
+    suspect: Suspect
+    config: dict[str, Any]
+    """config.json of the language model."""
+    sampling: Sampling
+    terminal_value: float | None = None
+    """What the suspect says of the last token of every row, if it is always the same."""
+    weights_before: str | None = None
+    changed: tuple[str, ...] = ()
+    """Tensors that the last update changed."""
+    micro_batch: int = 1
+    """Rows per forward of the suspect, where it is the trainer."""
+    notes: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def n_layers(self) -> int:
+        """Decoder layers."""
+        return int(self.config.get("num_hidden_layers", 0))
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether it has experts."""
+        return any(k in self.config for k in ("num_experts", "num_local_experts", "n_experts"))
+
+    def first_layer(self, kind: str | None = None) -> int:
+        """The first layer whose attention is of this kind; 0 where the config does not say."""
+        kinds = self.config.get("layer_types") or []
+        return kinds.index(kind) if kind in kinds else 0
+
+
+def read_config(model: str) -> dict[str, Any]:
+    """config.json of a checkpoint, its language model's part; empty where there is none."""
+    path = Path(locate(model)) / "config.json"
+    if not path.is_file():
+        return {}
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    text = config.get("text_config")
+    return text if isinstance(text, dict) else config

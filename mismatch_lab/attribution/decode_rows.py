@@ -1,0 +1,66 @@
+"""Sampling against re-scoring, rows with a cached prefix apart from the others."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from mismatch_lab.captures.capture import Capture, Float32
+from mismatch_lab.engines.base import CACHED_TOKENS
+from mismatch_lab.schema import Manifest
+
+
+@dataclass(frozen=True)
+class DecodeRows:
+    """Mean |delta| in nats on sampled tokens; NaN where there are no such rows."""
+
+    cached: float
+    """Sampling against re-scoring, rows whose prompt began with cached blocks."""
+    uncached: float
+    n_cached: int
+    n_uncached: int
+    decode_train: float
+    prefill_train: float
+    prefix_caching: bool
+    graphs: bool
+    """Whether the engine replays captured graphs."""
+    limit: float
+    """Beyond it sampling and re-scoring disagree."""
+
+
+def decode_rows(
+    decode: Capture, prefill: Capture, train: Capture, manifest: Manifest, limit: float
+) -> DecodeRows:
+    """Split a run's rows by whether their prefix was cached.
+
+    Args:
+        decode: what sampling returned.
+        prefill: the engine's re-scoring, which reads no cache.
+        train: the trainer's.
+        manifest: of `decode`; its options say what was cached.
+        limit: in nats.
+    """
+    rows = decode.rows
+    counts = [int(word) for word in str(manifest.options.get(CACHED_TOKENS, "")).split()]
+    # In conversations every turn is a request: rows cannot be told apart, and none counts as cached.
+    counts = counts if len(counts) == rows.n_rows else [0] * rows.n_rows
+    cached = (np.array(counts) > 0)[rows.row_ids()]
+    return DecodeRows(
+        cached=_mean_abs(decode.logp - prefill.logp, rows.sampled & cached),
+        uncached=_mean_abs(decode.logp - prefill.logp, rows.sampled & ~cached),
+        n_cached=sum(count > 0 for count in counts),
+        n_uncached=sum(count == 0 for count in counts),
+        decode_train=_mean_abs(decode.logp - train.logp, rows.sampled),
+        prefill_train=_mean_abs(prefill.logp - train.logp, rows.sampled),
+        prefix_caching=bool(manifest.options.get("enable_prefix_caching", False)),
+        graphs=not manifest.options.get("enforce_eager", True),
+        limit=limit,
+    )
+
+
+def _mean_abs(delta: Float32, chosen: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> float:
+    values = np.abs(delta[chosen].astype(np.float64))
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else math.nan

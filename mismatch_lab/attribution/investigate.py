@@ -1,0 +1,119 @@
+"""One suspect: single tokens first, then the search, then which layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from mismatch_lab.attribution.clues import Clues
+from mismatch_lab.attribution.hypotheses import Explanation
+from mismatch_lab.attribution.lab import Lab, OutOfTimeError
+from mismatch_lab.attribution.layers import by_layers
+from mismatch_lab.attribution.predictions import hypotheses_for
+from mismatch_lab.attribution.pursuit import Pursuit, Search, finite_mean_abs
+from mismatch_lab.attribution.simulate import World
+from mismatch_lab.attribution.suspects import Charge
+from mismatch_lab.attribution.token_changes import Float64
+from mismatch_lab.attribution.token_patterns import TokenPattern, token_patterns
+from mismatch_lab.captures.capture import Rows
+
+EXPLORING_ROWS = 8
+"""Rows on which hypotheses are compared; the outcome is checked on all."""
+
+
+@dataclass
+class Inquiry:
+    """What an investigation found of one suspect."""
+
+    charge: Charge
+    patterns: list[TokenPattern]
+    pursuit: Pursuit = field(default_factory=Pursuit)
+    left_nats: float = float("nan")
+    """mean |error| once every pattern's tokens are left out and the best explanation is applied."""
+
+    @property
+    def explanation(self) -> Explanation:
+        """Defects found by the search; empty where it found none."""
+        best = self.pursuit.best
+        return best.explanation if best is not None else ()
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing but noise is left."""
+        return self.left_nats <= self.charge.noise_nats
+
+
+def investigate(
+    charge: Charge, clues: Clues, rows: Rows, world: World, given: Explanation
+) -> Inquiry:
+    """Find what explains a suspect.
+
+    Args:
+        charge: the suspect and what it is held against.
+        clues: its circumstances.
+        rows: the run's sequences.
+        world: where hypotheses are tried.
+        given: defects of the engine's re-scoring, which its sampling shares.
+    """
+    patterns = token_patterns(charge.observed, charge.sound, rows, charge.noise_nats)
+    observed = charge.observed.copy()
+    for pattern in patterns:
+        observed[pattern.tokens] = np.nan
+    inquiry = Inquiry(charge, patterns)
+    sampled = rows.sampled
+    inquiry.left_nats = finite_mean_abs((observed - charge.sound)[sampled])
+    if inquiry.done:
+        return inquiry
+    explored = world.small(EXPLORING_ROWS) if rows.n_rows > EXPLORING_ROWS else world
+    hypotheses = hypotheses_for(clues)
+    search = Search(explored, charge.sound, observed, charge.noise_nats, given)
+    inquiry.pursuit = search.run(hypotheses)
+    best = inquiry.pursuit.best
+    if best is not None and not search.enough(best):
+        _try_layers(inquiry, search, clues)
+    _check_on_all(inquiry, world, observed, given)
+    return inquiry
+
+
+def _try_layers(inquiry: Inquiry, search: Search, clues: Clues) -> None:
+    pursuit = inquiry.pursuit
+    try:
+        found = by_layers(search.judge, list(pursuit.tried.values()), clues.n_layers)
+    except OutOfTimeError:
+        pursuit.finished = False
+        return
+    if found is None or pursuit.best is None:
+        return
+    if found.residual_nats < 0.5 * pursuit.best.residual_nats:
+        pursuit.best, pursuit.ties = found, []
+
+
+def _check_on_all(inquiry: Inquiry, world: World, observed: Float64, given: Explanation) -> None:
+    """Judge the outcome on all rows, also those that numbers were not fitted on."""
+    pursuit = inquiry.pursuit
+    if pursuit.best is None:
+        return
+    charge = inquiry.charge
+    search = Search(world, charge.sound, observed, charge.noise_nats, given)
+    try:
+        whole = search.judge(pursuit.best.explanation)
+        pursuit.ties = [f for f in (search.judge(t.explanation) for t in pursuit.ties) if f]
+    except OutOfTimeError:
+        pursuit.finished = False
+        return
+    if whole is not None:
+        pursuit.best = whole
+        inquiry.left_nats = whole.residual_nats
+
+
+def sound_in(lab: Lab, given: Explanation, charge: Charge, temperature: float) -> Charge:
+    """The charge held against what a program with the given defects says."""
+    prediction = World(lab, None, temperature).predict(given)
+    if prediction is None:
+        return charge
+    sound = np.full(len(charge.observed), np.nan)
+    sound[prediction.flat] = prediction.logp
+    error = finite_mean_abs((charge.observed - sound)[prediction.flat])
+    return replace(charge, sound=sound, error_nats=error)
+

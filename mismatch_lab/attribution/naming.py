@@ -1,0 +1,266 @@
+"""From what a search found to causes with evidence, for people and machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from mismatch_lab.attribution.causes import load_cause
+from mismatch_lab.attribution.fit import Fit
+from mismatch_lab.attribution.hypotheses import Hypothesis
+from mismatch_lab.attribution.investigate import Inquiry
+from mismatch_lab.attribution.profile import position_profile
+from mismatch_lab.attribution.self_disagreement import Disagreement
+from mismatch_lab.captures.capture import Capture
+from mismatch_lab.schema import (
+    Cause,
+    Confirmation,
+    Localisation,
+    Observation,
+    Remedy,
+    RuledOut,
+)
+
+SIDE = {"decode": "infer", "infer": "infer", "train": "train"}
+
+NAMED = 0.35
+"""An explanation that removes less of the error than this names nothing."""
+
+SHOWN_RULED_OUT = 8
+
+
+def named_causes(
+    inquiry: Inquiry, localisation: Localisation | None, tensors: tuple[str, ...]
+) -> list[Cause]:
+    """Causes of one suspect, those that explain most first.
+
+    Args:
+        inquiry: what the investigation found.
+        localisation: where modules diverge, if that was recorded.
+        tensors: checkpoint tensors whose fingerprints are not the reference's.
+    """
+    causes = [_of_pattern(inquiry, index) for index in range(len(inquiry.patterns))]
+    best = inquiry.pursuit.best
+    if best is not None and best.explained >= NAMED:
+        ties = inquiry.pursuit.ties
+        share = 1.0 / (1 + len(ties))
+        for found in (best, *ties):
+            causes += [
+                _of_hypothesis(inquiry, found, h, localisation, share) for h in found.explanation
+            ]
+    if tensors and not inquiry.done:
+        causes.append(_of_weights(inquiry, tensors))
+    if not causes and inquiry.charge.suspect == "decode" and not inquiry.done:
+        causes.append(_fallback_decode(inquiry))
+    return causes
+
+
+def _cause(
+    cause_id: str,
+    inquiry_side: str,
+    confidence: float,
+    location: str | None,
+    evidence: list[Observation],
+    confirmed_by: list[Confirmation],
+    why: str,
+    decides: str = "",
+) -> Cause:
+    entry = load_cause(cause_id)
+    return Cause(
+        id=cause_id,
+        family=entry.family,
+        side=inquiry_side,  # type: ignore[arg-type]
+        confidence=round(confidence, 3),
+        location=location,
+        evidence=evidence,
+        confirmed_by=confirmed_by,
+        remedy=Remedy(id=entry.remedy_id, how=entry.remedy),
+        why=why,
+        decides=decides,
+    )
+
+
+def _of_hypothesis(
+    inquiry: Inquiry,
+    found: Fit,
+    hypothesis: Hypothesis,
+    localisation: Localisation | None,
+    share: float,
+) -> Cause:
+    charge = inquiry.charge
+    value = "" if hypothesis.value is None else f" ({_figure(hypothesis.value)})"
+    label = f"{hypothesis.label}{value}"
+    several = len(found.explanation) > 1
+    together = " together with the other cause" if several else ""
+    evidence = [
+        Observation(
+            observation=f"share of the error that goes away{together} when the reference is "
+            f"changed so: {label}",
+            value=found.explained,
+            expected="1 if this is the cause, 0 or less if not",
+        ),
+        Observation(
+            observation="size of the predicted change in the observed one (slope)",
+            value=found.slope,
+            expected="1 if it is there as predicted",
+        ),
+        *position_profile(charge),
+    ]
+    confirmation = Confirmation(
+        experiment=f"reference with this defect planted ({label}){together} against the suspect, "
+        "mean |delta|",
+        before=found.sound_nats,
+        after=found.residual_nats,
+    )
+    tied = share < 1
+    decides = load_cause(hypothesis.cause).confirmation if tied else ""
+    return _cause(
+        hypothesis.cause,
+        SIDE[charge.suspect],
+        share * _confidence(inquiry, found),
+        _location(hypothesis, localisation, SIDE[charge.suspect]),
+        evidence,
+        [confirmation],
+        f"The suspect says what the reference says with this defect: {label}.",
+        decides,
+    )
+
+
+def _confidence(inquiry: Inquiry, found: Fit) -> float:
+    """Down to the noise: sure. Otherwise as sure as much of the error is gone."""
+    if found.residual_nats <= inquiry.charge.noise_nats:
+        return 0.98
+    return min(0.95, 0.2 + 0.8 * found.explained)
+
+
+def _location(
+    hypothesis: Hypothesis, localisation: Localisation | None, side: str
+) -> str | None:
+    """The hypothesis's own place, unless modules were recorded and agree on a nearer one."""
+    if localisation is None or localisation.first_divergent_module is None:
+        return hypothesis.location
+    first = localisation.first_divergent_module
+    if localisation.side != side or hypothesis.location is None or hypothesis.part is None:
+        return hypothesis.location
+    return first if first.endswith(hypothesis.part) or hypothesis.part in first else (
+        hypothesis.location
+    )
+
+
+def _of_pattern(inquiry: Inquiry, index: int) -> Cause:
+    pattern = inquiry.patterns[index]
+    count = int(pattern.tokens.sum())
+    what = "exactly one value" if np.isfinite(pattern.value) else "wrong values"
+    shown = f" ({_figure(pattern.value)})" if np.isfinite(pattern.value) else ""
+    evidence = [
+        Observation(
+            observation=f"tokens that carry {what}{shown}", value=count, expected="none"
+        ),
+        Observation(
+            observation="mean |delta| of these tokens, in nats",
+            value=pattern.abs_delta_nats,
+            expected="that of all others",
+        ),
+    ]
+    confirmation = Confirmation(
+        experiment="these tokens left out, mean |delta| of the rest",
+        before=inquiry.charge.error_nats,
+        after=inquiry.left_nats,
+    )
+    return _cause(
+        pattern.cause,
+        SIDE[inquiry.charge.suspect],
+        0.95,
+        None,
+        evidence,
+        [confirmation],
+        f"{count} tokens carry {what}{shown} whatever the model says of them.",
+    )
+
+
+def _of_weights(inquiry: Inquiry, tensors: tuple[str, ...]) -> Cause:
+    cause, why = _kind_of_weights(tensors)
+    evidence = [
+        Observation(
+            observation=f"tensors whose values are not the checkpoint's: {', '.join(tensors[:4])}"
+            + (f" and {len(tensors) - 4} more" if tensors[4:] else ""),
+            value=len(tensors),
+            expected="none",
+        )
+    ]
+    best = inquiry.pursuit.best
+    explained = 0.0 if best is None else max(0.0, best.explained)
+    return _cause(
+        cause,
+        SIDE[inquiry.charge.suspect],
+        0.9 * (1 - 0.5 * explained),
+        tensors[0],
+        evidence,
+        [],
+        why,
+    )
+
+
+def _kind_of_weights(tensors: tuple[str, ...]) -> tuple[str, str]:
+    if all(name.endswith(("router.bias", "correction_bias")) for name in tensors):
+        return "router-bias", "Only the biases of the routers are not the checkpoint's."
+    if all(name.startswith("lm_head") for name in tensors):
+        return "untied-head", "Only the head is not the checkpoint's."
+    return "stale-tensor", "These tensors, and no others, are not the checkpoint's."
+
+
+def _fallback_decode(inquiry: Inquiry) -> Cause:
+    evidence = [
+        Observation(
+            observation="sampling against re-scoring of the same tokens, mean |delta| in nats",
+            value=inquiry.charge.error_nats,
+            expected=f"at most {inquiry.charge.noise_nats:.2g}",
+        ),
+        *position_profile(inquiry.charge),
+    ]
+    return _cause(
+        "decode-prefill-divergence",
+        "infer",
+        0.6,
+        None,
+        evidence,
+        [],
+        "The engine's sampling disagrees with its own re-scoring, and nothing simulated explains "
+        "it.",
+    )
+
+
+def own_cause(
+    own: Disagreement, captures: Mapping[str, Capture], localisation: Localisation | None
+) -> Cause:
+    """The cause of a trainer that contradicts itself."""
+    return _cause(
+        own.cause,
+        "train",
+        0.9,
+        None,
+        own.evidence,
+        [],
+        f"The trainer disagrees with itself ({own.against.replace('_', ' ')}), whatever the "
+        "engine says.",
+    )
+
+
+def ruled_out(inquiry: Inquiry, named: Iterable[str]) -> list[RuledOut]:
+    """Hypotheses that were tried and explain little, those that came nearest first."""
+    kept = set(named)
+    tried = sorted(inquiry.pursuit.tried.items(), key=lambda item: -item[1].explained)
+    return [
+        RuledOut(
+            id=cause,
+            because=f"simulated ({found.explanation[0].label}): removes "
+            f"{max(found.explained, 0.0):.0%} of the error",
+        )
+        for cause, found in tried
+        if cause not in kept
+    ][:SHOWN_RULED_OUT]
+
+
+def _figure(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

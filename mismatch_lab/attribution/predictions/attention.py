@@ -1,0 +1,116 @@
+"""Defects of attention, positions and what the cache holds."""
+
+from __future__ import annotations
+
+from mismatch_lab.attribution.clues import Clues
+from mismatch_lab.attribution.hypotheses import Hypothesis, Search
+from mismatch_lab.schema import Alteration, OptionValue
+
+ATTENTION = "self_attn"
+FACTORS = (0.01, 0.1, 0.5, 0.8, 1.25, 2.0, 10.0, 100.0)
+
+
+def _in_attention(
+    cause: str, label: str, name: str, value: OptionValue | None = None, layer: int = 0
+) -> Hypothesis:
+    return Hypothesis(
+        cause,
+        label,
+        model=(Alteration(name=name, value=value),),
+        location=f"model.layers.{layer}.{ATTENTION}",
+        part=ATTENTION,
+    )
+
+
+def _searched(hypothesis: Hypothesis, search: Search) -> Hypothesis:
+    from dataclasses import replace
+
+    return replace(hypothesis, search=search, fitted=1)
+
+
+def sinks(clues: Clues) -> list[Hypothesis]:
+    """Sinks take no weight."""
+    if clues.config.get("model_type") != "gpt_oss":
+        return []
+    label = "attention sinks take no weight"
+    return [_in_attention("attention-sinks-dropped", label, "drop_sinks")]
+
+
+def sliding_window(clues: Clues) -> list[Hypothesis]:
+    """Another width, or none."""
+    width = clues.config.get("sliding_window")
+    if not isinstance(width, int) or clues.config.get("use_sliding_window") is False:
+        return []
+    layer = clues.first_layer("sliding_attention")
+    cause = "sliding-window"
+    exact = [
+        _in_attention(cause, label, "sliding_window", value, layer)
+        for label, value in (
+            ("the sliding window is ignored", 0),
+            ("the sliding window is one key too wide", width + 1),
+            ("the sliding window is one key too narrow", width - 1),
+        )
+    ]
+    others = (width // 4, width // 2, 3 * width // 4, 3 * width // 2, 2 * width, 4 * width)
+    fitted = _in_attention(
+        cause, "the sliding window has another width", "sliding_window", None, layer
+    )
+    return [*exact, _searched(fitted, Search(tuple(map(float, others)), "integer"))]
+
+
+def attention_softcap(clues: Clues) -> list[Hypothesis]:
+    """The tanh cap on attention scores dropped."""
+    if not clues.config.get("attn_logit_softcapping"):
+        return []
+    label = "the cap on attention scores is dropped"
+    return [_in_attention("attention-softcap", label, "attention_softcap", 0.0)]
+
+
+def rope_precision(clues: Clues) -> list[Hypothesis]:
+    """Rotary frequencies or tables in bfloat16."""
+    return [
+        _in_attention("rope-precision", label, name, "bfloat16")
+        for name, label in (
+            ("inv_freq_dtype", "rotary frequencies rounded to bfloat16"),
+            ("rope_dtype", "rotary tables rounded to bfloat16"),
+        )
+    ]
+
+
+def rope_theta(clues: Clues) -> list[Hypothesis]:
+    """Another base of the rotary frequencies."""
+    hypothesis = _in_attention("rope-theta", "rotary base times a constant", "rope_theta")
+    return [_searched(hypothesis, Search(FACTORS, "log"))]
+
+
+def rope_scaling(clues: Clues) -> list[Hypothesis]:
+    """The scaling of long contexts lost, or another factor in it."""
+    cause = "rope-scaling"
+    scale = _in_attention(
+        cause, "queries and keys times a constant (YaRN's mscale)", "rope_attention_factor"
+    )
+    found = [_searched(scale, Search((0.7, 0.85, 1.1, 1.2, 1.4), "log"))]
+    if _rope_type(clues) != "default":
+        factor = _in_attention(cause, "another scaling factor", "rope_factor")
+        found = [
+            _in_attention(cause, "the rotary scaling is lost", "rope_default"),
+            *found,
+            _searched(factor, Search((0.125, 0.25, 0.5, 2.0, 4.0, 8.0), "log")),
+        ]
+    return found
+
+
+def _rope_type(clues: Clues) -> str:
+    rope = clues.config.get("rope_parameters") or clues.config.get("rope_scaling") or {}
+    return str(rope.get("rope_type", rope.get("type", "default")))
+
+
+def kv_cache(clues: Clues) -> list[Hypothesis]:
+    """Keys and values kept in eight bits."""
+    if clues.suspect != "decode":
+        return []
+    kinds = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fn:scaled", "int8:scaled")
+    return [
+        _in_attention("kv-cache-quantisation", f"keys and values kept as {kind}", "kv_dtype", kind)
+        for kind in kinds
+    ]

@@ -1,0 +1,122 @@
+"""Defects of what a log-prob means: temperature, truncation, penalties, scales, padding."""
+
+from __future__ import annotations
+
+from mismatch_lab.attribution.clues import Clues
+from mismatch_lab.attribution.hypotheses import Hypothesis, RowChange, Search
+from mismatch_lab.schema import Alteration
+
+FACTORS = (0.25, 0.5, 0.8, 0.95, 1.05, 1.25, 2.0, 4.0)
+HEAD = "lm_head"
+
+
+def raw_temperature(clues: Clues) -> list[Hypothesis]:
+    """The temperature is left out, or divides the wrong thing."""
+    if clues.sampling.temperature == 1.0:
+        return []
+    return [
+        Hypothesis(
+            "raw-logprobs-temperature",
+            "log-probs of the logits as they are, not divided by the temperature",
+            rows=(RowChange("raw_temperature"),),
+        ),
+        Hypothesis(
+            "raw-logprobs-temperature",
+            "the temperature divides log-probs, not logits",
+            rows=(RowChange("temperature_on_logprobs"),),
+        ),
+    ]
+
+
+def truncation(clues: Clues) -> list[Hypothesis]:
+    """Renormalised over the tokens that top-p, top-k or min-p keep."""
+    if clues.suspect != "decode":
+        return []
+    declared = clues.sampling.top_p
+    if declared < 1:
+        change = (RowChange("top_p", declared),)
+        return [
+            Hypothesis("sampler-truncation", f"renormalised over top-p {declared:g}", rows=change)
+        ]
+    grids = {
+        "top_p": Search((0.5, 0.7, 0.8, 0.9, 0.95, 0.99), "linear"),
+        "top_k": Search((1, 2, 3, 5, 8, 10, 20, 40, 50, 64, 100), "no"),
+        "min_p": Search((0.01, 0.02, 0.05, 0.1, 0.2), "log"),
+    }
+    return [
+        Hypothesis(
+            "sampler-truncation",
+            f"renormalised over what {name.replace('_', '-')} keeps",
+            rows=(RowChange(name),),
+            search=search,
+            fitted=1,
+        )
+        for name, search in grids.items()
+    ]
+
+
+def penalties(clues: Clues) -> list[Hypothesis]:
+    """Tokens seen before are penalised."""
+    if clues.suspect != "decode":
+        return []
+    grids = {
+        "repetition_penalty": Search((0.8, 0.95, 1.02, 1.05, 1.1, 1.2, 1.5), "log"),
+        "presence_penalty": Search((0.1, 0.5, 1.0, 1.5), "log"),
+        "frequency_penalty": Search((0.1, 0.5, 1.0, 1.5), "log"),
+    }
+    return [
+        Hypothesis(
+            "sampling-penalties",
+            name.replace("_", " "),
+            rows=(RowChange(name),),
+            search=search,
+            fitted=1,
+        )
+        for name, search in grids.items()
+    ]
+
+
+def logit_scale(clues: Clues) -> list[Hypothesis]:
+    """All logits times one number."""
+    return [
+        Hypothesis(
+            "logit-scale",
+            "logits times a constant",
+            rows=(RowChange("scale"),),
+            search=Search(FACTORS, "log"),
+            location=HEAD,
+            fitted=1,
+        )
+    ]
+
+
+def logit_softcap(clues: Clues) -> list[Hypothesis]:
+    """The tanh cap on logits dropped, or one where none belongs."""
+    if clues.config.get("final_logit_softcapping"):
+        dropped = Alteration(name="final_softcap", value=0.0)
+        label = "the cap on the final logits is dropped"
+        return [Hypothesis("logit-softcap", label, model=(dropped,), location=HEAD)]
+    return [
+        Hypothesis(
+            "logit-softcap",
+            "a cap on the final logits that the model does not have",
+            rows=(RowChange("softcap"),),
+            search=Search((5.0, 10.0, 20.0, 30.0, 50.0), "log"),
+            location=HEAD,
+            fitted=1,
+        )
+    ]
+
+
+def vocab_padding(clues: Clues) -> list[Hypothesis]:
+    """Rows of the padded vocabulary in the normaliser."""
+    return [
+        Hypothesis(
+            "vocab-padding",
+            "logits of 0 for rows beyond the vocabulary in the normaliser",
+            rows=(RowChange("phantom_rows"),),
+            search=Search((1.0, 4.0, 16.0, 64.0, 256.0, 1024.0), "log"),
+            location=HEAD,
+            fitted=1,
+        )
+    ]

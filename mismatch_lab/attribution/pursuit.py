@@ -1,0 +1,163 @@
+"""The search: which defect, or which two or three, make a sound program say what the suspect says.
+
+Every hypothesis is tried alone. If one explains the suspect down to the noise, it is the answer.
+If none does, the most promising are combined with the others. Explanations that account equally
+well are kept as ties, after those that needed fewer fitted numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mismatch_lab.attribution.fit import Fit, fit
+from mismatch_lab.attribution.hypotheses import Explanation, Hypothesis
+from mismatch_lab.attribution.lab import OutOfTimeError
+from mismatch_lab.attribution.simulate import World
+from mismatch_lab.attribution.token_changes import Float64
+from mismatch_lab.attribution.tune import tuned
+
+MOST_CAUSES = 3
+"""Defects looked for on one suspect."""
+
+BEAM = 4
+"""Unfinished explanations that are carried on."""
+
+HOPEFUL = 0.02
+"""A hypothesis that shares less than this with the suspect's error alone is no part of it."""
+
+WORTHWHILE = 0.5
+"""A further cause must remove at least this share of what the causes before it leave."""
+
+AS_GOOD = 1.5
+"""Residuals within this factor of the best are ties, as far as the data can say."""
+
+
+@dataclass
+class Pursuit:
+    """Outcome of a search."""
+
+    best: Fit | None = None
+    ties: list[Fit] = field(default_factory=list)
+    """Explanations as good as the best one, with as few fitted numbers, of other causes."""
+    tried: dict[str, Fit] = field(default_factory=dict)
+    """cause -> its best fit alone."""
+    finished: bool = True
+    """False where the budget ended the search."""
+
+
+class Search:
+    """Searches explanations of one suspect."""
+
+    def __init__(
+        self, world: World, sound: Float64, observed: Float64, noise_nats: float, given: Explanation
+    ) -> None:
+        """Args:
+        world: to predict in.
+        sound: [T] log-probs of the program that nothing is wrong with.
+        observed: [T] the suspect's log-probs.
+        noise_nats: what is left when an explanation is right.
+        given: what is known to hold already.
+        """
+        self.world = world
+        self.sound = sound
+        self.observed = observed
+        self.noise_nats = noise_nats
+        self.given = given
+
+    def judge(self, explanation: Explanation) -> Fit | None:
+        """Fit of an explanation; None where it does not apply."""
+        prediction = self.world.predict((*self.given, *explanation))
+        if prediction is None:
+            return None
+        return fit(explanation, prediction, self.sound, self.observed)
+
+    def run(self, hypotheses: list[Hypothesis]) -> Pursuit:
+        """Search all of them, and combinations."""
+        pursuit = Pursuit()
+        frontier: list[Fit] = []
+        try:
+            for hypothesis in hypotheses:
+                found = tuned(self.judge, (), hypothesis)
+                if found is None:
+                    continue
+                frontier.append(found)
+                kept = pursuit.tried.get(hypothesis.cause)
+                if kept is None or found.residual_nats < kept.residual_nats:
+                    pursuit.tried[hypothesis.cause] = found
+            self._settle(pursuit, frontier)
+            hopeful = [f.explanation[0] for f in frontier if f.shared >= HOPEFUL]
+            for _ in range(MOST_CAUSES - 1):
+                if pursuit.best is None or self.enough(pursuit.best):
+                    break
+                frontier = self._extended(frontier, hopeful)
+                before = pursuit.best
+                self._settle(pursuit, frontier)
+                if pursuit.best is before:
+                    break
+        except OutOfTimeError:
+            pursuit.finished = False
+            self._settle(pursuit, frontier)
+        return pursuit
+
+    def enough(self, found: Fit) -> bool:
+        """Whether nothing but noise is left."""
+        return found.residual_nats <= self.noise_nats
+
+    def _extended(self, frontier: list[Fit], hopeful: list[Hypothesis]) -> list[Fit]:
+        promising = sorted(frontier, key=_promise)[:BEAM]
+        longer = []
+        for partial in promising:
+            causes = {h.cause for h in partial.explanation}
+            for hypothesis in hopeful:
+                if hypothesis.cause in causes:
+                    continue
+                found = tuned(self.judge, partial.explanation, hypothesis)
+                if found is not None:
+                    longer.append(found)
+        return longer
+
+    def _settle(self, pursuit: Pursuit, candidates: list[Fit]) -> None:
+        """Take the best candidate if it is worth more than the best so far."""
+        candidates = [c for c in candidates if c.explained > 0]
+        if not candidates:
+            return
+        least = max(min(c.residual_nats for c in candidates), self.noise_nats / AS_GOOD)
+        equal = [c for c in candidates if c.residual_nats <= AS_GOOD * least]
+        equal.sort(key=lambda c: (_fitted(c), c.residual_nats))
+        best = equal[0]
+        if pursuit.best is not None and len(best.explanation) > len(pursuit.best.explanation):
+            if best.residual_nats > WORTHWHILE * pursuit.best.residual_nats:
+                return
+        pursuit.best = best
+        pursuit.ties = _others(best, [c for c in equal if _fitted(c) == _fitted(best)])
+
+
+def _promise(found: Fit) -> tuple[float, float]:
+    """Those that leave little first; among those that leave much, those that share much."""
+    return (-max(found.explained, found.shared * (abs(found.slope - 1) < 0.5)), -found.shared)
+
+
+def _fitted(found: Fit) -> int:
+    return sum(h.fitted for h in found.explanation)
+
+
+def _others(best: Fit, equal: list[Fit]) -> list[Fit]:
+    """One explanation per set of causes other than the best's."""
+    seen = {frozenset(h.cause for h in best.explanation)}
+    others = []
+    for candidate in equal:
+        causes = frozenset(h.cause for h in candidate.explanation)
+        if causes not in seen:
+            seen.add(causes)
+            others.append(candidate)
+    return others
+
+
+def finite_mean_abs(difference: Float64) -> float:
+    """mean |difference| over finite entries; NaN without any."""
+    finite = difference[np.isfinite(difference)]
+    return float(np.mean(np.abs(finite))) if len(finite) else float("nan")
+
+

@@ -1,0 +1,167 @@
+"""What defects of sampling and of the log-softmax do to whole distributions.
+
+Each function takes what a sound program has, log-probs over the vocabulary as [P, V] with the
+log-sum-exp that normalised them, and returns what the defective one reports. Pure numpy, float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mismatch_lab.captures.capture import Capture, Int64
+from mismatch_lab.measures.grids import to_bfloat16
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """P distributions of a sound program and where they stand."""
+
+    logp: Float64
+    """[P, V]"""
+    lse: Float64
+    """[P] so that `logp + lse` are the logits over the temperature; NaN where unknown."""
+    seen: list[Int64]
+    """For each, the token ids before it in its row, prompt included."""
+    generated_from: Int64
+    """[P] how many of these are prompt."""
+    temperature: float
+
+    @property
+    def logits(self) -> Float64:
+        """[P, V], temperature taken out again."""
+        return (self.logp + self.lse[:, None]) * self.temperature
+
+
+def distributions_of(capture: Capture, probes: Int64, temperature: float) -> Distributions:
+    """Distributions at some probes of a capture (indices into its probe arrays)."""
+    assert capture.probe_logp is not None
+    positions = capture.probe_positions[probes]
+    rows = capture.rows
+    row_ids = rows.row_ids()[positions]
+    starts = rows.row_offsets[row_ids]
+    lse = capture.probe_lse
+    return Distributions(
+        capture.probe_logp[probes].astype(np.float64),
+        np.full(len(probes), np.nan) if lse is None else lse[probes].astype(np.float64),
+        [rows.token_ids[a:p].astype(np.int64) for a, p in zip(starts, positions, strict=True)],
+        rows.prompt_lengths[row_ids].astype(np.int64),
+        temperature,
+    )
+
+
+def log_softmax(logits: Float64) -> Float64:
+    """Along the last axis; -inf stays -inf."""
+    peak = logits.max(axis=-1, keepdims=True)
+    total = np.log(np.exp(logits - peak).sum(axis=-1, keepdims=True))
+    return np.asarray(logits - peak - total)
+
+
+def raw_temperature(sound: Distributions, _value: float) -> Float64:
+    """Log-probs of the logits as the model gave them, not divided by the temperature."""
+    return log_softmax(sound.logp * sound.temperature)
+
+
+def temperature_on_logprobs(sound: Distributions, _value: float) -> Float64:
+    """The temperature divides the log-probs, after the softmax: they no longer sum to one."""
+    return log_softmax(sound.logp * sound.temperature) / sound.temperature
+
+
+def scale(sound: Distributions, value: float) -> Float64:
+    """Logits times a constant."""
+    return log_softmax(sound.logp * value)
+
+
+def softcap(sound: Distributions, value: float) -> Float64:
+    """A tanh cap on the logits where none belongs."""
+    return log_softmax(value * np.tanh(sound.logits / value) / sound.temperature)
+
+
+def top_p(sound: Distributions, value: float) -> Float64:
+    """Renormalised over the fewest tokens whose probabilities reach `value`."""
+    order = np.argsort(-sound.logp, axis=1, kind="stable")
+    sorted_p = np.exp(np.take_along_axis(sound.logp, order, axis=1))
+    before = np.cumsum(sorted_p, axis=1) - sorted_p
+    kept = np.zeros(sound.logp.shape, bool)
+    np.put_along_axis(kept, order, before < value, axis=1)
+    return _renormalised(sound.logp, kept)
+
+
+def top_k(sound: Distributions, value: float) -> Float64:
+    """Renormalised over the `value` likeliest tokens."""
+    k = max(1, min(int(value), sound.logp.shape[1]))
+    threshold = np.partition(sound.logp, -k, axis=1)[:, -k]
+    return _renormalised(sound.logp, sound.logp >= threshold[:, None])
+
+
+def min_p(sound: Distributions, value: float) -> Float64:
+    """Renormalised over tokens of at least `value` times the likeliest one's probability."""
+    threshold = sound.logp.max(axis=1) + np.log(value)
+    return _renormalised(sound.logp, sound.logp >= threshold[:, None])
+
+
+def _renormalised(logp: Float64, kept: NDArray[np.bool_]) -> Float64:
+    return log_softmax(np.where(kept, logp, -np.inf))
+
+
+def repetition_penalty(sound: Distributions, value: float) -> Float64:
+    """Logits of tokens seen before divided by `value` if positive, else times it (CTRL)."""
+    logits = sound.logits
+    for p, seen in enumerate(sound.seen):
+        ids = np.unique(seen)
+        row = logits[p, ids]
+        logits[p, ids] = np.where(row > 0, row / value, row * value)
+    return log_softmax(logits / sound.temperature)
+
+
+def presence_penalty(sound: Distributions, value: float) -> Float64:
+    """Logits of tokens generated before, less `value`."""
+    return _generated_less(sound, value, counted=False)
+
+
+def frequency_penalty(sound: Distributions, value: float) -> Float64:
+    """Logits of tokens generated before, less `value` for each time."""
+    return _generated_less(sound, value, counted=True)
+
+
+def _generated_less(sound: Distributions, value: float, *, counted: bool) -> Float64:
+    logits = sound.logp * sound.temperature
+    for p, seen in enumerate(sound.seen):
+        ids, counts = np.unique(seen[sound.generated_from[p] :], return_counts=True)
+        logits[p, ids] -= value * (counts if counted else 1.0)
+    return log_softmax(logits / sound.temperature)
+
+
+def phantom_rows(sound: Distributions, value: float) -> Float64:
+    """`value` more logits of exactly 0 in the normaliser."""
+    return sound.logp - np.log1p(value * np.exp(-sound.lse))[:, None]
+
+
+def bfloat16_log_softmax(sound: Distributions, _value: float) -> Float64:
+    """Logits, normaliser and result all rounded to bfloat16."""
+    logits = to_bfloat16(sound.logits / sound.temperature)
+    peak = logits.max(axis=1, keepdims=True)
+    shifted = to_bfloat16(logits - peak)
+    return to_bfloat16(shifted - to_bfloat16(np.log(np.exp(shifted).sum(1, keepdims=True))))
+
+
+ROW_CHANGES: dict[str, Callable[[Distributions, float], Float64]] = {
+    "raw_temperature": raw_temperature,
+    "temperature_on_logprobs": temperature_on_logprobs,
+    "scale": scale,
+    "softcap": softcap,
+    "top_p": top_p,
+    "top_k": top_k,
+    "min_p": min_p,
+    "repetition_penalty": repetition_penalty,
+    "presence_penalty": presence_penalty,
+    "frequency_penalty": frequency_penalty,
+    "phantom_rows": phantom_rows,
+    "bfloat16_log_softmax": bfloat16_log_softmax,
+}
+"""name -> function; another one is one function and one row."""

@@ -1,0 +1,76 @@
+"""Who is wrong: the engine while sampling, its re-scoring, or the trainer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mismatch_lab.attribution.hypotheses import Suspect
+from mismatch_lab.attribution.token_changes import Float64
+from mismatch_lab.captures.capture import Capture
+from mismatch_lab.schema import Limits, Localisation, Measures, NoiseFloor
+
+SOUND = {"decode": "prefill", "infer": "ref", "train": "ref"}
+"""What each suspect is held against."""
+
+CAPTURED = {"decode": "decode", "infer": "prefill", "train": "train"}
+
+
+@dataclass(frozen=True)
+class Charge:
+    """A suspect with what it said and what a sound program says."""
+
+    suspect: Suspect
+    observed: Float64
+    """[T]"""
+    sound: Float64
+    """[T]"""
+    error_nats: float
+    """mean |observed - sound| over sampled tokens."""
+    noise_nats: float
+    """What a sound program's error may come to."""
+
+
+def charges(
+    captures: Mapping[str, Capture],
+    edges: Mapping[str, Measures],
+    floor: NoiseFloor,
+    localisation: Localisation | None,
+    limits: Limits,
+) -> list[Charge]:
+    """Everyone whose error is more than precision, the re-scoring before the sampling: what is
+    wrong with the model explains part of what is wrong with sampling from it."""
+    noise = max(limits.floor_ratio * floor.precision.ci95[1], SMALLEST_NATS)
+    found: list[Charge] = []
+    for suspect in ("train", "infer"):
+        ratio = floor.train_ratio if suspect == "train" else floor.infer_ratio
+        located = localisation is not None and localisation.side == suspect
+        if ratio.value > limits.floor_ratio or located:
+            found.append(charge(suspect, captures, noise))  # type: ignore[arg-type]
+    sampling = edges.get("decode_prefill")
+    if sampling is not None:
+        size = sampling["abs_delta_mean"]
+        if size.ci95[0] > max(math.sqrt(2) * noise, limits.match_abs_delta_nats):
+            found.append(charge("decode", captures, noise))
+    return found or [_likelier(captures, floor, noise)]
+
+
+SMALLEST_NATS = 3e-6
+"""Kernels of different programs differ by this much in fp32 where nothing is wrong."""
+
+
+def charge(suspect: Suspect, captures: Mapping[str, Capture], noise_nats: float) -> Charge:
+    """Hold a suspect's capture against what it should be."""
+    observed = captures[CAPTURED[suspect]].logp.astype(np.float64)
+    sound = captures[SOUND[suspect]].logp.astype(np.float64)
+    error = np.abs(observed - sound)[captures["decode"].rows.sampled]
+    return Charge(suspect, observed, sound, float(np.nanmean(error)), noise_nats)
+
+
+def _likelier(captures: Mapping[str, Capture], floor: NoiseFloor, noise: float) -> Charge:
+    """Nobody stands out: the side that is further from the reference."""
+    worse: Suspect = "train" if floor.train_ratio.value >= floor.infer_ratio.value else "infer"
+    return charge(worse, captures, noise)

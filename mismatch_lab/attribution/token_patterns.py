@@ -1,0 +1,79 @@
+"""Errors of single tokens: the same constant over and over, or only where rows end.
+
+Whatever the rest of a row says, such tokens are judged first and then left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mismatch_lab.attribution.token_changes import Float64
+from mismatch_lab.captures.capture import Rows
+
+REPEATED = 3
+"""Wrong tokens that carry exactly one value: by chance float32 log-probs hardly ever repeat."""
+
+CLEAR = 20.0
+"""A token is wrong by itself when it is off by this many times the noise."""
+
+SAME_POLICY_NATS = 1e-3
+
+
+@dataclass(frozen=True)
+class TokenPattern:
+    """Tokens that are wrong for one reason."""
+
+    cause: str
+    tokens: NDArray[np.bool_]
+    """[T]"""
+    value: float
+    """The constant they carry; NaN where they differ."""
+    abs_delta_nats: float
+    """mean |suspect - sound| over them."""
+
+
+def token_patterns(
+    observed: Float64, sound: Float64, rows: Rows, noise_nats: float
+) -> list[TokenPattern]:
+    """Patterns in what a suspect says of sampled tokens.
+
+    Args:
+        observed: [T] the suspect's log-probs.
+        sound: [T] what they should be.
+        noise_nats: mean |error| of a sound program.
+    """
+    error = np.abs(observed - sound)
+    limit = max(CLEAR * noise_nats, SAME_POLICY_NATS)
+    wrong = rows.sampled & (error > limit)
+    last = _last_sampled(rows)
+    found = []
+    constant = _constants(observed, wrong)
+    for value in sorted(set(observed[constant].tolist())):
+        tokens = constant & (observed == value)
+        cause = "terminal-token" if not (tokens & ~last).any() else "sentinel-values"
+        found.append(TokenPattern(cause, tokens, value, float(error[tokens].mean())))
+    rest = wrong & ~constant
+    inside = rows.sampled & ~last & np.isfinite(error)
+    clean_inside = inside.any() and float(np.mean(error[inside & ~constant])) <= limit / CLEAR
+    if rest.sum() >= REPEATED and not (rest & ~last).any() and clean_inside:
+        found.append(TokenPattern("packing-boundary", rest, np.nan, float(error[rest].mean())))
+    return found
+
+
+def _constants(observed: Float64, wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    values, counts = np.unique(observed[wrong], return_counts=True)
+    repeated = values[counts >= REPEATED]
+    return np.asarray(wrong & np.isin(observed, repeated))
+
+
+def _last_sampled(rows: Rows) -> NDArray[np.bool_]:
+    """[T] the last sampled token of each row."""
+    last = np.zeros(rows.n_tokens, bool)
+    for start, stop in rows.spans():
+        sampled = np.flatnonzero(rows.sampled[start:stop])
+        if len(sampled):
+            last[start + sampled[-1]] = True
+    return last

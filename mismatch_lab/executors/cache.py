@@ -1,0 +1,196 @@
+"""Worker tasks that ran before, with the same input, are not run again: their captures are copied.
+
+What a task's captures depend on goes into its key: the task itself, the files of its checkpoints
+and plugins, the captures it reads, the code that the worker imports, package versions, machine and
+environment. A task with anything that the key cannot see is never cached.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from mismatch_lab.captures.store import MANIFEST, load_manifest
+from mismatch_lab.engines.checkpoint import checkpoint_state, locate
+from mismatch_lab.engines.jobs import GenerateJob, WorkerTask
+from mismatch_lab.engines.plugin import check_plugin
+from mismatch_lab.errors import CaptureError
+from mismatch_lab.executors.local import OnEvent, run_task
+from mismatch_lab.executors.sources import foreign_imports, sources_digest
+from mismatch_lab.provenance import package_versions
+from mismatch_lab.schema import SideSpec
+
+FORMAT = 1
+"""Of the key; another one makes every old entry a miss."""
+LIMIT_BYTES = 4 << 30
+"""Entries that were not used for longest go when the cache is larger."""
+
+DONE = "task.json"
+"""Written last into an entry: its captures' names and the seconds that the task took."""
+
+WORKER_FILE = Path(__file__).parents[1] / "engines" / "worker.py"
+ENVIRONMENT_PREFIXES = ("VLLM_", "OMP_", "MKL_", "TORCH", "PYTORCH_", "CUDA_", "HF_", "NCCL_")
+KNOWN_PACKAGES = {"torch", "transformers", "vllm", "numpy", "safetensors"}
+"""What a plugin may import beside the standard library: their versions are in the key."""
+
+
+def run_cached(
+    task: WorkerTask, name: str, logs: Path, on_event: OnEvent, cache: Path | None
+) -> float:
+    """Run a task, or copy its captures from `cache`; the seconds it takes where it is run.
+
+    Raises:
+        MismatchLabError: what the worker reported, or how it died.
+    """
+    key = task_key(task) if cache is not None else None
+    if cache is None or key is None:
+        return _run(task, name, logs, on_event)
+    entry = cache / key
+    found = _restore(entry, task, on_event)
+    if found is not None:
+        return found
+    wall_s = _run(task, name, logs, on_event)
+    _store(entry, task, wall_s)
+    _prune(cache, LIMIT_BYTES)
+    return wall_s
+
+
+def task_key(task: WorkerTask) -> str | None:
+    """A digest of all that the task's captures depend on; None where something cannot be seen."""
+    asked = task.model_dump(mode="json", exclude={"captures_dir", "sources_dir"})
+    plugins = [stage.spec.plugin for stage in task.stages if stage.spec.plugin is not None]
+    files = [check_plugin(plugin)[0] for plugin in plugins]
+    named = _states([*_strings(asked), *(text for path in files for text in _constants(path))])
+    if named is None or not all(_is_seen(stage.spec) for stage in task.stages):
+        return None
+    parts = {
+        "format": FORMAT,
+        "task": asked,
+        "named": named,
+        "sources": _sources(task),
+        "code": [sources_digest(path) for path in (WORKER_FILE, *files)],
+        "packages": package_versions(),
+        "machine": [platform.node(), platform.machine(), os.cpu_count(), platform.python_version()],
+        "environment": {k: v for k, v in os.environ.items() if k.startswith(ENVIRONMENT_PREFIXES)},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _is_seen(spec: SideSpec) -> bool:
+    """Whether everything the side reads is in the key."""
+    if spec.python is not None:  # its packages are not those of this interpreter
+        return False
+    if not checkpoint_state(spec.model) and spec.engine != "fake":
+        return False  # a hub name: what it stands for may change
+    return spec.plugin is None or foreign_imports(check_plugin(spec.plugin)[0]) <= KNOWN_PACKAGES
+
+
+def _states(texts: list[str]) -> dict[str, Any] | None:
+    """Size and time of every file that one of the texts names; None for a folder of folders."""
+    states: dict[str, Any] = {}
+    for text in {locate(text) for text in texts if os.path.exists(locate(text))}:
+        path = Path(text)
+        if path.is_dir() and any(child.is_dir() for child in path.iterdir()):
+            return None
+        stat = path.stat()
+        states[text] = checkpoint_state(text) or [stat.st_size, stat.st_mtime_ns]
+    return states
+
+
+def _strings(value: Any) -> list[str]:
+    """Every string in a JSON value, names of fields left out."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [text for part in value for text in _strings(part)] if isinstance(value, list) else []
+
+
+def _constants(path: Path) -> list[str]:
+    """String constants of a plugin that could be paths."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    return [text for text in texts if isinstance(text, str) and os.sep in text]
+
+
+def _sources(task: WorkerTask) -> dict[str, str]:
+    """Checksums of the captures that the task reads and does not make."""
+    jobs = [job for stage in task.stages for job in stage.jobs]
+    scored = [job for job in jobs if not isinstance(job, GenerateJob)]
+    read = {name for job in scored for name in (job.source, job.replay_from) if name is not None}
+    captures = Path(task.sources_dir or task.captures_dir)
+    return {
+        name: load_manifest(captures / name).arrays_sha256
+        for name in sorted(read - {job.id for job in jobs})
+    }
+
+
+def _run(task: WorkerTask, name: str, logs: Path, on_event: OnEvent) -> float:
+    began = time.perf_counter()
+    run_task(task, name, logs, on_event)
+    return time.perf_counter() - began
+
+
+def _restore(entry: Path, task: WorkerTask, on_event: OnEvent) -> float | None:
+    """Copies, not links: what is done to a run's captures must not reach the cache."""
+    if not (entry / DONE).is_file():
+        return None
+    try:
+        done = json.loads((entry / DONE).read_text(encoding="utf-8"))
+        captures = Path(task.captures_dir)
+        captures.mkdir(parents=True, exist_ok=True)
+        for event in done["events"]:
+            temporary = captures / f".{event['id']}.partial"
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.copytree(entry / event["id"], temporary)
+            temporary.rename(captures / event["id"])
+        os.utime(entry / DONE)
+    except OSError:  # pruned by another program meanwhile
+        for job in (job for stage in task.stages for job in stage.jobs):
+            shutil.rmtree(Path(task.captures_dir) / job.id, ignore_errors=True)
+        return None
+    for event in done["events"]:
+        on_event({"event": "captured", "cached": True, **event})
+    return float(done["wall_s"])
+
+
+def _store(entry: Path, task: WorkerTask, wall_s: float) -> None:
+    """An entry is there whole or not at all; of two programs that store it, the first wins."""
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=entry.parent))
+    captures, events = Path(task.captures_dir), []
+    try:
+        for stage in task.stages:
+            for job in stage.jobs:
+                if not (captures / job.id / MANIFEST).is_file():
+                    raise CaptureError(f"{captures / job.id} is missing after its task.")
+                shutil.copytree(captures / job.id, temporary / job.id)
+                seconds = load_manifest(captures / job.id).wall_s
+                events.append({"id": job.id, "side": stage.spec.side, "wall_s": seconds})
+        (temporary / DONE).write_text(
+            json.dumps({"wall_s": wall_s, "events": events}), encoding="utf-8"
+        )
+        temporary.rename(entry)
+    except OSError:  # stored by another program, or no room: the run has its captures
+        shutil.rmtree(temporary, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _prune(cache: Path, limit_bytes: int) -> None:
+    entries = sorted(cache.glob(f"*/{DONE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    total = 0
+    for done in entries:
+        total += sum(f.stat().st_size for f in done.parent.rglob("*") if f.is_file())
+        if total > limit_bytes:
+            done.unlink(missing_ok=True)  # first: without it the entry counts as absent
+            shutil.rmtree(done.parent, ignore_errors=True)

@@ -1,0 +1,74 @@
+"""`explain CAUSE`: what is known of one cause, as a page for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from mismatch_lab.attribution.causes import FRAMEWORKS, load_cause
+from mismatch_lab.attribution.causes.base import CauseEntry
+from mismatch_lab.attribution.causes.pairs import tells_apart
+
+INDENT = (0, 0, 0, 2)
+"""Padding of a section's body: columns on the left."""
+NAME_WIDTH = 9
+"""Of the column with the frameworks' names."""
+
+
+def print_cause(console: Console, id: str) -> None:
+    """Mechanism, signature, confirmation, neighbours, remedies and sources.
+
+    Raises:
+        InputError: there is no such cause.
+    """
+    cause = load_cause(id)
+    console.print(Text.assemble((cause.id, "bold"), f"  ({cause.family})"))
+    console.print(Text(f"{cause.title}."))
+    _section(console, "How it happens", cause.mechanism)
+    _section(console, "How it shows", cause.signature)
+    _section(console, "How it is confirmed", cause.confirmation)
+    _neighbours(console, cause)
+    _section(console, f"Remedy: {cause.remedy_id}", cause.remedy)
+    _remedies(console, cause)
+    _heading(console, "Seen in")
+    for source in cause.sources:
+        console.print(f"  {source}", soft_wrap=True)
+    if cause.fault is not None:
+        _section(console, "Proven by", _planted(cause.fault))
+
+
+def _planted(id: str) -> str:
+    from mismatch_lab.faults import load_fault  # many modules: not for printing a list
+
+    fault = load_fault(id)
+    return f"planted fault {id} ({fault.side}): {fault.about}"
+
+
+def _heading(console: Console, title: str) -> None:
+    console.print()
+    console.print(Text(title, style="bold"))
+
+
+def _section(console: Console, title: str, body: str) -> None:
+    _heading(console, title)
+    console.print(Padding(Text(body), INDENT))
+
+
+def _neighbours(console: Console, cause: CauseEntry) -> None:
+    if not cause.neighbours:
+        return
+    _heading(console, "Easily taken for")
+    for neighbour in cause.neighbours:
+        console.print(Text(f"  {neighbour}", style="italic"))
+        console.print(Padding(Text(tells_apart(cause.id, neighbour)), (0, 0, 0, 4)))
+
+
+def _remedies(console: Console, cause: CauseEntry) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, style="bold", min_width=NAME_WIDTH)
+    table.add_column(overflow="fold")
+    for framework in FRAMEWORKS:
+        table.add_row(framework, Text(cause.remedies[framework]))
+    console.print(Padding(table, INDENT))

@@ -1,0 +1,40 @@
+"""Log-probs travel from sampler to trainer in fewer bits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from mismatch_lab.captures.capture import Capture, Float32
+from mismatch_lab.faults.base import Fault
+
+
+def rewrite(capture: Capture, strength: str) -> Capture:
+    """The log-probs as the dtype holds them."""
+    return replace(capture, logp=narrowed(capture.logp, strength))
+
+
+def narrowed(logp: Float32, dtype: str) -> Float32:
+    """Round to nearest (even) in bfloat16, in float16, or to three decimals of a JSON."""
+    if dtype == "decimals":
+        return np.round(logp, 3)
+    if dtype == "float16":
+        return logp.astype(np.float16).astype(np.float32)
+    bits = logp.view(np.uint32)
+    even = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    kept = (even & np.uint32(0xFFFF0000)).view(np.float32)
+    return np.where(np.isnan(logp), logp, kept).astype(np.float32)
+
+
+FAULT = Fault(
+    id="transport-bf16",
+    about="the engine's log-probs stored in bf16 on their way",
+    causes=("logprob-precision",),
+    family="precision",
+    side="sync",
+    kind="capture",
+    severities={"plain": "bfloat16", "medium": "decimals", "slight": "float16"},
+    rewrite=rewrite,
+    target="decode",
+)

@@ -1,0 +1,40 @@
+"""From results to the card that is printed, stored and shown."""
+
+from __future__ import annotations
+
+from mismatch_lab.schema import Provenance
+from mismatch_lab.scorecard import accuracy
+from mismatch_lab.scorecard.records import CaseResult, Scorecard
+
+DOUBLE_QUESTIONS = ("detected", "cause", "both", "side")
+CONTROL_QUESTIONS = ("false_alarm",)
+
+
+def build_card(
+    results: list[CaseResult], planned: int, engine: str, subset: str, provenance: Provenance
+) -> Scorecard:
+    """All shares, the aims, and what went wrong."""
+    singles = accuracy.judged(results, "single")
+    doubles = accuracy.judged(results, "double")
+    controls = accuracy.judged(results, "control")
+    return Scorecard(
+        provenance=provenance,
+        engine=engine,
+        subset=subset,
+        planned=planned,
+        codes=sorted({result.code for result in results}),
+        goals=accuracy.goals(results),
+        by_severity=accuracy.table(singles, lambda r: r.case.truths[0].severity),
+        by_family=accuracy.table(accuracy.clear(singles), accuracy.planted_family),
+        by_model=accuracy.table(accuracy.clear(singles), lambda r: r.case.model),
+        doubles=accuracy.row("double faults", doubles, DOUBLE_QUESTIONS),
+        controls=accuracy.row("healthy controls", controls, CONTROL_QUESTIONS),
+        ties=accuracy.ties(singles),
+        extras=accuracy.extras([*singles, *doubles]),
+        confusion=accuracy.confusion(results),
+        calibration=accuracy.calibration(results),
+        median_diagnosis_s=accuracy.middle(result.diagnosis_s for result in results),
+        median_experiments=accuracy.middle(result.experiments for result in results),
+        misses=[result for result in results if accuracy.is_miss(result)],
+        not_run=[result for result in results if result.judgement is None],
+    )

@@ -1,0 +1,151 @@
+"""Which cases a card has: every fault at every severity where it applies, pairs, and controls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mismatch_lab.engines.checkpoint import EMBEDDED, locate
+from mismatch_lab.errors import InputError
+from mismatch_lab.faults.base import SEVERITIES, Config, Fault, Severity
+from mismatch_lab.scorecard.controls import CONTROLS
+from mismatch_lab.scorecard.models import ARCHITECTURES
+from mismatch_lab.scorecard.plant import healthy, planted
+from mismatch_lab.scorecard.records import Case, Truth
+from mismatch_lab.scorecard.setup import Setup
+
+DTYPE_ORDER = ("float32", "bfloat16")
+"""Which of a fault's dtypes is taken unless another is asked for. In float32 the floor is low
+enough that slight faults stand above it; the controls are in bfloat16 as well."""
+SHORT = {"bfloat16": "bf16", "float32": "fp32"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A case and how it is set up; the setup is made only where the case is run."""
+
+    case: Case
+    setup: Callable[[str], Setup]
+    """The checkpoint's path -> setup."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """An architecture of the card."""
+
+    name: str
+    config: Config
+    """As in its config.json."""
+
+
+def model_names() -> list[str]:
+    """The card's architectures."""
+    return [EMBEDDED, *ARCHITECTURES]
+
+
+def read_model(name: str, checkpoints: Path) -> Model:
+    """An architecture with its configuration; of one that is not trained yet, as it will be.
+
+    Raises:
+        InputError: no such architecture.
+    """
+    if name not in model_names():
+        raise InputError(
+            f"The scorecard has no architecture {name!r}.",
+            f"Available: {', '.join(model_names())}.",
+        )
+    folder = Path(locate(name)) if name == EMBEDDED else checkpoints / name
+    path = folder / "config.json"
+    if path.is_file():
+        return Model(name, json.loads(path.read_text(encoding="utf-8")))
+    config: Any = ARCHITECTURES[name]()
+    return Model(name, config.to_dict())
+
+
+def singles(
+    faults: Sequence[Fault], models: Sequence[Model], engine: str, dtype: str | None
+) -> list[Planned]:
+    """Every fault at every severity on every architecture that has the part."""
+    return [
+        _planned("single", ((fault, severity),), model, dtype_of((fault,), dtype))
+        for model in models
+        for fault in faults
+        if plantable(fault, model, engine)
+        for severity in SEVERITIES
+    ]
+
+
+def double(
+    first: Fault, second: Fault, severity: Severity, model: Model, dtype: str | None
+) -> Planned:
+    """Two faults at once."""
+    chosen = dtype_of((first, second), dtype)
+    return _planned("double", ((first, severity), (second, severity)), model, chosen)
+
+
+def controls(models: Sequence[Model], engine: str) -> list[Planned]:
+    """Every healthy control on its architectures."""
+    found = []
+    for name, control in CONTROLS.items():
+        for model in models:
+            if model.name not in control.models or (control.vllm_only and engine != "vllm"):
+                continue
+            identity = f"healthy.{name}.{model.name}.{SHORT[control.dtype]}"
+            case = Case(
+                id=identity, kind="control", model=model.name, dtype=control.dtype, control=name
+            )
+            found.append(Planned(case, lambda _model, control=control: healthy(control)))  # type: ignore[misc]
+    return found
+
+
+def plantable(fault: Fault, model: Model, engine: str) -> bool:
+    """Whether the architecture has the part, and the engine is one it can be planted in."""
+    has_part = fault.applies(str(model.config.get("model_type")), model.config)
+    return has_part and (fault.side == "train" or engine in fault.engines)
+
+
+def dtype_of(faults: Sequence[Fault], asked: str | None) -> str:
+    """The dtype that faults are planted in: the one asked for, where all of them show in it."""
+    shown = [d for d in DTYPE_ORDER if all(d in fault.dtypes for fault in faults)]
+    return asked if asked in shown else shown[0]
+
+
+def truth_of(fault: Fault, severity: str, model: Model) -> Truth:
+    """What the judge knows."""
+    return Truth(
+        fault=fault.id,
+        severity=severity,
+        causes=fault.causes,
+        families=(fault.family,),
+        # What was not delivered is missing in the engine: both are said of it in the field.
+        sides=("sync", "infer") if fault.side == "sync" else (fault.side,),
+        location=fault.expected_location(model.config),
+    )
+
+
+def _planned(
+    kind: str, plants: tuple[tuple[Fault, Severity], ...], model: Model, dtype: str
+) -> Planned:
+    faults = "+".join(fault.id for fault, _ in plants)
+    identity = f"{faults}.{plants[0][1]}.{model.name}.{SHORT[dtype]}"
+    case = Case(
+        id=identity,
+        kind=kind,  # type: ignore[arg-type]
+        model=model.name,
+        dtype=dtype,
+        truths=tuple(truth_of(fault, severity, model) for fault, severity in plants),
+    )
+    return Planned(case, partial(_setup, plants))
+
+
+def _setup(plants: tuple[tuple[Fault, Severity], ...], model: str) -> Setup:
+    from mismatch_lab.scorecard.setup import merged
+
+    setup = Setup()
+    for fault, severity in plants:
+        setup = merged(setup, planted(fault, severity, model))
+    return setup

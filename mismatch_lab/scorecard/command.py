@@ -1,0 +1,133 @@
+"""What `mismatch-lab scorecard` does."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+import mismatch_lab
+from mismatch_lab.errors import InputError
+from mismatch_lab.faults import FAULTS, load_fault
+from mismatch_lab.provenance import gather
+from mismatch_lab.request import DTYPES
+from mismatch_lab.schema import write_json
+from mismatch_lab.scorecard import console as view
+from mismatch_lab.scorecard.card import build_card
+from mismatch_lab.scorecard.cases import Planned
+from mismatch_lab.scorecard.models import checkpoint
+from mismatch_lab.scorecard.page import write_page
+from mismatch_lab.scorecard.run_case import Bench, run_case
+from mismatch_lab.scorecard.select import Selection, part_of, select
+from mismatch_lab.scorecard.store import (
+    CARD_FILE,
+    load_result,
+    load_results,
+    prepare_card_folder,
+    result_file,
+    save_result,
+)
+
+DEFAULT_OUT = Path("runs") / "scorecard"
+CI_PROMPTS, CI_MAX_TOKENS = 16, 48
+"""The subset ci: enough tokens for an answer, few enough for CI."""
+
+
+@dataclass(frozen=True)
+class ScorecardRequest:
+    """The options of `scorecard`, as typed."""
+
+    selection: Selection = field(default_factory=Selection)
+    part: str = "1/1"
+    out: Path | None = None
+    engine: str = "vllm"
+    checkpoints: Path | None = None
+    keep_runs: bool = False
+    overwrite: bool = False
+    list_only: bool = False
+    render_only: bool = False
+    command: tuple[str, ...] = ()
+
+
+def run_scorecard(asked: ScorecardRequest) -> None:
+    """Run what is missing of the card, then print and write all of it.
+
+    Raises:
+        InputError: an option is wrong, or the folder is not a scorecard's.
+    """
+    if asked.selection.dtype not in (None, *DTYPES[:2]):
+        raise InputError(f"The scorecard has no dtype {asked.selection.dtype!r}.")
+    checkpoints = asked.checkpoints or default_checkpoints()
+    faults = [load_fault(name) for name in FAULTS]
+    planned = select(asked.selection, faults, asked.engine, checkpoints)
+    part = part_of(planned, asked.part)
+    if asked.list_only:
+        view.print_cases(Console(), [entry.case for entry in part])
+        return
+    out = asked.out or DEFAULT_OUT
+    if asked.out is None:
+        out.parent.mkdir(exist_ok=True)
+    if not asked.render_only:
+        prepare_card_folder(out)
+        run_cases(part, _bench(asked, out, checkpoints), asked.overwrite)
+    _finish(asked, planned, out)
+
+
+def default_checkpoints() -> Path:
+    """Where trained models are kept between cards: the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "mismatch-lab" / "scorecard-models"
+
+
+def code_digest() -> str:
+    """A digest of this package's sources: results of other code are told apart by it."""
+    root = Path(mismatch_lab.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _bench(asked: ScorecardRequest, out: Path, checkpoints: Path) -> Bench:
+    short = asked.selection.subset == ("ci",)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    return Bench(
+        out=out,
+        find_model=partial(checkpoint, cache=checkpoints),
+        engine=asked.engine,
+        prompts=CI_PROMPTS if short else None,
+        max_tokens=CI_MAX_TOKENS if short else None,
+        keep_runs=asked.keep_runs,
+        code=code_digest(),
+    )
+
+
+def run_cases(planned: list[Planned], bench: Bench, overwrite: bool) -> None:
+    """Run the cases that have no result yet; each result is on disk before the next begins."""
+    console = Console(stderr=True)
+    with view.progress(console, len(planned)) as (on_event, advance):
+        for entry in planned:
+            path = result_file(bench.out, entry.case)
+            if path.is_file() and not overwrite:
+                advance(load_result(path), stored=True)
+                continue
+            on_event({"event": "case", "text": entry.case.id})
+            result = run_case(entry.case, entry.setup, bench, on_event)
+            save_result(bench.out, result)
+            advance(result, stored=False)
+
+
+def _finish(asked: ScorecardRequest, planned: list[Planned], out: Path) -> None:
+    """The card is of every part, as far as it has results."""
+    ids = {entry.case.id for entry in planned}
+    results = [result for result in load_results(out) if result.case.id in ids]
+    subset = ", ".join(asked.selection.subset)
+    command = list(asked.command)
+    card = build_card(results, len(planned), asked.engine, subset, gather(command))
+    write_json(out / CARD_FILE, card)
+    write_page(card, out)
+    view.print_card(Console(), card, out)

@@ -1,0 +1,124 @@
+"""What the terminal shows of a card: progress, the list of cases, and the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from mismatch_lab.diagnose import OnEvent
+from mismatch_lab.reporting.numbers import percent, seconds
+from mismatch_lab.scorecard.accuracy import QUESTIONS, is_miss
+from mismatch_lab.scorecard.page import answer_words, planted_words
+from mismatch_lab.scorecard.records import Case, CaseResult, Row, Scorecard, Share
+from mismatch_lab.scorecard.store import PAGE_FILE
+
+WIDE = 130
+"""Columns of a terminal from which on the tables show intervals."""
+
+
+class Advance(Protocol):
+    """Called with each result."""
+
+    def __call__(self, result: CaseResult, stored: bool) -> None: ...
+
+
+@contextmanager
+def progress(console: Console, total: int) -> Iterator[tuple[OnEvent, Advance]]:
+    """A bar for the card with the stage of the case under way; a line for each case done."""
+    columns = (
+        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("planning", total=total)
+        case = ""
+
+        def handle(event: dict[str, Any]) -> None:
+            nonlocal case
+            if event["event"] == "case":
+                case = event["text"]
+                bars.update(task, description=escape(case))
+            elif event["event"] == "stage":
+                bars.update(task, description=escape(f"{case}: {event['text']}"))
+
+        def advance(result: CaseResult, stored: bool) -> None:
+            bars.update(task, advance=1)
+            if not stored:
+                console.print(case_line(result), highlight=False, soft_wrap=True)
+
+        yield handle, advance
+
+
+def case_line(result: CaseResult) -> str:
+    """`right  sinks-dropped.plain.mini-gpt-oss.fp32  attention-sinks-dropped …  41 s`."""
+    if result.judgement is None:
+        word = "[yellow]none [/]"
+        said = ("cannot be planted: " if result.not_applicable else "") + result.problem
+    else:
+        word = "[red]wrong[/]" if is_miss(result) else "[green]right[/]"
+        said = answer_words(result)
+    return f"{word} {result.case.id}  [dim]{escape(said)}  {seconds(result.wall_s)}[/]"
+
+
+def print_cases(console: Console, cases: list[Case]) -> None:
+    """One line for each case."""
+    for case in cases:
+        console.print(case.id, highlight=False, soft_wrap=True)
+    kinds = {kind: sum(c.kind == kind for c in cases) for kind in ("single", "double", "control")}
+    words = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    console.print(f"{len(cases)} cases: {words}", highlight=False)
+
+
+def print_card(console: Console, card: Scorecard, out: Path) -> None:
+    """The tables, the aims, and the misses."""
+    wide = console.width >= WIDE
+    console.print(_table("severity", card.by_severity, wide))
+    console.print(_table("family", card.by_family, wide))
+    both, alarms = card.doubles.shares["both"], card.controls.shares["false_alarm"]
+    console.print(f"double faults, both named: {share_text(both)}", highlight=False)
+    console.print(f"healthy controls, false alarms: {alarms.right}/{alarms.n}", highlight=False)
+    for goal in card.goals:
+        word = {True: "[green]met   [/]", False: "[red]missed[/]", None: "[yellow]?     [/]"}
+        console.print(
+            f"{word[goal.met]} {escape(goal.text)}: {goal.measured}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for miss in card.misses:
+        said = escape(f"{planted_words(miss)} on {miss.case.model}: {answer_words(miss)}")
+        console.print(f"  miss: {said}", highlight=False, soft_wrap=True)
+    for result in card.not_run:
+        console.print(f"  none: {result.case.id}: {escape(result.problem)}", highlight=False)
+    if len(card.codes) > 1:
+        console.print("These results were made by different versions of the code; ", end="")
+        console.print("--overwrite runs them anew.", highlight=False)
+    console.print(f"card: {out / PAGE_FILE}", highlight=False, soft_wrap=True)
+
+
+def share_text(share: Share, with_interval: bool = True) -> str:
+    """`95.0 % 19/20 [76, 99]`."""
+    if not share.n:
+        return "–"
+    if not with_interval:
+        return f"{share.value:.0%} {share.right}/{share.n}"
+    low, high = (round(100 * end) for end in share.ci95)
+    return f"{percent(share.value)} {share.right}/{share.n} [{low}, {high}]"
+
+
+def _table(first: str, rows: list[Row], wide: bool) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in (first, "cases", *QUESTIONS):
+        table.add_column(name, justify="left" if name == first else "right", no_wrap=True)
+    for row in rows:
+        shares = [share_text(row.shares[question], wide) for question in QUESTIONS]
+        table.add_row(row.name, str(row.cases), *shares)
+    return table

@@ -1,0 +1,98 @@
+"""A case's truth against the findings. Pure: nothing is read, nothing is run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import permutations
+
+from mismatch_lab.schema import Cause, Status
+from mismatch_lab.scorecard.records import Case, Judgement, Truth
+
+FLOOR = "numerics-floor"
+"""The cause that names no bug."""
+SAME_CONFIDENCE = 1e-9
+
+
+def judge(case: Case, status: Status, causes: Sequence[Cause]) -> Judgement:
+    """Was the planted fault found, and named as what it is?"""
+    bugs = [cause for cause in causes if cause.id != FLOOR]
+    if case.kind == "control":
+        return Judgement(
+            false_alarm=status == "mismatch" or bool(bugs),
+            named=bugs[0].id if bugs else _nothing(status),
+            confidence=bugs[0].confidence if bugs else float("nan"),
+            extra=len(bugs),
+        )
+    detected = status == "mismatch" or bool(bugs)
+    if case.kind == "double":
+        return _judge_double(case.truths, bugs, detected)
+    (truth,) = case.truths
+    if not bugs:
+        missing = None if truth.location is None else False
+        return Judgement(
+            detected=detected, family=False, side=False, cause=False, location=missing,
+            named=_nothing(status),
+        )  # fmt: skip
+    tied = first_ties(bugs)
+    answer = next((cause for cause in tied if cause.id in truth.causes), bugs[0])
+    right = answer.id in truth.causes
+    return Judgement(
+        detected=detected,
+        family=any(cause.family in truth.families for cause in tied),
+        side=(answer.side if right else bugs[0].side) in truth.sides,
+        cause=right,
+        tied=len(tied) > 1,
+        location=same_place(truth.location, answer.location),
+        extra=len([c for c in bugs if c.id not in truth.causes and not (right and c in tied)]),
+        named=answer.id,
+        confidence=answer.confidence,
+    )
+
+
+def first_ties(causes: Sequence[Cause]) -> list[Cause]:
+    """The first cause and those right behind it with the same confidence."""
+    first = causes[0].confidence
+    return [cause for cause in causes if abs(cause.confidence - first) < SAME_CONFIDENCE]
+
+
+def same_place(truth: str | None, named: str | None) -> bool | None:
+    """The same module, one within the other, or the same decoder layer; None without a truth."""
+    if truth is None:
+        return None
+    if named is None:
+        return False
+    if named == truth or named.startswith(truth + ".") or truth.startswith(named + "."):
+        return True
+    layer = _layer(truth)
+    return layer is not None and layer == _layer(named)
+
+
+def _judge_double(truths: tuple[Truth, ...], bugs: Sequence[Cause], detected: bool) -> Judgement:
+    """One named cause cannot stand for two planted ones."""
+    best: list[tuple[Truth, Cause]] = []
+    for order in permutations(bugs, min(len(bugs), len(truths))):
+        for chosen in permutations(truths, len(order)):
+            pairs = zip(chosen, order, strict=True)
+            found = [(truth, cause) for truth, cause in pairs if cause.id in truth.causes]
+            best = max(best, found, key=len)
+    both = len(best) == len(truths)
+    return Judgement(
+        detected=detected,
+        cause=bool(best),
+        both=both,
+        side=all(cause.side in truth.sides for truth, cause in best) if best else False,
+        extra=len(bugs) - len(best),
+        tied=len(bugs) > 1 and len(first_ties(bugs)) > 1,
+        named=" + ".join(sorted(cause.id for _, cause in best)) or (bugs[0].id if bugs else "none"),
+        confidence=bugs[0].confidence if bugs else float("nan"),
+    )
+
+
+def _layer(module: str) -> str | None:
+    found = re.search(r"\blayers\.(\d+)\b", module)
+    return found[1] if found else None
+
+
+def _nothing(status: Status) -> str:
+    return {"numerics": FLOOR, "mismatch": "mismatch, unnamed"}.get(status, status)

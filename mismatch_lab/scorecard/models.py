@@ -1,0 +1,138 @@
+"""The scorecard's other architectures, trained small: `python -m mismatch_lab.scorecard.models`.
+
+They learn the word problems of mini-gpt-oss for a few minutes on one CPU thread. Random weights
+would not do: their distributions are flat, and what depends on peaks (temperature, truncation,
+softcaps, sinks) would not show.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mismatch_lab.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+STEPS = 1200
+SIZES: dict[str, Any] = {
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 1024,
+    "initializer_range": 0.05,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 128,
+}
+
+
+def _llama_yarn(**given: Any) -> PreTrainedConfig:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(intermediate_size=384, rope_parameters=YARN, **SIZES, **given)
+
+
+def _qwen3_moe(**given: Any) -> PreTrainedConfig:
+    from transformers import Qwen3MoeConfig
+
+    return Qwen3MoeConfig(
+        intermediate_size=256,
+        moe_intermediate_size=128,
+        num_experts=8,
+        num_experts_per_tok=2,
+        norm_topk_prob=True,
+        **SIZES,
+        **given,
+    )
+
+
+def _gemma2(**given: Any) -> PreTrainedConfig:
+    from transformers import Gemma2Config
+
+    return Gemma2Config(
+        intermediate_size=384,
+        sliding_window=32,
+        query_pre_attn_scalar=32,
+        # Tight enough to act on a model of this size, as the real ones act on a large one.
+        attn_logit_softcapping=8.0,
+        final_logit_softcapping=12.0,
+        **SIZES,
+        **given,
+    )
+
+
+ARCHITECTURES: dict[str, Callable[..., PreTrainedConfig]] = {
+    "llama-yarn": _llama_yarn,
+    "qwen3-moe": _qwen3_moe,
+    "gemma2": _gemma2,
+}
+"""name -> its configuration. Another architecture is one function and one row."""
+
+
+def checkpoint(name: str, cache: Path) -> str:
+    """The folder of a trained model, training it first where the cache does not hold it.
+
+    Raises:
+        InputError: no such architecture.
+    """
+    from mismatch_lab.engines.checkpoint import EMBEDDED
+
+    if name == EMBEDDED:
+        return EMBEDDED
+    if name not in ARCHITECTURES:
+        known = ", ".join([EMBEDDED, *ARCHITECTURES])
+        raise InputError(f"The scorecard has no architecture {name!r}.", f"Available: {known}.")
+    folder = cache / name
+    if not (folder / "tokenizer_config.json").exists():
+        train(name, folder)
+    return str(folder)
+
+
+def train(name: str, folder: Path, *, steps: int = STEPS, seed: int = 0) -> None:
+    """Train an architecture and save it; a folder is there whole or not at all."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from mismatch_lab.mini.save import save_checkpoint
+    from mismatch_lab.mini.tokenizer import build_tokenizer
+    from mismatch_lab.mini.train import fit
+
+    tokenizer = build_tokenizer()
+    config = ARCHITECTURES[name](
+        vocab_size=len(tokenizer),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    fit(model, tokenizer, seed=seed, steps=steps)
+    unfinished = folder.with_name(folder.name + ".tmp")
+    save_checkpoint(model, tokenizer, unfinished)
+    unfinished.rename(folder)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line of the training."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mismatch_lab.scorecard.models", description=__doc__
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("names", nargs="*", default=list(ARCHITECTURES))
+    args = parser.parse_args(argv)
+    for name in args.names:
+        train(name, args.out / name, steps=args.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Which of the card's cases are run: a subset by name, a severity, a part of N."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mismatch_lab.errors import InputError
+from mismatch_lab.faults.base import Fault
+from mismatch_lab.scorecard.cases import Planned, controls, model_names, read_model, singles
+from mismatch_lab.scorecard.doubles import doubles
+from mismatch_lab.scorecard.records import SEVERITIES
+
+SUBSETS = ("ci", "quick", "full")
+ENGINES = ("vllm", "hf")
+CI_CASES = (
+    "sinks-dropped+two-pass-training.plain.mini-gpt-oss.fp32",
+    "window-ignored.plain.mini-gpt-oss.fp32",
+    "stale-tensor.plain.mini-gpt-oss.fp32",
+    "raw-temperature.medium.mini-gpt-oss.fp32",
+    "dropout-active.plain.mini-gpt-oss.fp32",
+    "healthy.float32.mini-gpt-oss.fp32",
+    "healthy.bfloat16.mini-gpt-oss.bf16",
+)
+"""Both sides and the sync, five families, a pair and two controls: some three minutes on two
+cores."""
+QUICK_DOUBLES = 4
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was asked for."""
+
+    subset: tuple[str, ...] = ("full",)
+    """Of SUBSETS, or names of faults, controls and cases."""
+    models: tuple[str, ...] = ()
+    severities: tuple[str, ...] = ()
+    dtype: str | None = None
+    """Of the faults that show in it."""
+
+
+def select(
+    asked: Selection, faults: Sequence[Fault], engine: str, checkpoints: Path
+) -> list[Planned]:
+    """The cases asked for, in a fixed order, of all parts.
+
+    Raises:
+        InputError: an unknown engine, subset, fault, architecture or severity, or none is left.
+    """
+    _known("engine", engine, ENGINES)
+    for severity in asked.severities:
+        _known("severity", severity, SEVERITIES)
+    models = [read_model(name, checkpoints) for name in asked.models or model_names()]
+    every = [
+        *singles(faults, models, engine, asked.dtype),
+        *doubles(faults, models, engine, asked.dtype),
+        *controls(models, engine),
+    ]
+    chosen = _named(asked.subset, every, faults)
+    if asked.severities:
+        kept = set(asked.severities)
+        chosen = [p for p in chosen if not p.case.truths or p.case.truths[0].severity in kept]
+    if not chosen:
+        raise InputError("No case is left.", "See them all with --list.")
+    return chosen
+
+
+def part_of(planned: list[Planned], part: str) -> list[Planned]:
+    """Every N-th case from the I-th on, of `I/N`.
+
+    Raises:
+        InputError: no such part.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", part)
+    number, parts = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= parts:
+        raise InputError(f"--part {part} is not a part I/N with I from 1 to N.", "As in 2/4.")
+    return planned[number - 1 :: parts]
+
+
+def _named(subset: tuple[str, ...], every: list[Planned], faults: Sequence[Fault]) -> list[Planned]:
+    ids: dict[str, None] = {}
+    for name in subset:
+        found = [p.case.id for p in every if _matches(name, p)]
+        if name == "quick":
+            found = _quick(every)
+        if not found and name not in SUBSETS and name not in {fault.id for fault in faults}:
+            raise InputError(
+                f"The scorecard has no subset, fault, control or case {name!r}.",
+                f"Subsets: {', '.join(SUBSETS)}; faults: "
+                f"{', '.join(sorted(fault.id for fault in faults))}.",
+            )
+        ids |= dict.fromkeys(found)
+    return [p for p in every if p.case.id in ids]
+
+
+def _matches(name: str, planned: Planned) -> bool:
+    """A fault's name stands for its single cases."""
+    case = planned.case
+    if name == "full":
+        return True
+    if name == "ci":
+        return case.id in CI_CASES
+    single = case.kind == "single" and case.truths[0].fault == name
+    return name in (case.id, case.kind, case.control) or single
+
+
+def _quick(every: list[Planned]) -> list[str]:
+    """Every fault once at plain severity, each control once, architectures in turn; a few pairs."""
+    places: dict[str, list[str]] = {}
+    for planned in every:
+        case = planned.case
+        if case.kind == "single" and case.truths[0].severity == SEVERITIES[0]:
+            places.setdefault(case.truths[0].fault, []).append(case.id)
+        elif case.control is not None:
+            places.setdefault(f"healthy {case.control}", []).append(case.id)
+    once = [ids[turn % len(ids)] for turn, ids in enumerate(places.values())]
+    pairs = [p.case.id for p in every if p.case.kind == "double"]
+    return [*once, *pairs[:QUICK_DOUBLES]]
+
+
+def _known(what: str, name: str, names: Sequence[str]) -> None:
+    if name not in names:
+        raise InputError(
+            f"The scorecard has no {what} {name!r}.", f"Available: {', '.join(names)}."
+        )
