@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from difflib import get_close_matches
 
 from rich.console import Console
@@ -21,7 +22,7 @@ PIPED_WIDTH = 200
 
 def print_list(what: str) -> None:
     """Names with a line each."""
-    tables = {
+    tables: dict[str, Callable[[], list[tuple[str, ...]]]] = {
         "engines": lambda: [*ENGINE_ABOUT.items()],
         "probes": lambda: [(name, load_probe(name).title) for name in probe_names()],
         "measures": lambda: [

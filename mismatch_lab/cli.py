@@ -192,7 +192,7 @@ def explain(
 def scorecard(
     subset: Annotated[
         list[str] | None,
-        typer.Option(help="ci, quick, full, or a fault, control or case; repeatable."),
+        typer.Option(help="ci, quick, broad, full, or a fault, control or case; repeatable."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the card; an unfinished one goes on.")
@@ -221,6 +221,9 @@ def scorecard(
     render_only: Annotated[
         bool, typer.Option("--render-only", help="Write the card of what there is; run nothing.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit code 1 where an aim is missed.")
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Plant faults, let `diagnose` find them, and count how often it is right."""
@@ -230,7 +233,7 @@ def scorecard(
     selection = Selection(
         tuple(subset or ("full",)), tuple(models or ()), tuple(severity or ()), dtype
     )
-    command.run_scorecard(
+    aims_met = command.run_scorecard(
         command.ScorecardRequest(
             selection,
             part,
@@ -244,6 +247,8 @@ def scorecard(
             ("mismatch-lab", *sys.argv[1:]),
         )
     )
+    if check and not aims_met:
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()

@@ -43,8 +43,8 @@ def diagnose(
         out: the run's folder.
         overwrite: replace a finished run.
         on_event: is told what happens.
-        after_task: called with a worker task's name and the captures folder when it is done (the
-            scorecard plants faults of transport with it).
+        after_task: called with a worker task's name and the folder of its captures when it is
+            done, or scored again (the scorecard plants faults of transport with it).
         cache: folder of captures of earlier tasks; see `executors.cache`.
         budget_s: seconds for experiments that look for the cause; None is the default.
 
@@ -58,18 +58,20 @@ def diagnose(
     with _locked(out):
         write_json(out / RUN_FILE, run)
         timings: dict[str, float] = {}
-        state = checkpoint_state(run.infer.model)
+        models = [m for m in (run.infer.model, run.infer.weights_before) if m is not None]
+        states = {model: checkpoint_state(model) for model in models}
         for name, task in plan_tasks(run, str((out / "captures").resolve())):
             timings[name] = run_cached(task, name, out / "logs", _timed(on_event, timings), cache)
             if after_task is not None:
                 after_task(name, out / "captures")
-            if checkpoint_state(run.infer.model) != state:
+            changed = [model for model in models if checkpoint_state(model) != states[model]]
+            if changed:
                 raise InputError(
-                    f"{run.infer.model} changed while the run read it: the sides may hold "
+                    f"{changed[0]} changed while the run read it: the sides may hold "
                     "different weights.",
                     "Diagnose a copy of the checkpoint, or wait until it is written.",
                 )
-        return finish(run, out, timings, on_event, budget_s)
+        return finish(run, out, timings, on_event, budget_s, after_task)
 
 
 def finish(
@@ -78,6 +80,7 @@ def finish(
     timings_s: dict[str, float],
     on_event: OnEvent,
     budget_s: float | None = None,
+    after_task: AfterTask | None = None,
 ) -> Findings:
     """From captures to findings, causes and report."""
     from mismatch_lab.attribution.stage import with_causes
@@ -89,7 +92,7 @@ def finish(
     findings = build_findings(run, captures, timings_s)
     timings_s["measure"] = time.perf_counter() - began
     began = time.perf_counter()
-    findings = with_causes(run, out, captures, findings, on_event, budget_s)
+    findings = with_causes(run, out, captures, findings, on_event, budget_s, after_task)
     timings_s["attribute"] = time.perf_counter() - began
     write_json(out / FINDINGS_FILE, findings.model_copy(update={"timings_s": timings_s}))
     on_event({"event": "stage", "text": "writing the report"})

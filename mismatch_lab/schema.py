@@ -382,7 +382,7 @@ class TensorVersion(Strict):
     """Module's smallest isolated error against the reference with the new tensor."""
     error_old: Number
     limit: Number
-    """A version is taken for the engine's when its error is at most this."""
+    """With neither version where both errors are larger; of the two, the closer one counts."""
     change: Number
     """Relative Frobenius norm of the tensor's change."""
     rank: int | None

@@ -74,6 +74,7 @@ def replay_slots(groups: Iterable[TensorGroup]) -> list[frozenset[str]]:
     if router:
         sets += [frozenset(router | {slot}) for slot in sorted(plain)] + [frozenset(router | plain)]
     if own:
+        sets += [frozenset(own | {slot}) for slot in sorted(plain)]
         sets += [frozenset(slots - own), frozenset(slots)]
     return list(dict.fromkeys(chosen for chosen in sets if chosen))
 

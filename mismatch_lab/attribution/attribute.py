@@ -5,22 +5,39 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from mismatch_lab.attribution.changed_weights import kind_of_change, unexplained
 from mismatch_lab.attribution.clues import Clues, read_config
 from mismatch_lab.attribution.hypotheses import Explanation
 from mismatch_lab.attribution.investigate import Inquiry, investigate, sound_in
-from mismatch_lab.attribution.lab import Lab, open_session
-from mismatch_lab.attribution.naming import named_causes, ruled_out
-from mismatch_lab.attribution.repairs import Rerun, error_of, repair_for
-from mismatch_lab.attribution.self_disagreement import Disagreement, self_disagreement
+from mismatch_lab.attribution.lab import Lab, PackedAs, open_session
+from mismatch_lab.attribution.naming import (
+    NAMED,
+    cause_observed,
+    cause_of_weights,
+    fallback_decode,
+    named_causes,
+    own_cause,
+    ruled_out,
+)
+from mismatch_lab.attribution.observed_causes import observed_causes
+from mismatch_lab.attribution.pursuit import MOSTLY
+from mismatch_lab.attribution.repairs import Repair, error_of, repair_for, resync
+from mismatch_lab.attribution.self_disagreement import (
+    TRAINING,
+    Disagreement,
+    self_disagreements,
+)
 from mismatch_lab.attribution.simulate import World
 from mismatch_lab.attribution.suspects import Charge, charges
 from mismatch_lab.captures.capture import Capture
+from mismatch_lab.errors import MismatchLabError
+from mismatch_lab.findings.tensor_changes import changed_tensors
 from mismatch_lab.schema import (
     Cause,
     Confirmation,
@@ -30,16 +47,18 @@ from mismatch_lab.schema import (
     NoiseFloor,
     RuledOut,
     RunSpec,
+    SideSpec,
 )
 
 OnEvent = Callable[[dict[str, Any]], None]
+Rerun = Callable[[SideSpec, str], Capture]
+"""(side, capture id) -> the side's scores of the run's tokens."""
 
 BUDGET_S = 300.0
 """Seconds for experiments, where nothing else is asked."""
 
-OWN_SHARE = 1.5
-"""An error of at most this many times the trainer's contradiction of itself needs no other
-explanation."""
+MATTERS = 0.2
+"""The trainer's contradiction of itself counts as a cause of its error from this share on."""
 
 
 @dataclass
@@ -75,137 +94,198 @@ class Attributor:
         self.found = found
         self.rerun = rerun
         self.on_event = on_event
+        self.temperature = run.probe.sampling.temperature
+        self.config = read_config(run.infer.model)
+        before = run.infer.weights_before
+        self.changes = {} if before is None else changed_tensors(before, run.infer.model)
         self.result = Attribution()
 
     def attribute(self, budget_s: float = BUDGET_S) -> Attribution:
         """Name the causes of a mismatch."""
-        charged = charges(
-            self.found.captures,
-            self.found.edges,
-            self.found.floor,
-            self.found.localisation,
-            self.run.probe.limits,
-        )
-        own = self_disagreement(self.found.captures, charged[0].noise_nats)
+        found = self.found
+        limits = self.run.probe.limits
+        charged = charges(found.captures, found.edges, found.floor, found.localisation, limits)
+        own = self_disagreements(found.captures, charged[0].noise_nats)
         with ExitStack() as stack:
             session = stack.enter_context(open_session(self.run.ref, self.out))
-            probe = self.found.captures["ref"].probe_logp
-            lab = Lab(
-                session,
-                self.run.probe.sampling.temperature,
-                0 if probe is None else probe.shape[1],
-                budget_s,
-            )
+            lab = self._lab(session, budget_s)
             given: Explanation = ()
+            sound_engine = True
             for charge in charged:
-                inquiry = self._inquire(charge, lab, given, own)
-                if inquiry is not None and charge.suspect == "infer":
-                    given = inquiry.explanation
+                self._say(f"looking for what explains the {charge.suspect}")
+                if charge.suspect == "decode":
+                    self._decode(charge, lab, given, sound_engine)
+                    continue
+                inquiry = self._model(charge, lab, own)
+                if charge.suspect == "infer":
+                    given, sound_engine = inquiry.explanation, inquiry.done
+            self._training_mode(own)
             self._record_lab(lab)
         self.result.causes.sort(key=lambda cause: -cause.confidence)
         return self.result
 
-    def _inquire(
-        self, charge: Charge, lab: Lab, given: Explanation, own: Disagreement | None
-    ) -> Inquiry | None:
-        self._say(f"looking for what explains the {charge.suspect}")
-        if own is not None and charge.suspect == "train":
-            random = own.against != "train_micro_batch"
-            if random and charge.error_nats <= OWN_SHARE * own.abs_delta_nats:
-                self._name_own(own)
-                return None
-        if charge.suspect == "decode":
-            charge = sound_in(lab, given, charge, self.run.probe.sampling.temperature)
-        else:
-            given = ()
-        world = World(lab, None, self.run.probe.sampling.temperature)
-        rows = self.found.captures["decode"].rows
-        inquiry = investigate(charge, self._clues(charge), rows, world, given)
-        explained = inquiry.pursuit.best
-        if own is not None and charge.suspect == "train":
-            small = explained is None or explained.explained < 0.8
-            if small:
-                self._name_own(own)
-                if charge.error_nats <= OWN_SHARE * own.abs_delta_nats:
-                    return inquiry
+    def _lab(self, session: Any, budget_s: float) -> Lab:
+        probe = self.found.captures["ref"].probe_logp
+        train = self.run.train.args
+        packed = PackedAs(
+            int(train.get("micro_batch", 4)), self.run.probe.capture, self.run.depth != "quick"
+        )
+        vocabulary = 0 if probe is None else probe.shape[1]
+        return Lab(
+            session,
+            self.temperature,
+            vocabulary,
+            budget_s,
+            packed if train.get("packing") else None,
+        )
+
+    def _model(self, charge: Charge, lab: Lab, own: list[Disagreement]) -> Inquiry:
+        """The trainer, or the engine's re-scoring, against the reference."""
+        inquiry = self._search(charge, lab, (), None)
+        named = named_causes(inquiry, self.found.localisation)
+        if charge.suspect == "train":
+            named = self._with_own(named, inquiry, own)
         tensors = self.found.weights.get(charge.suspect, ())
-        causes = named_causes(inquiry, self.found.localisation, tensors)
-        self.result.causes += [self._confirmed(cause, inquiry, tensors) for cause in causes]
+        left = unexplained(tensors, {cause.id for cause in named})
+        if left and not inquiry.done:
+            named, inquiry = self._weights(charge, lab, left, named, inquiry)
+        elif not inquiry.done and not any(c.confidence > MOSTLY for c in named):
+            observed = observed_causes(
+                charge, self.found.captures, self.found.localisation, not tensors
+            )
+            named = [cause_observed(charge, o) for o in observed] + named
+        self._take(named, inquiry)
+        return inquiry
+
+    def _decode(self, charge: Charge, lab: Lab, given: Explanation, sound_engine: bool) -> None:
+        """The engine's sampling against its own re-scoring."""
+        if sound_engine:
+            charge = sound_in(lab, given, charge, self.temperature)
+            inquiry = self._search(charge, lab, given, None)
+        else:
+            inquiry = self._search(charge, lab, (), self.found.captures["prefill"])
+        named = named_causes(inquiry, self.found.localisation)
+        if not named and not inquiry.done:
+            named = [fallback_decode(inquiry)]
+        self._take(named, inquiry)
+
+    def _search(self, charge: Charge, lab: Lab, given: Explanation, own: Capture | None) -> Inquiry:
+        packs = bool(self.run.train.args.get("packing", False))
+        clues = Clues(
+            charge.suspect,
+            self.config,
+            self.run.probe.sampling,
+            weights_before=self.run.infer.weights_before,
+            changed=tuple(self.changes),
+            low_rank=tuple(n for n, c in self.changes.items() if c.rank is not None),
+            micro_batch=2 if packs else 1,
+        )
+        rows = self.found.captures["decode"].rows
+        return investigate(charge, clues, rows, World(lab, own, self.temperature), given)
+
+    def _with_own(
+        self, named: list[Cause], inquiry: Inquiry, own: list[Disagreement]
+    ) -> list[Cause]:
+        """A trainer that contradicts itself, unless one simple defect explains all of it."""
+        charge = inquiry.charge
+        mine = [o for o in own if o.against != TRAINING]
+        best = inquiry.pursuit.best
+        explained = inquiry.done or (best is not None and best.explained >= MOSTLY)
+        if not mine or explained or mine[0].abs_delta_nats < MATTERS * charge.error_nats:
+            return named
+        return [self._repaired_own(mine[0]), *(c for c in named if c.confidence > MOSTLY)]
+
+    def _training_mode(self, own: list[Disagreement]) -> None:
+        """RL takes its gradients in training mode: what happens there alone counts too."""
+        known = {cause.id for cause in self.result.causes}
+        for found in own:
+            if found.against == TRAINING and found.cause not in known:
+                self.result.causes.append(self._repaired_own(found))
+
+    def _repaired_own(self, own: Disagreement) -> Cause:
+        return own_cause(own)
+
+    def _weights(
+        self,
+        charge: Charge,
+        lab: Lab,
+        tensors: tuple[str, ...],
+        named: list[Cause],
+        inquiry: Inquiry,
+    ) -> tuple[list[Cause], Inquiry]:
+        """Weights that are not the checkpoint's: put them back, and look at what is left."""
+        every = list(self.found.captures["ref"].weights)
+        kind = kind_of_change(tensors, every, bool(self.config.get("tie_word_embeddings")))
+        cause = cause_of_weights(charge, tensors, kind, 0.85)
+        side = self.run.train if charge.suspect == "train" else self.run.infer
+        repair = resync(side, tensors)
+        after = self._try(repair, charge.suspect)
+        if after is None:
+            return [cause, *named], inquiry
+        left = error_of(after, charge.sound)
+        cause = self._with(cause, f"{charge.suspect} with {repair.label}", charge.error_nats, left)
+        repaired = replace(charge, observed=after.logp.astype(np.float64), error_nats=left)
+        if left >= charge.error_nats:
+            return [*named, cause.model_copy(update={"confidence": 0.3})], inquiry
+        cause = cause.model_copy(update={"confidence": 0.95})
+        if left <= charge.noise_nats:
+            return [cause], inquiry
+        rest = self._search(repaired, lab, (), None)
+        found = [c for c in named_causes(rest, self.found.localisation) if c.id != cause.id]
+        return [cause, *found], rest
+
+    def _take(self, named: list[Cause], inquiry: Inquiry) -> None:
+        kept = [self._confirmed(cause, inquiry) for cause in named]
+        self.result.causes += kept
         self.result.ruled_out += ruled_out(inquiry, {c.id for c in self.result.causes})
         if not inquiry.pursuit.finished:
             self.result.notes.append("The budget for experiments ended the search early.")
-        return inquiry
 
-    def _clues(self, charge: Charge) -> Clues:
-        run = self.run
-        return Clues(
-            charge.suspect,
-            read_config(run.infer.model),
-            run.probe.sampling,
-            weights_before=run.infer.weights_before,
-            micro_batch=int(run.train.args.get("micro_batch", 4)) if self._packs() else 1,
-        )
-
-    def _packs(self) -> bool:
-        return bool(self.run.train.args.get("packing", False))
-
-    def _name_own(self, own: Disagreement) -> None:
-        from mismatch_lab.attribution.naming import own_cause
-
-        cause = own_cause(own, self.found.captures, self.found.localisation)
-        repair = repair_for(cause.id, self.run)
-        if repair is not None:
-            after = self._repaired(repair.label, repair.spec)
-            if after is not None:
-                sound = self.found.captures["ref"].logp.astype(np.float64)
-                before = error_of(self.found.captures["train"], sound)
-                cause = self._with(cause, f"trainer with {repair.label}", before, error_of(after, sound))
-        self.result.causes.append(cause)
-
-    def _confirmed(self, cause: Cause, inquiry: Inquiry, tensors: tuple[str, ...]) -> Cause:
-        """Repair the suspected thing alone on the trainer, and see whether the effect goes."""
-        if inquiry.charge.suspect != "train":
+    def _confirmed(self, cause: Cause, inquiry: Inquiry) -> Cause:
+        """Repair the suspected part alone on the trainer, and see whether the effect goes."""
+        if inquiry.charge.suspect != "train" or cause.confidence < NAMED:
             return cause
-        stale = tensors if cause.id in ("stale-tensor", "untied-head") else ()
-        repair = repair_for(cause.id, self.run, stale)
-        after = None if repair is None else self._repaired(repair.label, repair.spec)
+        repair = repair_for(cause.id, self.run)
+        after = None if repair is None else self._try(repair, "train")
         if repair is None or after is None:
             return cause
-        sound = inquiry.charge.sound
-        before = inquiry.charge.error_nats
-        return self._with(cause, f"trainer with {repair.label}", before, error_of(after, sound))
+        left = error_of(after, inquiry.charge.sound)
+        return self._with(cause, f"trainer with {repair.label}", inquiry.charge.error_nats, left)
 
-    def _repaired(self, label: str, spec: Any) -> Capture | None:
-        self._say(f"repairing the trainer on trial: {label}")
+    def _try(self, repair: Repair, side: str) -> Capture | None:
+        """The side's scores with the repair; None where it cannot be run so."""
+        self._say(f"repair on trial: {repair.label}")
         began = time.monotonic()
-        capture = self.rerun(spec, f"repair{len(self.result.experiments)}")
-        cost = time.monotonic() - began
-        self._log(f"trainer with {label}", "train", cost, "scored the run's tokens")
+        try:
+            capture = self.rerun(repair.spec, f"repair{len(self.result.experiments)}")
+            result = "scored the run's tokens again"
+        except MismatchLabError as error:
+            capture, result = None, f"could not be run: {error.problem}"
+        where: Literal["train", "infer"] = "train" if side == "train" else "infer"
+        cost_s = time.monotonic() - began
+        name = f"{side} with {repair.label}"
+        self.result.experiments.append(
+            ExperimentRecord(name=name, side=where, cost_s=cost_s, result=result)
+        )
         return capture
 
     def _with(self, cause: Cause, experiment: str, before: float, after: float) -> Cause:
-        record = Confirmation(experiment=experiment, before=before, after=after)
+        record = Confirmation(
+            experiment=f"{experiment}, mean |delta| in nats", before=before, after=after
+        )
         return cause.model_copy(update={"confirmed_by": [*cause.confirmed_by, record]})
 
     def _record_lab(self, lab: Lab) -> None:
-        if lab.spent:
-            names = {a.name for alterations, _, _ in lab.spent for a in alterations}
-            self._log(
-                f"reference altered in {len(lab.spent)} ways",
-                "neither",
-                sum(lab.spent.values()),
-                f"{len(names)} kinds of defect simulated on the run's own tokens",
-            )
-
-    def _log(
-        self,
-        name: str,
-        side: Literal["infer", "train", "sync", "both", "neither"],
-        cost_s: float,
-        result: str,
-    ) -> None:
+        if not lab.spent:
+            return
+        kinds = {a.name for alterations, _, _ in lab.spent for a in alterations}
         self.result.experiments.append(
-            ExperimentRecord(name=name, side=side, cost_s=cost_s, result=result)
+            ExperimentRecord(
+                name=f"reference altered in {len(lab.spent)} ways",
+                side="neither",
+                cost_s=sum(lab.spent.values()),
+                result=f"{len(kinds)} kinds of defect simulated on the run's own tokens",
+            )
         )
 
     def _say(self, text: str) -> None:

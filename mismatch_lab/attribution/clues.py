@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ class Clues:
     weights_before: str | None = None
     changed: tuple[str, ...] = ()
     """Tensors that the last update changed."""
+    low_rank: tuple[str, ...] = ()
+    """Those of them that it changed by a low rank, as an adapter does."""
     micro_batch: int = 1
     """Rows per forward of the suspect, where it is the trainer."""
-    notes: dict[str, float] = field(default_factory=dict)
 
     @property
     def n_layers(self) -> int:

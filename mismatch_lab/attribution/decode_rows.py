@@ -44,7 +44,7 @@ def decode_rows(
     """
     rows = decode.rows
     counts = [int(word) for word in str(manifest.options.get(CACHED_TOKENS, "")).split()]
-    # In conversations every turn is a request: rows cannot be told apart, and none counts as cached.
+    # In conversations every turn is a request: none counts as cached.
     counts = counts if len(counts) == rows.n_rows else [0] * rows.n_rows
     cached = (np.array(counts) > 0)[rows.row_ids()]
     return DecodeRows(

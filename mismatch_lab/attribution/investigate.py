@@ -11,7 +11,13 @@ from mismatch_lab.attribution.hypotheses import Explanation
 from mismatch_lab.attribution.lab import Lab, OutOfTimeError
 from mismatch_lab.attribution.layers import by_layers
 from mismatch_lab.attribution.predictions import hypotheses_for
-from mismatch_lab.attribution.pursuit import Pursuit, Search, finite_mean_abs
+from mismatch_lab.attribution.pursuit import (
+    MOSTLY,
+    WORTHWHILE,
+    Pursuit,
+    Search,
+    finite_mean_abs,
+)
 from mismatch_lab.attribution.simulate import World
 from mismatch_lab.attribution.suspects import Charge
 from mismatch_lab.attribution.token_changes import Float64
@@ -56,24 +62,44 @@ def investigate(
         world: where hypotheses are tried.
         given: defects of the engine's re-scoring, which its sampling shares.
     """
+    inquiry = Inquiry(charge, [])
     patterns = token_patterns(charge.observed, charge.sound, rows, charge.noise_nats)
-    observed = charge.observed.copy()
-    for pattern in patterns:
-        observed[pattern.tokens] = np.nan
-    inquiry = Inquiry(charge, patterns)
-    sampled = rows.sampled
-    inquiry.left_nats = finite_mean_abs((observed - charge.sound)[sampled])
-    if inquiry.done:
+    if not patterns:
+        _search(inquiry, charge.observed, clues, rows, world, given)
         return inquiry
+    masked = charge.observed.copy()
+    for pattern in patterns:
+        masked[pattern.tokens] = np.nan
+    inquiry.left_nats = finite_mean_abs((masked - charge.sound)[rows.sampled])
+    if not inquiry.done:
+        # A defect of all tokens can put the same number on several; it is the simpler answer.
+        _search(inquiry, charge.observed, clues, rows, world, given)
+        if inquiry.pursuit.best is not None and inquiry.pursuit.best.explained >= MOSTLY:
+            return inquiry
+        inquiry.pursuit = Pursuit()
+        _search(inquiry, masked, clues, rows, world, given)
+    inquiry.patterns = patterns
+    return inquiry
+
+
+def _search(
+    inquiry: Inquiry,
+    observed: Float64,
+    clues: Clues,
+    rows: Rows,
+    world: World,
+    given: Explanation,
+) -> None:
+    """Search on the first rows, then check on all."""
+    charge = inquiry.charge
+    inquiry.left_nats = finite_mean_abs((observed - charge.sound)[rows.sampled])
     explored = world.small(EXPLORING_ROWS) if rows.n_rows > EXPLORING_ROWS else world
-    hypotheses = hypotheses_for(clues)
     search = Search(explored, charge.sound, observed, charge.noise_nats, given)
-    inquiry.pursuit = search.run(hypotheses)
+    inquiry.pursuit = search.run(hypotheses_for(clues))
     best = inquiry.pursuit.best
-    if best is not None and not search.enough(best):
+    if best is None or not search.enough(best):
         _try_layers(inquiry, search, clues)
     _check_on_all(inquiry, world, observed, given)
-    return inquiry
 
 
 def _try_layers(inquiry: Inquiry, search: Search, clues: Clues) -> None:
@@ -83,9 +109,9 @@ def _try_layers(inquiry: Inquiry, search: Search, clues: Clues) -> None:
     except OutOfTimeError:
         pursuit.finished = False
         return
-    if found is None or pursuit.best is None:
+    if found is None or found.explained <= 0:
         return
-    if found.residual_nats < 0.5 * pursuit.best.residual_nats:
+    if pursuit.best is None or found.residual_nats < WORTHWHILE * pursuit.best.residual_nats:
         pursuit.best, pursuit.ties = found, []
 
 
@@ -116,4 +142,3 @@ def sound_in(lab: Lab, given: Explanation, charge: Charge, temperature: float) -
     sound[prediction.flat] = prediction.logp
     error = finite_mean_abs((charge.observed - sound)[prediction.flat])
     return replace(charge, sound=sound, error_nats=error)
-

@@ -6,6 +6,7 @@ Nothing is computed twice: captures are kept by what was altered.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +32,16 @@ class Scorer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class PackedAs:
+    """How the trainer put rows together: a leak depends on which rows are neighbours."""
+
+    micro_batch: int
+    plan: CapturePlan
+    taps: bool
+    """Tapped rows are scored alone."""
+
+
 class OutOfTimeError(Exception):
     """The budget for experiments is used up."""
 
@@ -39,9 +50,15 @@ class Lab:
     """Scores with the reference under any alterations."""
 
     def __init__(
-        self, scorer: Scorer, temperature: float, vocabulary: int, budget_s: float = NEVER
+        self,
+        scorer: Scorer,
+        temperature: float,
+        vocabulary: int,
+        budget_s: float = NEVER,
+        packed: PackedAs | None = None,
     ) -> None:
         self.scorer = scorer
+        self.packed = packed
         self.temperature = temperature
         self.positions = max(64, FULL_ROWS_BYTES // (4 * max(vocabulary, 1)))
         self.deadline = time.monotonic() + budget_s
@@ -54,34 +71,35 @@ class Lab:
         alterations: tuple[Alteration, ...],
         packing: Packing | None = None,
         first_rows: int | None = None,
-        micro_batch: int | None = None,
     ) -> Capture | None:
         """The altered reference on the run's rows; None where the model has no such part.
 
         Raises:
             OutOfTimeError: the budget is used up and the result is not known yet.
         """
-        key = (alterations, packing, first_rows)
+        key = (alterations, packing, first_rows if packing is None else None)
         if key not in self._kept:
             if time.monotonic() > self.deadline:
                 raise OutOfTimeError
             began = time.monotonic()
-            self._kept[key] = self._run(key, micro_batch)
+            self._kept[key] = self._run(key)
             self.spent[key] = time.monotonic() - began
         return self._kept[key]
 
-    def _run(self, key: Key, micro_batch: int | None) -> Capture | None:
+    def _run(self, key: Key) -> Capture | None:
         alterations, packing, first_rows = key
+        together = self.packed if packing is not None else None
         job = ScoreJob(
             id=f"altered-{len(self._kept)}",
             source="decode",
             temperature=self.temperature,
-            plan=CapturePlan(probe_positions=self.positions),
+            plan=together.plan if together else CapturePlan(probe_positions=self.positions),
             probes=True,
+            taps=together.taps if together else False,
             alter=alterations,
             packing=packing,
             first_rows=first_rows,
-            micro_batch=micro_batch,
+            micro_batch=together.micro_batch if together else None,
         )
         try:
             return self.scorer.score(job)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -10,9 +10,10 @@ from mismatch_lab.attribution.causes import load_cause
 from mismatch_lab.attribution.fit import Fit
 from mismatch_lab.attribution.hypotheses import Hypothesis
 from mismatch_lab.attribution.investigate import Inquiry
+from mismatch_lab.attribution.observed_causes import Observed
 from mismatch_lab.attribution.profile import position_profile
 from mismatch_lab.attribution.self_disagreement import Disagreement
-from mismatch_lab.captures.capture import Capture
+from mismatch_lab.attribution.suspects import Charge
 from mismatch_lab.schema import (
     Cause,
     Confirmation,
@@ -30,30 +31,50 @@ NAMED = 0.35
 SHOWN_RULED_OUT = 8
 
 
-def named_causes(
-    inquiry: Inquiry, localisation: Localisation | None, tensors: tuple[str, ...]
-) -> list[Cause]:
-    """Causes of one suspect, those that explain most first.
+def named_causes(inquiry: Inquiry, localisation: Localisation | None) -> list[Cause]:
+    """Causes of one suspect that its single tokens and the search name, the surest first.
 
     Args:
         inquiry: what the investigation found.
         localisation: where modules diverge, if that was recorded.
-        tensors: checkpoint tensors whose fingerprints are not the reference's.
     """
     causes = [_of_pattern(inquiry, index) for index in range(len(inquiry.patterns))]
     best = inquiry.pursuit.best
     if best is not None and best.explained >= NAMED:
-        ties = inquiry.pursuit.ties
+        ties = [tie for tie in inquiry.pursuit.ties if tie.explained >= NAMED]
         share = 1.0 / (1 + len(ties))
         for found in (best, *ties):
             causes += [
                 _of_hypothesis(inquiry, found, h, localisation, share) for h in found.explanation
             ]
-    if tensors and not inquiry.done:
-        causes.append(_of_weights(inquiry, tensors))
-    if not causes and inquiry.charge.suspect == "decode" and not inquiry.done:
-        causes.append(_fallback_decode(inquiry))
     return causes
+
+
+def cause_of_weights(
+    charge: Charge, tensors: tuple[str, ...], kind: tuple[str, str], confidence: float
+) -> Cause:
+    """Weights that are not the checkpoint's."""
+    more = f" and {len(tensors) - 4} more" if tensors[4:] else ""
+    evidence = [
+        Observation(
+            observation=f"tensors whose values are not the checkpoint's: "
+            f"{', '.join(tensors[:4])}{more}",
+            value=len(tensors),
+            expected="none",
+        )
+    ]
+    side, location = SIDE[charge.suspect], tensors[0]
+    if kind[0] == "weight-quantisation":
+        location = tensors[0].rpartition(".")[0]
+    return _cause(kind[0], side, confidence, location, evidence, [], kind[1])
+
+
+def cause_observed(charge: Charge, found: Observed) -> Cause:
+    """A cause that the recorded data show by themselves."""
+    side = SIDE[charge.suspect]
+    return _cause(
+        found.cause, side, found.confidence, found.location, found.evidence, [], found.why
+    )
 
 
 def _cause(
@@ -134,17 +155,17 @@ def _confidence(inquiry: Inquiry, found: Fit) -> float:
     return min(0.95, 0.2 + 0.8 * found.explained)
 
 
-def _location(
-    hypothesis: Hypothesis, localisation: Localisation | None, side: str
-) -> str | None:
+def _location(hypothesis: Hypothesis, localisation: Localisation | None, side: str) -> str | None:
     """The hypothesis's own place, unless modules were recorded and agree on a nearer one."""
     if localisation is None or localisation.first_divergent_module is None:
         return hypothesis.location
     first = localisation.first_divergent_module
     if localisation.side != side or hypothesis.location is None or hypothesis.part is None:
         return hypothesis.location
-    return first if first.endswith(hypothesis.part) or hypothesis.part in first else (
-        hypothesis.location
+    return (
+        first
+        if first.endswith(hypothesis.part) or hypothesis.part in first
+        else (hypothesis.location)
     )
 
 
@@ -154,9 +175,7 @@ def _of_pattern(inquiry: Inquiry, index: int) -> Cause:
     what = "exactly one value" if np.isfinite(pattern.value) else "wrong values"
     shown = f" ({_figure(pattern.value)})" if np.isfinite(pattern.value) else ""
     evidence = [
-        Observation(
-            observation=f"tokens that carry {what}{shown}", value=count, expected="none"
-        ),
+        Observation(observation=f"tokens that carry {what}{shown}", value=count, expected="none"),
         Observation(
             observation="mean |delta| of these tokens, in nats",
             value=pattern.abs_delta_nats,
@@ -179,38 +198,8 @@ def _of_pattern(inquiry: Inquiry, index: int) -> Cause:
     )
 
 
-def _of_weights(inquiry: Inquiry, tensors: tuple[str, ...]) -> Cause:
-    cause, why = _kind_of_weights(tensors)
-    evidence = [
-        Observation(
-            observation=f"tensors whose values are not the checkpoint's: {', '.join(tensors[:4])}"
-            + (f" and {len(tensors) - 4} more" if tensors[4:] else ""),
-            value=len(tensors),
-            expected="none",
-        )
-    ]
-    best = inquiry.pursuit.best
-    explained = 0.0 if best is None else max(0.0, best.explained)
-    return _cause(
-        cause,
-        SIDE[inquiry.charge.suspect],
-        0.9 * (1 - 0.5 * explained),
-        tensors[0],
-        evidence,
-        [],
-        why,
-    )
-
-
-def _kind_of_weights(tensors: tuple[str, ...]) -> tuple[str, str]:
-    if all(name.endswith(("router.bias", "correction_bias")) for name in tensors):
-        return "router-bias", "Only the biases of the routers are not the checkpoint's."
-    if all(name.startswith("lm_head") for name in tensors):
-        return "untied-head", "Only the head is not the checkpoint's."
-    return "stale-tensor", "These tensors, and no others, are not the checkpoint's."
-
-
-def _fallback_decode(inquiry: Inquiry) -> Cause:
+def fallback_decode(inquiry: Inquiry) -> Cause:
+    """Sampling that is wrong, and nothing more is known."""
     evidence = [
         Observation(
             observation="sampling against re-scoring of the same tokens, mean |delta| in nats",
@@ -231,9 +220,7 @@ def _fallback_decode(inquiry: Inquiry) -> Cause:
     )
 
 
-def own_cause(
-    own: Disagreement, captures: Mapping[str, Capture], localisation: Localisation | None
-) -> Cause:
+def own_cause(own: Disagreement) -> Cause:
     """The cause of a trainer that contradicts itself."""
     return _cause(
         own.cause,

@@ -30,8 +30,11 @@ HOPEFUL = 0.02
 WORTHWHILE = 0.5
 """A further cause must remove at least this share of what the causes before it leave."""
 
-AS_GOOD = 1.5
+AS_GOOD = 1.15
 """Residuals within this factor of the best are ties, as far as the data can say."""
+
+MOSTLY = 0.8
+"""An explanation of this share is kept; what is left is looked for among all hypotheses again."""
 
 
 @dataclass
@@ -91,8 +94,11 @@ class Search:
             for _ in range(MOST_CAUSES - 1):
                 if pursuit.best is None or self.enough(pursuit.best):
                     break
-                frontier = self._extended(frontier, hopeful)
                 before = pursuit.best
+                if before.explained >= MOSTLY:
+                    frontier = self._extended([before], hypotheses)
+                else:
+                    frontier = self._extended(frontier, hopeful)
                 self._settle(pursuit, frontier)
                 if pursuit.best is before:
                     break
@@ -123,8 +129,9 @@ class Search:
         candidates = [c for c in candidates if c.explained > 0]
         if not candidates:
             return
-        least = max(min(c.residual_nats for c in candidates), self.noise_nats / AS_GOOD)
-        equal = [c for c in candidates if c.residual_nats <= AS_GOOD * least]
+        least = min(c.residual_nats for c in candidates)
+        limit = max(AS_GOOD * least, self.noise_nats)
+        equal = [c for c in candidates if c.residual_nats <= limit]
         equal.sort(key=lambda c: (_fitted(c), c.residual_nats))
         best = equal[0]
         if pursuit.best is not None and len(best.explanation) > len(pursuit.best.explanation):
@@ -159,5 +166,3 @@ def finite_mean_abs(difference: Float64) -> float:
     """mean |difference| over finite entries; NaN without any."""
     finite = difference[np.isfinite(difference)]
     return float(np.mean(np.abs(finite))) if len(finite) else float("nan")
-
-

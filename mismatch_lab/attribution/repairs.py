@@ -6,7 +6,6 @@ away on the program itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,14 +47,11 @@ class Repair:
     spec: SideSpec
 
 
-def repair_for(cause: str, run: RunSpec, tensors: tuple[str, ...] = ()) -> Repair | None:
+def repair_for(cause: str, run: RunSpec) -> Repair | None:
     """The repair of the trainer that would take a cause away; None where there is none."""
     spec = run.train
     if cause == "dropout-active":
         return Repair("dropout disabled", spec.model_copy(update={"no_dropout": True}))
-    if tensors:
-        shown = ", ".join(tensors[:2]) + (f" and {len(tensors) - 2} more" if tensors[2:] else "")
-        return Repair(f"{shown} loaded again", spec.model_copy(update={"resync": tensors}))
     if cause not in STOCK or spec.plugin is None:
         return None
     return Repair(
@@ -63,8 +59,10 @@ def repair_for(cause: str, run: RunSpec, tensors: tuple[str, ...] = ()) -> Repai
     )
 
 
-Rerun = Callable[[SideSpec, str], Capture]
-"""(side, capture id) -> the side's scores of the run's tokens."""
+def resync(side: SideSpec, tensors: tuple[str, ...]) -> Repair:
+    """Some tensors loaded from the checkpoint again, after whatever changed them."""
+    shown = ", ".join(tensors[:2]) + (f" and {len(tensors) - 2} more" if tensors[2:] else "")
+    return Repair(f"{shown} loaded again", side.model_copy(update={"resync": tensors}))
 
 
 def error_of(capture: Capture, sound: np.ndarray[Any, Any]) -> float:

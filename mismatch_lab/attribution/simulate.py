@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,20 +28,26 @@ class World:
 
     def __init__(
         self,
-        lab: Lab | None,
-        capture: Capture | None,
+        lab: Lab,
+        own: Capture | None,
         temperature: float,
         first_rows: int | None = None,
     ) -> None:
-        """Args: `capture` stands for the sound program where no model is altered, if given."""
+        """Args:
+        lab: the reference.
+        own: the suspect's own sound capture, if it is held against that and not against the
+            reference. What an altered model would change is then carried over from the lab.
+        temperature: of the run.
+        first_rows: only these.
+        """
         self.lab = lab
-        self.capture = capture
+        self.own = own
         self.temperature = temperature
         self.first_rows = first_rows
 
     def small(self, first_rows: int) -> World:
         """The same on the first rows only, for exploring."""
-        return World(self.lab, self.capture, self.temperature, first_rows)
+        return World(self.lab, self.own, self.temperature, first_rows)
 
     def predict(self, explanation: Explanation) -> Prediction | None:
         """None where the model has no part that the explanation changes.
@@ -77,11 +83,16 @@ class World:
     def _base(self, explanation: Explanation) -> Capture | None:
         alterations = tuple(a for h in explanation for a in h.model)
         packing = next((h.packing for h in explanation if h.packing), None)
-        if self.capture is not None and not alterations and packing is None:
-            return self.capture
-        if self.lab is None:
+        if self.own is None:
+            return self.lab.score(alterations, packing, self.first_rows)
+        if not alterations and packing is None:
+            return self.own
+        plain = self.lab.score((), None, self.first_rows)
+        changed = self.lab.score(alterations, packing, self.first_rows)
+        if plain is None or changed is None:
             return None
-        return self.lab.score(alterations, packing, self.first_rows)
+        carried = self.own.logp[: len(plain.logp)] + (changed.logp - plain.logp)
+        return replace(changed, logp=carried, probe_logp=None, probe_lse=None)
 
 
 def _local(hypothesis: Hypothesis) -> bool:

@@ -17,6 +17,10 @@ from mismatch_lab.schema import Findings, RunSpec, SideSpec
 
 OnEvent = Callable[[dict[str, Any]], None]
 
+AfterTask = Callable[[str, Path], None]
+TASKS = {"infer": "engine", "train": "trainer"}
+"""Side -> the worker task whose place a repeated scoring of it takes; see `diagnose`."""
+
 EXPERIMENTS = "experiments"
 """Folder of a run for captures of repairs on trial; gone when they are judged."""
 
@@ -28,6 +32,7 @@ def with_causes(
     findings: Findings,
     on_event: OnEvent,
     budget_s: float | None = None,
+    after_task: AfterTask | None = None,
 ) -> Findings:
     """The findings with causes, where there is a mismatch to explain and a reference to try on."""
     if findings.verdict.status != "mismatch" or findings.noise_floor is None:
@@ -47,7 +52,7 @@ def with_causes(
             )
         },
     )
-    attributor = Attributor(run, out, measured, _rerun(run, out, on_event), on_event)
+    attributor = Attributor(run, out, measured, _rerun(run, out, on_event, after_task), on_event)
     found = attributor.attribute(BUDGET_S if budget_s is None else budget_s)
     verdict = findings.verdict.model_copy(
         update={
@@ -61,7 +66,9 @@ def with_causes(
     )
 
 
-def _rerun(run: RunSpec, out: Path, on_event: OnEvent) -> Callable[[SideSpec, str], Capture]:
+def _rerun(
+    run: RunSpec, out: Path, on_event: OnEvent, after_task: AfterTask | None
+) -> Callable[[SideSpec, str], Capture]:
     folder = out / EXPERIMENTS
 
     def rerun(spec: SideSpec, name: str) -> Capture:
@@ -70,11 +77,11 @@ def _rerun(run: RunSpec, out: Path, on_event: OnEvent) -> Callable[[SideSpec, st
             source=str((out / "captures" / "decode").resolve()),
             temperature=run.probe.sampling.temperature,
         )
-        task = WorkerTask(
-            captures_dir=str(folder.resolve()), stages=[Stage(spec=spec, jobs=[job])]
-        )
+        task = WorkerTask(captures_dir=str(folder.resolve()), stages=[Stage(spec=spec, jobs=[job])])
         try:
             run_task(task, name, out / "logs", on_event)
+            if after_task is not None:
+                after_task(TASKS.get(spec.side, name), folder)
             return load_capture(folder / name)[0]
         finally:
             shutil.rmtree(folder, ignore_errors=True)

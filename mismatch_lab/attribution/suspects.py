@@ -42,7 +42,8 @@ def charges(
     limits: Limits,
 ) -> list[Charge]:
     """Everyone whose error is more than precision, the re-scoring before the sampling: what is
-    wrong with the model explains part of what is wrong with sampling from it."""
+    wrong with the model explains part of what is wrong with sampling from it.
+    """
     noise = max(limits.floor_ratio * floor.precision.ci95[1], SMALLEST_NATS)
     found: list[Charge] = []
     for suspect in ("train", "infer"):

@@ -19,8 +19,6 @@ REPEATED = 3
 CLEAR = 20.0
 """A token is wrong by itself when it is off by this many times the noise."""
 
-SAME_POLICY_NATS = 1e-3
-
 
 @dataclass(frozen=True)
 class TokenPattern:
@@ -46,7 +44,7 @@ def token_patterns(
         noise_nats: mean |error| of a sound program.
     """
     error = np.abs(observed - sound)
-    limit = max(CLEAR * noise_nats, SAME_POLICY_NATS)
+    limit = CLEAR * noise_nats
     wrong = rows.sampled & (error > limit)
     last = _last_sampled(rows)
     found = []

@@ -20,6 +20,7 @@ from mismatch_lab.engines.tokenise import Tokeniser
 from mismatch_lab.engines.torch_model import DTYPES, BodyAndHead, load_model, pick_device
 from mismatch_lab.engines.torch_repair import disable_dropout, restore_stock
 from mismatch_lab.engines.torch_replay import replay_rows
+from mismatch_lab.engines.torch_resync import copy_tensors
 from mismatch_lab.engines.torch_score import TorchScorer
 from mismatch_lab.schema import OptionValue, Packing, SideSpec
 
@@ -48,6 +49,9 @@ class TorchEngine:
         if spec.stock:
             restore_stock(model, load_model(spec, options, self.load_dtype(options)), spec.stock)
             self.patched.append(f"put back: {', '.join(spec.stock)}")
+        if spec.resync:
+            copy_tensors(model, load_model(spec, options, self.load_dtype(options)), spec.resync)
+            self.patched.append(f"loaded again: {', '.join(spec.resync)}")
         if spec.no_dropout:
             disable_dropout(model)
             self.patched.append("dropout disabled")

@@ -20,6 +20,15 @@ ENVIRONMENT = {
 DEFAULT_CONTEXT = 4096
 """Tokens of context when the model allows more: enough for the probes, little memory."""
 
+NEUTRAL_SAMPLING: dict[str, tuple[float, ...]] = {
+    "repetition_penalty": (1.0,),
+    "presence_penalty": (0.0,),
+    "frequency_penalty": (0.0,),
+    "top_k": (0, -1),
+    "min_p": (0.0,),
+}
+"""Sampling fields of vLLM that a run does not set, with the values that change nothing."""
+
 _OURS = ("model", "dtype", "trust_remote_code", "tokenizer", "skip_tokenizer_init")
 
 
@@ -74,19 +83,9 @@ def inherited_sampling(llm: Any, generation_config: str) -> dict[str, OptionValu
     """
     if generation_config == "vllm":
         return {}
-    neutral = _neutral_sampling()
     found = llm.get_default_sampling_params()
     return {
         name: value
-        for name in _INHERITED
-        if (value := getattr(found, name)) != getattr(neutral, name)
+        for name, neutral in NEUTRAL_SAMPLING.items()
+        if (value := getattr(found, name)) not in neutral
     }
-
-
-_INHERITED = ("repetition_penalty", "presence_penalty", "frequency_penalty", "top_k", "min_p")
-
-
-def _neutral_sampling() -> Any:
-    from vllm import SamplingParams
-
-    return SamplingParams()

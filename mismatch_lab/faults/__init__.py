@@ -34,6 +34,7 @@ FAULTS: dict[str, str] = {
     "masked-eos": "mismatch_lab.faults.masked_eos:FAULT",
     "packing-boundary": "mismatch_lab.faults.packing_boundary:FAULT",
     "packing-leak": "mismatch_lab.faults.packing_leak:FAULT",
+    "packing-leak-restarted": "mismatch_lab.faults.packing_leak_restarted:FAULT",
     "prompt-template": "mismatch_lab.faults.prompt_template:FAULT",
     "retokenisation": "mismatch_lab.faults.retokenisation:FAULT",
     "sentinel-clamp": "mismatch_lab.faults.sentinel_clamp:FAULT",

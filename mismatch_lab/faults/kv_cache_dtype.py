@@ -7,7 +7,7 @@ from mismatch_lab.faults.base import Fault, RunOptions
 
 
 def options(strength: str) -> RunOptions:
-    """The cache's dtype, as vLLM calls it."""
+    """The cache's dtype, as vLLM calls it; it has no finer one than e4m3 (`fp8` is that too)."""
     return RunOptions(engine_args={"kv_cache_dtype": strength})
 
 

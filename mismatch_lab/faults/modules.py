@@ -65,7 +65,8 @@ def norms(model: Any) -> list[Any]:
 
 def rotary(model: Any) -> list[Any]:
     """Rotary embeddings, each once (vLLM's layers share them)."""
-    found = {id(m): m for n, m in model.named_modules() if n.endswith("rotary_emb")}
+    named = model.named_modules()
+    found = {id(m): m for n, m in named if n.rpartition(".")[2] == "rotary_emb"}
     return list(found.values())
 
 

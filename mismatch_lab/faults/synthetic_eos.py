@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mismatch_lab.captures.capture import Capture
-from mismatch_lab.faults.base import Fault
+from mismatch_lab.faults.base import Fault, RunOptions
 from mismatch_lab.faults.rows import scored, some_rows
 
 
@@ -17,6 +17,12 @@ def rewrite(capture: Capture, strength: float) -> Capture:
     return replace(capture, logp=logp)
 
 
+def options(strength: float) -> RunOptions:
+    """Answers cut short: a model is certain of an end of its own, and certain is log-prob 0."""
+    del strength
+    return RunOptions(sampling={"max_tokens": 16})
+
+
 FAULT = Fault(
     id="synthetic-eos",
     about="synthetic end-of-sequence tokens with log-prob 0 from the sampler",
@@ -25,6 +31,7 @@ FAULT = Fault(
     side="infer",
     kind="capture",
     severities={"plain": 1.0, "medium": 0.5, "slight": 0.25},
+    options=options,
     rewrite=rewrite,
     target="decode",
 )

@@ -16,11 +16,9 @@ def rewrite(capture: Capture, strength: str) -> Capture:
 
 
 def narrowed(logp: Float32, dtype: str) -> Float32:
-    """Round to nearest (even) in bfloat16, in float16, or to three decimals of a JSON."""
-    if dtype == "decimals":
-        return np.round(logp, 3)
-    if dtype == "float16":
-        return logp.astype(np.float16).astype(np.float32)
+    """Round to nearest (even) in bfloat16, or to so many decimals of a JSON (`decimals-3`)."""
+    if dtype.startswith("decimals-"):
+        return np.round(logp, int(dtype.removeprefix("decimals-")))
     bits = logp.view(np.uint32)
     even = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     kept = (even & np.uint32(0xFFFF0000)).view(np.float32)
@@ -29,12 +27,12 @@ def narrowed(logp: Float32, dtype: str) -> Float32:
 
 FAULT = Fault(
     id="transport-bf16",
-    about="the engine's log-probs stored in bf16 on their way",
+    about="the engine's log-probs stored in bf16, or with few decimals, on their way",
     causes=("logprob-precision",),
     family="precision",
     side="sync",
     kind="capture",
-    severities={"plain": "bfloat16", "medium": "decimals", "slight": "float16"},
+    severities={"plain": "decimals-2", "medium": "bfloat16", "slight": "decimals-3"},
     rewrite=rewrite,
     target="decode",
 )

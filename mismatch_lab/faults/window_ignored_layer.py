@@ -28,6 +28,12 @@ def plant(model: Any, strength: float) -> None:
     layer.self_attn.register_forward_pre_hook(widen, with_kwargs=True)
 
 
+def options(strength: float) -> RunOptions:
+    """Eager attention: its masks are numbers that can be edited."""
+    del strength
+    return RunOptions(trainer_args={"attn_implementation": "eager"})
+
+
 FAULT = Fault(
     id="window-ignored-layer",
     about="sliding window too wide in one layer of the trainer",
@@ -38,6 +44,6 @@ FAULT = Fault(
     severities={"plain": 1024, "medium": 16, "slight": 1},
     applies=has_window,
     expected_location=last_window,
-    options=lambda _strength: RunOptions(trainer_args={"attn_implementation": "eager"}),
+    options=options,
     plant=plant,
 )

@@ -21,6 +21,10 @@ from mismatch_lab.measures.calibration import calibration
 from mismatch_lab.plan import floor_dtype
 from mismatch_lab.schema import EstimateRecord, Findings, Limits, RunSpec, Verdict
 
+VERSIONS_NEED_DEPTH = (
+    "Which tensors are old is told from what modules do: --weights-before needs --depth standard."
+)
+
 
 def load_captures(run_dir: Path) -> dict[str, Capture]:
     """Every whole capture of a run, by id."""
@@ -55,6 +59,7 @@ def build_findings(
         weights=weights,
         versions=record(versions) if versions is not None else None,
         timings_s=timings_s,
+        notes=[VERSIONS_NEED_DEPTH] if run.infer.weights_before and versions is None else [],
         verdict=_verdict(decision, next_command(run, decision)),
     )
 

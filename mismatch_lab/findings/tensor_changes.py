@@ -17,7 +17,7 @@ MAX_RANK = 64
 RANK_SHARE = 0.25
 """A change is of low rank when that is at most this share of the matrix's smaller side."""
 
-EXACT = 1e-5
+EXACT = 1e-4
 """Relative error that arithmetic in single precision leaves in a product of two factors."""
 
 CLEAR = 3.0
@@ -74,8 +74,9 @@ def low_rank(change: Float, noise: float) -> int | None:
     columns = min(limit + 8, change.shape[1])
     directions = np.random.default_rng(0).standard_normal((change.shape[1], columns))
     basis, _ = np.linalg.qr(change @ directions.astype(np.float32))
-    values = np.linalg.svd(basis.T @ change, compute_uv=False).astype(np.float64)
-    outside = max(size**2 - float(np.sum(values**2)), 0.0)
+    inside = basis.T @ change
+    values = np.linalg.svd(inside, compute_uv=False).astype(np.float64)
+    outside = float(np.linalg.norm(change - basis @ inside)) ** 2
     # What is left after the first r directions, for r = 0, 1, 2, …
     left = outside + np.append(np.cumsum(values[::-1] ** 2)[::-1], 0.0)
     allowed = noise**2 + (EXACT * size) ** 2

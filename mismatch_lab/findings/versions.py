@@ -13,7 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from mismatch_lab.captures.capture import Capture
+import numpy as np
+
+from mismatch_lab.captures.capture import Capture, Float32
 from mismatch_lab.findings.localise import EMBEDDING, module_error, module_pair
 from mismatch_lab.findings.modules import HEAD, kind_of
 from mismatch_lab.findings.tensor_changes import Change, together
@@ -22,6 +24,14 @@ from mismatch_lab.version_groups import OLD, OWN, TensorGroup, replay_id, replay
 
 State = Literal["new", "old", "neither", "undecided", "unseen"]
 EMBEDDING_TENSOR = "model.embed_tokens.weight"
+
+
+Pair = tuple[Float32, Float32] | tuple[None, None]
+
+MIN_POSITIONS = 16
+CLEAR_SHARE = 0.75
+"""Share of positions that must be closer to one version, and two standard errors of a fair coin
+beyond one half. Rounding hides a small change in size, not in direction."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class TensorUse:
     """Smallest isolated error of the module over the replays with the new tensor."""
     error_old: float
     limit: float
-    """The engine runs with a version whose error is at most this."""
+    """With neither version where both errors are larger; of the two, the closer one counts."""
     change: Change
 
 
@@ -62,15 +72,18 @@ class _Replays:
     slots: list[frozenset[str]]
     limits: Mapping[str, float]
 
-    def error(self, module: str, old: frozenset[str]) -> float:
-        """Isolated error of the engine's module against the reference with these slots old."""
+    def outputs(self, module: str, old: frozenset[str]) -> Pair:
+        """[P, D] of the engine's module, and of the reference's with these slots old."""
         name = replay_id(old)
         if module == EMBEDDING:  # its inputs are token ids: its own run is an isolated one
             name = OLD if old else "ref"
         if name not in self.captures:
-            return math.nan
-        pair = module_pair(self.captures["prefill"], self.captures[name], module)
-        return module_error(*pair)[0]
+            return None, None
+        return module_pair(self.captures["prefill"], self.captures[name], module)
+
+    def error(self, module: str, old: frozenset[str]) -> float:
+        """Isolated error of the engine's module against the reference with these slots old."""
+        return module_error(*self.outputs(module, old))[0]
 
 
 def find_versions(
@@ -135,22 +148,50 @@ def _decide(
     limit = replays.limits.get(module, math.nan)
     known = all(use.state in ("new", "old") for use in context)
     fits = [old for old in replays.slots if all(_holds(old, use) for use in context)]
+    if module == EMBEDDING:  # recorded in two runs only: everything new, everything old
+        fits = [old for old in fits if not old or group.slot in old]
     new = _smallest(replays.error(module, old) for old in fits if group.slot not in old)
     stale = _smallest(replays.error(module, old) for old in fits if group.slot in old)
-    state: State = _state(new, stale, limit) if known else "undecided"
+    state: State = "undecided"
+    if math.isnan(limit) or (math.isnan(new) and math.isnan(stale)):
+        state = "unseen"
+    elif known and not (math.isnan(new) or math.isnan(stale)):
+        share, n = _closer_to_old(replays, module, fits, group.slot)
+        state = _state(new, stale, limit, share, n)
     return TensorUse(group, module, state, new, stale, limit, change)
 
 
-def _state(error_new: float, error_old: float, limit: float) -> State:
-    if math.isnan(limit) or (math.isnan(error_new) and math.isnan(error_old)):
-        return "unseen"
-    if math.isnan(error_new) or math.isnan(error_old):
+def _state(error_new: float, error_old: float, limit: float, share: float, n: int) -> State:
+    """`share` of `n` positions are closer to the old version than to the new one."""
+    if min(error_new, error_old) > limit:
+        return "neither"
+    clear = max(CLEAR_SHARE, 0.5 + 2 * 0.5 / math.sqrt(max(n, 1)))
+    if n < MIN_POSITIONS or 1 - clear < share < clear:
         return "undecided"
-    if error_new <= limit < error_old:
-        return "new"
-    if error_old <= limit < error_new:
-        return "old"
-    return "undecided" if max(error_new, error_old) <= limit else "neither"
+    return "old" if share >= clear else "new"
+
+
+def _closer_to_old(
+    replays: _Replays, module: str, fits: list[frozenset[str]], slot: str
+) -> tuple[float, int]:
+    """Share of positions at which the engine's output is closer to the old tensor's; how many.
+
+    All other tensors are as in the replay that fits the engine best.
+    """
+    paired = [old for old in fits if {old - {slot}, old | {slot}} <= set(fits)]
+    if not paired:
+        return math.nan, 0
+    best = min(paired, key=lambda old: _last_if_nan(replays.error(module, old)))
+    engine, new = replays.outputs(module, best - {slot})
+    same_engine, old = replays.outputs(module, best | {slot})
+    if engine is None or new is None or same_engine is None or old is None:
+        return math.nan, 0
+    to_new = np.linalg.norm(engine - new.astype(np.float64), axis=1)
+    to_old = np.linalg.norm(same_engine - old.astype(np.float64), axis=1)
+    told_apart = np.isfinite(to_new) & np.isfinite(to_old) & (to_new != to_old)
+    if not told_apart.any():
+        return math.nan, 0
+    return float((to_old < to_new)[told_apart].mean()), int(told_apart.sum())
 
 
 def _holds(old: frozenset[str], use: TensorUse) -> bool:
@@ -160,6 +201,10 @@ def _holds(old: frozenset[str], use: TensorUse) -> bool:
 
 def _smallest(errors: Iterable[float]) -> float:
     return min((error for error in errors if not math.isnan(error)), default=math.nan)
+
+
+def _last_if_nan(error: float) -> float:
+    return math.inf if math.isnan(error) else error
 
 
 def _by_dependence(group: TensorGroup) -> int:

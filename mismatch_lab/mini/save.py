@@ -18,7 +18,13 @@ def save_checkpoint(
     import torch
     from transformers import GenerationConfig
 
-    rounded = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
+    # A tied head is the embedding's storage under another name: vLLM's Gemma refuses a copy of it.
+    first = {value.data_ptr(): name for name, value in reversed(model.state_dict().items())}
+    rounded = {
+        name: value.to(torch.bfloat16)
+        for name, value in model.state_dict().items()
+        if first[value.data_ptr()] == name
+    }
     # Neutral: an engine that reads sampling defaults from here must not truncate.
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id

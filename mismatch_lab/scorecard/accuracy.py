@@ -128,11 +128,21 @@ def goals(results: list[CaseResult]) -> list[Goal]:
 
 def is_miss(result: CaseResult) -> bool:
     """Anything wrong in the answer."""
+    return bool(_wrong(result))
+
+
+def is_miss_of_place(result: CaseResult) -> bool:
+    """Nothing is wrong in the answer but the location."""
+    return _wrong(result) == ["location"]
+
+
+def _wrong(result: CaseResult) -> list[str]:
+    """The questions whose answer is wrong."""
     found = result.judgement
     if found is None:
-        return False
-    wrong = (getattr(found, question) is False for question in (*QUESTIONS, "both"))
-    return bool(found.false_alarm) or any(wrong)
+        return []
+    wrong = [question for question in (*QUESTIONS, "both") if getattr(found, question) is False]
+    return [*wrong, "false_alarm"] if found.false_alarm else wrong
 
 
 def planted_family(result: CaseResult) -> str:

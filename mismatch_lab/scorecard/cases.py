@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mismatch_lab.engines.checkpoint import EMBEDDED, locate
-from mismatch_lab.errors import InputError
+from mismatch_lab.errors import InputError, MissingDependencyError
 from mismatch_lab.faults.base import SEVERITIES, Config, Fault, Severity
 from mismatch_lab.scorecard.controls import CONTROLS
 from mismatch_lab.scorecard.models import ARCHITECTURES
@@ -21,6 +21,7 @@ from mismatch_lab.scorecard.setup import Setup
 DTYPE_ORDER = ("float32", "bfloat16")
 """Which of a fault's dtypes is taken unless another is asked for. In float32 the floor is low
 enough that slight faults stand above it; the controls are in bfloat16 as well."""
+FALLBACK = "hf"
 SHORT = {"bfloat16": "bf16", "float32": "fp32"}
 
 
@@ -62,7 +63,12 @@ def read_model(name: str, checkpoints: Path) -> Model:
     path = folder / "config.json"
     if path.is_file():
         return Model(name, json.loads(path.read_text(encoding="utf-8")))
-    config: Any = ARCHITECTURES[name]()
+    try:
+        config: Any = ARCHITECTURES[name]()
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"The scorecard needs {error.name}.", "pip install 'mismatch-lab[cpu]'"
+        ) from error
     return Model(name, config.to_dict())
 
 
@@ -71,20 +77,20 @@ def singles(
 ) -> list[Planned]:
     """Every fault at every severity on every architecture that has the part."""
     return [
-        _planned("single", ((fault, severity),), model, dtype_of((fault,), dtype))
+        _planned("single", ((fault, severity),), model, place, dtype_of((fault,), dtype))
         for model in models
         for fault in faults
-        if plantable(fault, model, engine)
+        if (place := engine_of((fault,), model, engine)) is not None
         for severity in SEVERITIES
     ]
 
 
 def double(
-    first: Fault, second: Fault, severity: Severity, model: Model, dtype: str | None
+    pair: tuple[Fault, Fault], severity: Severity, model: Model, engine: str, dtype: str | None
 ) -> Planned:
     """Two faults at once."""
-    chosen = dtype_of((first, second), dtype)
-    return _planned("double", ((first, severity), (second, severity)), model, chosen)
+    plants = tuple((fault, severity) for fault in pair)
+    return _planned("double", plants, model, engine, dtype_of(pair, dtype))
 
 
 def controls(models: Sequence[Model], engine: str) -> list[Planned]:
@@ -94,18 +100,26 @@ def controls(models: Sequence[Model], engine: str) -> list[Planned]:
         for model in models:
             if model.name not in control.models or (control.vllm_only and engine != "vllm"):
                 continue
-            identity = f"healthy.{name}.{model.name}.{SHORT[control.dtype]}"
+            identity = f"healthy.{name}.{_place(model, engine, control.dtype)}"
             case = Case(
-                id=identity, kind="control", model=model.name, dtype=control.dtype, control=name
-            )
+                id=identity, kind="control", model=model.name, dtype=control.dtype, engine=engine,
+                control=name,
+            )  # fmt: skip
             found.append(Planned(case, lambda _model, control=control: healthy(control)))  # type: ignore[misc]
     return found
 
 
-def plantable(fault: Fault, model: Model, engine: str) -> bool:
-    """Whether the architecture has the part, and the engine is one it can be planted in."""
-    has_part = fault.applies(str(model.config.get("model_type")), model.config)
-    return has_part and (fault.side == "train" or engine in fault.engines)
+def engine_of(faults: Sequence[Fault], model: Model, asked: str) -> str | None:
+    """The engine that all of them can be planted in: the one asked for, or transformers where
+    vLLM was asked for and it is not possible there; None where the model lacks the part.
+    """
+    kind = str(model.config.get("model_type"))
+    if not all(fault.applies(kind, model.config) for fault in faults):
+        return None
+    for engine in (asked, FALLBACK) if asked == "vllm" else (asked,):
+        if all(fault.side == "train" or engine in fault.engines for fault in faults):
+            return engine
+    return None
 
 
 def dtype_of(faults: Sequence[Fault], asked: str | None) -> str:
@@ -127,16 +141,26 @@ def truth_of(fault: Fault, severity: str, model: Model) -> Truth:
     )
 
 
+def _place(model: Model, engine: str, dtype: str) -> str:
+    """The end of a case's id; vLLM goes without saying."""
+    return f"{model.name}.{SHORT[dtype]}" + ("" if engine == "vllm" else f".{engine}")
+
+
 def _planned(
-    kind: str, plants: tuple[tuple[Fault, Severity], ...], model: Model, dtype: str
+    kind: str,
+    plants: tuple[tuple[Fault, Severity], ...],
+    model: Model,
+    engine: str,
+    dtype: str,
 ) -> Planned:
     faults = "+".join(fault.id for fault, _ in plants)
-    identity = f"{faults}.{plants[0][1]}.{model.name}.{SHORT[dtype]}"
+    identity = f"{faults}.{plants[0][1]}.{_place(model, engine, dtype)}"
     case = Case(
         id=identity,
         kind=kind,  # type: ignore[arg-type]
         model=model.name,
         dtype=dtype,
+        engine=engine,
         truths=tuple(truth_of(fault, severity, model) for fault, severity in plants),
     )
     return Planned(case, partial(_setup, plants))

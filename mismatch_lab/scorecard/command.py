@@ -21,15 +21,15 @@ from mismatch_lab.scorecard.card import build_card
 from mismatch_lab.scorecard.cases import Planned
 from mismatch_lab.scorecard.models import checkpoint
 from mismatch_lab.scorecard.page import write_page
+from mismatch_lab.scorecard.records import Scorecard
 from mismatch_lab.scorecard.run_case import Bench, run_case
 from mismatch_lab.scorecard.select import Selection, part_of, select
 from mismatch_lab.scorecard.store import (
     CARD_FILE,
-    load_result,
     load_results,
     prepare_card_folder,
-    result_file,
     save_result,
+    stored_result,
 )
 
 DEFAULT_OUT = Path("runs") / "scorecard"
@@ -53,28 +53,30 @@ class ScorecardRequest:
     command: tuple[str, ...] = ()
 
 
-def run_scorecard(asked: ScorecardRequest) -> None:
-    """Run what is missing of the card, then print and write all of it.
+def run_scorecard(asked: ScorecardRequest) -> bool:
+    """Run what is missing of the card, then print and write all of it; False if an aim is missed.
 
     Raises:
         InputError: an option is wrong, or the folder is not a scorecard's.
     """
     if asked.selection.dtype not in (None, *DTYPES[:2]):
         raise InputError(f"The scorecard has no dtype {asked.selection.dtype!r}.")
+    part_of([], asked.part)  # before anything slow
     checkpoints = asked.checkpoints or default_checkpoints()
     faults = [load_fault(name) for name in FAULTS]
     planned = select(asked.selection, faults, asked.engine, checkpoints)
     part = part_of(planned, asked.part)
     if asked.list_only:
         view.print_cases(Console(), [entry.case for entry in part])
-        return
+        return True
     out = asked.out or DEFAULT_OUT
     if asked.out is None:
         out.parent.mkdir(exist_ok=True)
     if not asked.render_only:
         prepare_card_folder(out)
         run_cases(part, _bench(asked, out, checkpoints), asked.overwrite)
-    _finish(asked, planned, out)
+    card = _finish(asked, planned, out)
+    return not any(goal.met is False for goal in card.goals) and not card.not_run
 
 
 def default_checkpoints() -> Path:
@@ -98,7 +100,6 @@ def _bench(asked: ScorecardRequest, out: Path, checkpoints: Path) -> Bench:
     return Bench(
         out=out,
         find_model=partial(checkpoint, cache=checkpoints),
-        engine=asked.engine,
         prompts=CI_PROMPTS if short else None,
         max_tokens=CI_MAX_TOKENS if short else None,
         keep_runs=asked.keep_runs,
@@ -107,13 +108,13 @@ def _bench(asked: ScorecardRequest, out: Path, checkpoints: Path) -> Bench:
 
 
 def run_cases(planned: list[Planned], bench: Bench, overwrite: bool) -> None:
-    """Run the cases that have no result yet; each result is on disk before the next begins."""
+    """Run the cases that have no answer yet; each result is on disk before the next begins."""
     console = Console(stderr=True)
     with view.progress(console, len(planned)) as (on_event, advance):
         for entry in planned:
-            path = result_file(bench.out, entry.case)
-            if path.is_file() and not overwrite:
-                advance(load_result(path), stored=True)
+            stored = None if overwrite else stored_result(bench.out, entry.case)
+            if stored is not None:
+                advance(stored, stored=True)
                 continue
             on_event({"event": "case", "text": entry.case.id})
             result = run_case(entry.case, entry.setup, bench, on_event)
@@ -121,7 +122,7 @@ def run_cases(planned: list[Planned], bench: Bench, overwrite: bool) -> None:
             advance(result, stored=False)
 
 
-def _finish(asked: ScorecardRequest, planned: list[Planned], out: Path) -> None:
+def _finish(asked: ScorecardRequest, planned: list[Planned], out: Path) -> Scorecard:
     """The card is of every part, as far as it has results."""
     ids = {entry.case.id for entry in planned}
     results = [result for result in load_results(out) if result.case.id in ids]
@@ -131,3 +132,4 @@ def _finish(asked: ScorecardRequest, planned: list[Planned], out: Path) -> None:
     write_json(out / CARD_FILE, card)
     write_page(card, out)
     view.print_card(Console(), card, out)
+    return card

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from mismatch_lab.diagnose import OnEvent
 from mismatch_lab.reporting.numbers import percent, seconds
-from mismatch_lab.scorecard.accuracy import QUESTIONS, is_miss
+from mismatch_lab.reporting.text import shorten
+from mismatch_lab.scorecard.accuracy import QUESTIONS, is_miss, is_miss_of_place
 from mismatch_lab.scorecard.page import answer_words, planted_words
 from mismatch_lab.scorecard.records import Case, CaseResult, Row, Scorecard, Share
 from mismatch_lab.scorecard.store import PAGE_FILE
@@ -59,14 +60,24 @@ def progress(console: Console, total: int) -> Iterator[tuple[OnEvent, Advance]]:
 
 
 def case_line(result: CaseResult) -> str:
-    """`right  sinks-dropped.plain.mini-gpt-oss.fp32  attention-sinks-dropped …  41 s`."""
+    """`right  sinks-dropped.plain.mini-gpt-oss.fp32  attention-sinks-dropped …  41 s`.
+
+    `place`: all right but the location; `none`: no answer.
+    """
     if result.judgement is None:
         word = "[yellow]none [/]"
-        said = ("cannot be planted: " if result.not_applicable else "") + result.problem
+        said = ("cannot be planted: " if result.not_applicable else "") + short(result.problem)
     else:
         word = "[red]wrong[/]" if is_miss(result) else "[green]right[/]"
+        if is_miss(result) and is_miss_of_place(result):
+            word = "[yellow]place[/]"
         said = answer_words(result)
     return f"{word} {result.case.id}  [dim]{escape(said)}  {seconds(result.wall_s)}[/]"
+
+
+def short(problem: str) -> str:
+    """A problem in one line; the whole of it is in the case's file."""
+    return shorten(" ".join(problem.split()), 200)
 
 
 def print_cases(console: Console, cases: list[Case]) -> None:
@@ -97,7 +108,7 @@ def print_card(console: Console, card: Scorecard, out: Path) -> None:
         said = escape(f"{planted_words(miss)} on {miss.case.model}: {answer_words(miss)}")
         console.print(f"  miss: {said}", highlight=False, soft_wrap=True)
     for result in card.not_run:
-        console.print(f"  none: {result.case.id}: {escape(result.problem)}", highlight=False)
+        console.print(f"  none: {result.case.id}: {escape(short(result.problem))}", highlight=False)
     if len(card.codes) > 1:
         console.print("These results were made by different versions of the code; ", end="")
         console.print("--overwrite runs them anew.", highlight=False)

@@ -9,7 +9,7 @@ from itertools import combinations
 
 from mismatch_lab.errors import InputError
 from mismatch_lab.faults.base import Fault, Severity
-from mismatch_lab.scorecard.cases import Model, Planned, double, plantable
+from mismatch_lab.scorecard.cases import Model, Planned, double, engine_of
 from mismatch_lab.scorecard.plant import planted
 from mismatch_lab.scorecard.setup import merged
 
@@ -40,29 +40,28 @@ def doubles(
             continue
         turn = len(chosen) % max(1, len(models))
         ordered = [*models[turn:], *models[:turn]]
-        model = next((m for m in ordered if _compatible(first, second, m, engine)), None)
-        if model is None:
+        place = next(filter(None, (_place(first, second, m, engine) for m in ordered)), None)
+        if place is None:
             continue
         used.update((first.id, second.id))
         sides[same_side] += 1
-        chosen.append(double(first, second, SEVERITY, model, dtype))
+        chosen.append(double((first, second), SEVERITY, *place, dtype))
     return chosen
 
 
-def _compatible(first: Fault, second: Fault, model: Model, engine: str) -> bool:
-    """Whether both can be planted, and neither hides or is the other."""
-    if not (plantable(first, model, engine) and plantable(second, model, engine)):
-        return False
+def _place(first: Fault, second: Fault, model: Model, asked: str) -> tuple[Model, str] | None:
+    """Model and engine where both can be planted and neither hides or is the other, if there is."""
+    engine = engine_of((first, second), model, asked)
+    if engine is None or not set(first.dtypes) & set(second.dtypes):
+        return None
     if first.family == second.family or set(first.causes) & set(second.causes):
-        return False
-    if not set(first.dtypes) & set(second.dtypes):
-        return False
+        return None
     if first.kind == second.kind == "update":
-        return False
+        return None
     if first.kind == second.kind == "capture" and first.target == second.target:
-        return False
+        return None
     try:
         merged(planted(first, SEVERITY, model.name), planted(second, SEVERITY, model.name))
     except InputError:
-        return False
-    return True
+        return None
+    return model, engine

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mismatch_lab.errors import InputError
+from mismatch_lab.schema import OptionValue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -78,6 +79,14 @@ ARCHITECTURES: dict[str, Callable[..., PreTrainedConfig]] = {
 """name -> its configuration. Another architecture is one function and one row."""
 
 
+TRANSFORMERS_ARGS: dict[str, dict[str, OptionValue]] = {
+    # transformers' default attention drops Gemma-2's softcap: a defect of its own, which the tool
+    # finds, and which would sit beneath every planted one.
+    "gemma2": {"attn_implementation": "eager"},
+}
+"""name -> options without which transformers does not run the architecture as it is meant."""
+
+
 def checkpoint(name: str, cache: Path) -> str:
     """The folder of a trained model, training it first where the cache does not hold it.
 
@@ -114,7 +123,7 @@ def train(name: str, folder: Path, *, steps: int = STEPS, seed: int = 0) -> None
         bos_token_id=None,
     )
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")  # type: ignore[no-untyped-call]
     fit(model, tokenizer, seed=seed, steps=steps)
     unfinished = folder.with_name(folder.name + ".tmp")
     save_checkpoint(model, tokenizer, unfinished)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import shutil
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from mismatch_lab.captures.capture import Capture
-from mismatch_lab.captures.store import load_capture, save_capture
+from mismatch_lab.captures.store import MANIFEST, load_capture, load_manifest, save_capture
 from mismatch_lab.engines.checkpoint import locate
 from mismatch_lab.executors.sources import sources_digest
 from mismatch_lab.faults.base import Fault, RunOptions, Severity, Strength
@@ -54,7 +55,7 @@ def healthy(control: Control) -> Setup:
 
     module = changes.__name__
     plugin, edit = control.trainer_plugin, control.checkpoint_edit
-    edits = [(edit, getattr(changes, edit))] if edit else []
+    edits = [_named_edit(getattr(changes, edit))] if edit else []
     if control.update is not None:
         edits.append(_weight_update(control.update, low_rank=False))
     return Setup(
@@ -72,12 +73,15 @@ def healthy(control: Control) -> Setup:
 
 def _options(fault: Fault, severity: Severity, asked: RunOptions) -> Setup:
     sampling: dict[str, Any] = dict(asked.sampling)
-    edit = asked.checkpoint_edit
-    name = f"{fault.id} {severity} {_digest(fault.options)}"
+    edits: tuple[tuple[str, EditCheckpoint], ...] = ()
+    if asked.checkpoint_edit is not None:
+        assert fault.options is not None
+        name = f"{fault.id} {severity} {_digest(fault.options)}"
+        edits = ((name, asked.checkpoint_edit),)
     return Setup(
         engine_args=dict(asked.engine_args),
         trainer_args=dict(asked.trainer_args),
-        checkpoint_edits=((name, edit),) if edit is not None else (),
+        checkpoint_edits=edits,
         **sampling,
     )
 
@@ -86,13 +90,18 @@ def _call(function: Callable[..., None], argument: Strength | Path) -> PluginCal
     return PluginCall(function.__module__, function.__qualname__, argument)
 
 
-def _digest(function: Callable[..., Any] | None) -> str:
-    assert function is not None
+@cache
+def _digest(function: Callable[..., Any]) -> str:
+    """Of the code that the function's module can reach."""
     return sources_digest(Path(inspect.getfile(inspect.unwrap(function))))
 
 
+def _named_edit(edit: EditCheckpoint) -> tuple[str, EditCheckpoint]:
+    return f"{getattr(edit, '__name__', '')} {_digest(edit)}", edit
+
+
 def _weight_update(strength: float, low_rank: bool) -> tuple[str, EditCheckpoint]:
-    name = f"update {strength} {low_rank} {UPDATE_SEED}"
+    name = f"update {strength} {low_rank} {UPDATE_SEED} {_digest(perturb)}"
     return name, partial(_update, strength, low_rank)
 
 
@@ -107,8 +116,35 @@ def _update(strength: float, low_rank: bool, folder: Path) -> None:
 def _rewrite(
     target: str, rewrite: Callable[[Capture, Any], Capture], strength: Strength, captures: Path
 ) -> None:
-    """Store a capture anew as the broken glue would have; its manifest stays as it is."""
-    folder = captures / target
-    capture, manifest = load_capture(folder)
-    shutil.rmtree(folder)
-    save_capture(folder, rewrite(capture, strength), manifest)
+    """Store captures anew as the broken glue would have; their manifests stay as they are.
+
+    The trainer's glue handles every pass of the trainer, so all of them are rewritten.
+    """
+    made = {
+        folder.name: load_capture(folder)
+        for folder in sorted(path.parent for path in captures.glob(f"[!.]*/{MANIFEST}"))
+        if folder.name == target or (target == "train" and _is_trainers(folder))
+    }
+    whole = max(
+        (capture for capture, _ in made.values()), key=lambda c: c.rows.n_rows, default=None
+    )
+    for name, (capture, manifest) in made.items():
+        assert whole is not None
+        spoilt = _spoilt(capture, whole, lambda given: rewrite(given, strength))
+        shutil.rmtree(captures / name)
+        save_capture(captures / name, spoilt, manifest)
+
+
+def _is_trainers(folder: Path) -> bool:
+    """A pass of the trainer's over the tokens; replays of module inputs have no glue."""
+    return load_manifest(folder).side == "train" and not folder.name.endswith("_on_infer")
+
+
+def _spoilt(capture: Capture, whole: Capture, spoil: Callable[[Capture], Capture]) -> Capture:
+    """A pass over the first rows only: what the glue does depends on the rows that it handles."""
+    tokens = capture.rows.n_tokens
+    if tokens == whole.rows.n_tokens:
+        return spoil(capture)
+    logp = whole.logp.copy()
+    logp[:tokens] = capture.logp
+    return replace(capture, logp=spoil(replace(whole, logp=logp)).logp[:tokens])

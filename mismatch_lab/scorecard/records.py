@@ -34,6 +34,7 @@ class Case(Strict):
     kind: Kind
     model: str
     dtype: str
+    engine: str
     truths: tuple[Truth, ...] = ()
     control: str | None = None
     """Name of the healthy control; such a case has no truth."""

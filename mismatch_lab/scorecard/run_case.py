@@ -17,6 +17,7 @@ from mismatch_lab.errors import MismatchLabError, NotApplicableError
 from mismatch_lab.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import Findings, OptionValue, RunSpec
 from mismatch_lab.scorecard.judge import judge
+from mismatch_lab.scorecard.models import TRANSFORMERS_ARGS
 from mismatch_lab.scorecard.records import Case, CaseResult
 from mismatch_lab.scorecard.setup import Setup, edited_checkpoint, plugin_file
 from mismatch_lab.scorecard.store import CACHE, RUNS, WORK
@@ -33,7 +34,6 @@ class Bench:
     out: Path
     find_model: Callable[[str], str]
     """An architecture's name -> its checkpoint."""
-    engine: str = "vllm"
     trainer: str = TRAINER
     probe: str = PROBE
     prompts: int | None = None
@@ -71,19 +71,21 @@ def build_case_run(case: Case, model: str, setup: Setup, bench: Bench) -> RunSpe
     work = bench.out / WORK
     before = str(Path(locate(model)).resolve()) if setup.updated else None
     model = edited_checkpoint(model, setup, work)
+    stock = TRANSFORMERS_ARGS.get(case.model, {})
+    engine_args = {**(stock if case.engine == "hf" else {}), **setup.engine_args}
     run = build_run(
         DiagnoseRequest(
             model=model,
             probe=setup.probe or bench.probe,
-            engine=bench.engine,
+            engine=case.engine,
             trainer=bench.trainer,
             dtype=case.dtype,
             max_tokens=setup.max_tokens or bench.max_tokens,
             temperature=setup.temperature,
             top_p=setup.top_p,
             seed=setup.seed,
-            engine_args=_pairs(setup.engine_args),
-            trainer_args=_pairs(setup.trainer_args),
+            engine_args=_pairs(engine_args),
+            trainer_args=_pairs({**stock, **setup.trainer_args}),
             engine_plugin=plugin_file(setup.engine_plugin, work),
             trainer_plugin=plugin_file(setup.trainer_plugin, work),
             depth="standard",

@@ -59,6 +59,17 @@ def load_result(path: Path) -> CaseResult:
         ) from error
 
 
+def stored_result(out: Path, case: Case) -> CaseResult | None:
+    """A case's result, if it has one that running it again would not better: what failed for want
+    of memory or time is tried again.
+    """
+    path = result_file(out, case)
+    result = load_result(path) if path.is_file() else None
+    if result is None or (result.judgement is None and not result.not_applicable):
+        return None
+    return result
+
+
 def load_results(out: Path) -> list[CaseResult]:
     """All stored results, ordered by id.
 

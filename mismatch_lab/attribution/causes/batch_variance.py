@@ -52,7 +52,7 @@ CAUSE = CauseEntry(
         "https://github.com/huggingface/trl/issues/6789",
         "https://github.com/verl-project/verl/issues/6280",
         "https://github.com/NVIDIA-NeMo/RL/pull/1767",
-        "https://lmsys.org/blog/2025-09-22-sglang-deterministic",
+        "https://github.com/RLinf/RLinf/pull/1534",
     ),
     fault="batch-variance",
     neighbours=(

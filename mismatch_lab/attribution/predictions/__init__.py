@@ -42,6 +42,7 @@ PREDICTIONS: dict[str, Callable[[Clues], list[Hypothesis]]] = {
     "packing-leak": tokens.packing,
     "weight-quantisation": weights.quantised,
     "stale-weights": weights.stale,
+    "adapter-not-delivered": weights.adapter,
     "stale-tensor": weights.stale_tensor,
 }
 """cause -> its hypotheses, cheapest experiments first. Another one is one function and one row."""

@@ -7,6 +7,10 @@ from mismatch_lab.attribution.hypotheses import Hypothesis, Search
 from mismatch_lab.schema import Alteration, OptionValue
 
 ATTENTION = "self_attn"
+CUT = ("", ":truncated", ":scaled")
+"""Rounded to the nearest, cut off towards zero (vLLM 0.32 on a CPU), scaled first."""
+
+COARSE = ("bfloat16", "float16", "float8_e4m3fn")
 FACTORS = (0.01, 0.1, 0.5, 0.8, 1.25, 2.0, 10.0, 100.0)
 
 
@@ -42,7 +46,8 @@ def sliding_window(clues: Clues) -> list[Hypothesis]:
     if not isinstance(width, int) or clues.config.get("use_sliding_window") is False:
         return []
     layer = clues.first_layer("sliding_attention")
-    cause = "sliding-window"
+    # A window that is wrong in decoding alone is the cache's, not the model's.
+    cause = "decode-prefill-divergence" if clues.suspect == "decode" else "sliding-window"
     exact = [
         _in_attention(cause, label, "sliding_window", value, layer)
         for label, value in (
@@ -68,12 +73,11 @@ def attention_softcap(clues: Clues) -> list[Hypothesis]:
 
 def rope_precision(clues: Clues) -> list[Hypothesis]:
     """Rotary frequencies or tables in bfloat16."""
+    parts = {"inv_freq_dtype": "rotary frequencies", "rope_dtype": "rotary tables"}
     return [
-        _in_attention("rope-precision", label, name, "bfloat16")
-        for name, label in (
-            ("inv_freq_dtype", "rotary frequencies rounded to bfloat16"),
-            ("rope_dtype", "rotary tables rounded to bfloat16"),
-        )
+        _in_attention("rope-precision", f"{part} rounded to {dtype}", name, dtype)
+        for name, part in parts.items()
+        for dtype in COARSE
     ]
 
 
@@ -109,7 +113,10 @@ def kv_cache(clues: Clues) -> list[Hypothesis]:
     """Keys and values kept in eight bits."""
     if clues.suspect != "decode":
         return []
-    kinds = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fn:scaled", "int8:scaled")
+    kinds = (
+        *(f"{kind}{how}" for kind in ("float8_e4m3fn", "float8_e5m2") for how in CUT),
+        "int8:scaled",
+    )
     return [
         _in_attention("kv-cache-quantisation", f"keys and values kept as {kind}", "kv_dtype", kind)
         for kind in kinds

@@ -6,20 +6,21 @@ from mismatch_lab.attribution.clues import Clues
 from mismatch_lab.attribution.hypotheses import Hypothesis, RowChange, TokenChange
 from mismatch_lab.schema import Alteration
 
-COARSE = "bfloat16"
+FORMATS = ("bfloat16", "float16")
 
 
 def head(clues: Clues) -> list[Hypothesis]:
     """The head, or its logits, in bfloat16."""
-    labels = {"head_dtype": "the head in bfloat16", "logits_dtype": "logits stored as bfloat16"}
+    labels = {"head_dtype": "the head in", "logits_dtype": "logits stored as"}
     return [
         Hypothesis(
             "lm-head-precision",
-            label,
-            model=(Alteration(name=name, value=COARSE),),
+            f"{label} {dtype}",
+            model=(Alteration(name=name, value=dtype),),
             location="lm_head",
         )
         for name, label in labels.items()
+        for dtype in FORMATS
     ]
 
 
@@ -27,9 +28,7 @@ def logprob(clues: Clues) -> list[Hypothesis]:
     """The log-softmax, or what becomes of its result."""
     cause = "logprob-precision"
     return [
-        Hypothesis(
-            cause, "log-probs sent as bfloat16", tokens=(TokenChange("through_bfloat16"),)
-        ),
+        Hypothesis(cause, "log-probs sent as bfloat16", tokens=(TokenChange("through_bfloat16"),)),
         Hypothesis(cause, "log-probs sent as float16", tokens=(TokenChange("through_float16"),)),
         Hypothesis(
             cause, "log-softmax computed in bfloat16", rows=(RowChange("bfloat16_log_softmax"),)
@@ -41,27 +40,27 @@ def router(clues: Clues) -> list[Hypothesis]:
     """Router logits in bfloat16."""
     if not clues.is_moe:
         return []
-    change = Alteration(name="router_dtype", value=COARSE)
     return [
         Hypothesis(
             "router-precision",
-            "routers in bfloat16",
-            model=(change,),
+            f"routers in {dtype}",
+            model=(Alteration(name="router_dtype", value=dtype),),
             location="model.layers.0.mlp",
             part="mlp",
         )
+        for dtype in FORMATS
     ]
 
 
 def norm(clues: Clues) -> list[Hypothesis]:
     """RMSNorm in bfloat16."""
-    change = Alteration(name="norm_dtype", value=COARSE)
     return [
         Hypothesis(
             "norm-precision",
-            "norms in bfloat16",
-            model=(change,),
+            f"norms in {dtype}",
+            model=(Alteration(name="norm_dtype", value=dtype),),
             location="model.layers.0.input_layernorm",
             part="input_layernorm",
         )
+        for dtype in FORMATS
     ]

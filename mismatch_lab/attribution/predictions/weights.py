@@ -6,7 +6,7 @@ from mismatch_lab.attribution.clues import Clues
 from mismatch_lab.attribution.hypotheses import Hypothesis
 from mismatch_lab.schema import Alteration
 
-SINGLE_TENSORS = 400
+SINGLE_TENSORS = 60
 """With more changed tensors than this, single ones are not tried one by one."""
 
 
@@ -23,29 +23,38 @@ def quantised(clues: Clues) -> list[Hypothesis]:
 
 
 def stale(clues: Clues) -> list[Hypothesis]:
-    """All weights those before the update."""
-    if clues.weights_before is None:
+    """All weights those before the update; in sampling alone, a graph that still holds them."""
+    if clues.weights_before is None or not clues.changed:
         return []
-    change = Alteration(name="weights_from", value=clues.weights_before)
-    return [
-        Hypothesis(
-            "stale-weights", "all weights are those before the last update", model=(change,)
-        )
-    ]
+    if clues.suspect == "decode":
+        return [
+            _old(clues, "stale-graph", "sampling runs with the weights before the update", None)
+        ]
+    if set(clues.low_rank) == set(clues.changed):
+        return []
+    return [_old(clues, "stale-weights", "all weights are those before the last update", None)]
+
+
+def adapter(clues: Clues) -> list[Hypothesis]:
+    """What an adapter changed is as it was before."""
+    if not clues.low_rank or clues.suspect == "decode":
+        return []
+    label = "the adapter's change is missing in every tensor that it changed"
+    return [_old(clues, "adapter-not-delivered", label, clues.low_rank)]
 
 
 def stale_tensor(clues: Clues) -> list[Hypothesis]:
     """One tensor that of before the update."""
-    if clues.weights_before is None or len(clues.changed) > SINGLE_TENSORS:
+    few = len(clues.changed) <= SINGLE_TENSORS
+    if clues.weights_before is None or clues.suspect == "decode" or not few:
         return []
     return [
-        Hypothesis(
-            "stale-tensor",
-            f"{name} is that of before the last update",
-            model=(
-                Alteration(name="weights_from", value=clues.weights_before, tensors=(name,)),
-            ),
-            location=name,
-        )
+        _old(clues, "stale-tensor", f"{name} is that of before the last update", (name,))
         for name in clues.changed
     ]
+
+
+def _old(clues: Clues, cause: str, label: str, tensors: tuple[str, ...] | None) -> Hypothesis:
+    change = Alteration(name="weights_from", value=clues.weights_before, tensors=tensors)
+    location = None if tensors is None else tensors[0]
+    return Hypothesis(cause, label, model=(change,), location=location)

@@ -10,8 +10,14 @@ from torch import Tensor, nn
 
 from mismatch_lab.engines.alterations.attention import attentions
 from mismatch_lab.engines.alterations.planting import hooks, text
-from mismatch_lab.engines.alterations.rounding import float_dtype, rounded, scaled_rounded
-from mismatch_lab.errors import NotApplicableError
+from mismatch_lab.engines.alterations.rounding import (
+    check_format,
+    float_dtype,
+    rounded,
+    scaled_rounded,
+    truncated,
+)
+from mismatch_lab.errors import InputError, NotApplicableError
 from mismatch_lab.schema import Alteration
 
 
@@ -19,8 +25,9 @@ from mismatch_lab.schema import Alteration
 def kv_dtype(model: nn.Module, alteration: Alteration) -> Iterator[None]:
     """Keys (after RoPE) and values as they come back from a cache of a narrower format.
 
-    Value: a dtype, for a scale of 1, or `DTYPE:scaled`, for one that takes the largest magnitude
-    of the tensor to the format's largest.
+    Value: a dtype, for a scale of 1; `DTYPE:scaled`, for one that takes the largest magnitude of
+    the tensor to the format's largest; or `DTYPE:truncated`, for a scale of 1 and fp8 numbers cut
+    off towards zero (vLLM's CPU backend, 0.32).
     """
     narrow = _narrowing(text(alteration))
     if next(model.parameters()).dtype == _plain_dtype(alteration):
@@ -54,10 +61,15 @@ class NarrowCache:
 
 
 def _narrowing(value: str) -> Callable[[Tensor], Tensor]:
-    name, _, scaled = value.partition(":")
-    if scaled == "scaled":
+    name, _, how = value.partition(":")
+    if how == "scaled":
+        check_format(name)
         return lambda tensor: scaled_rounded(tensor, name)
-    dtype = float_dtype(value)
+    dtype = float_dtype(name)
+    if how == "truncated" and dtype.itemsize == 1:
+        return lambda tensor: truncated(tensor, dtype)
+    if how:
+        raise InputError(f"A cache cannot be {value!r}.", "After the colon: scaled, truncated.")
     return lambda tensor: rounded(tensor, dtype)
 
 

@@ -19,6 +19,12 @@ INTEGER_LIMITS = {"int8": 127, "int4": 7}
 """Symmetric: the most negative code is not used."""
 
 
+def check_format(name: str) -> None:
+    """Raises InputError unless `name` is a float or a scaled integer."""
+    if name not in INTEGER_LIMITS:
+        float_dtype(name)
+
+
 def float_dtype(name: str) -> torch.dtype:
     """The torch dtype of that name.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mismatch_lab.engines.alterations.planting import attributes_set, in_layers, text
+from mismatch_lab.engines.checkpoint import locate
 from mismatch_lab.errors import InputError, NotApplicableError
 from mismatch_lab.schema import Alteration
 
@@ -30,7 +31,7 @@ def weights_from(model: nn.Module, alteration: Alteration) -> Iterator[None]:
         NotApplicableError: it holds the same weights.
     """
     kind: Any = type(model)
-    other = _read(text(alteration), kind, next(model.parameters()).dtype)
+    other = _read(locate(text(alteration)), kind, next(model.parameters()).dtype)
     changes = []
     for name, new in _wanted(model, other, alteration).items():
         if new.equal(model.get_parameter(name).data.cpu()):

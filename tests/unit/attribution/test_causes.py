@@ -88,7 +88,7 @@ def test_sources_are_addresses(id: str) -> None:
     for source in sources:
         address = urlsplit(source)
         assert (address.scheme, address.query, address.fragment) == ("https", "", "")
-        assert address.hostname in {"github.com", "huggingface.co", "arxiv.org", "lmsys.org"}
+        assert address.hostname in {"github.com", "huggingface.co", "arxiv.org"}
         assert len(address.path) > 5
 
 

@@ -11,7 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from mismatch_lab.engines.alterations import altered
-from mismatch_lab.engines.alterations.rounding import grouped_rounded, rounded, scaled_rounded
+from mismatch_lab.engines.alterations.rounding import (
+    grouped_rounded,
+    rounded,
+    scaled_rounded,
+    truncated,
+)
 from mismatch_lab.schema import Alteration, OptionValue
 
 Tiny = Callable[[str], nn.Module]
@@ -237,6 +242,9 @@ def test_rounding_by_hand() -> None:
     # e4m3: 0.3 lies between 1.125/4 = 0.28125 and 1.25/4 = 0.3125, nearer the second; 448 is max.
     plain = rounded(torch.tensor([0.3, 500.0]), torch.float8_e4m3fn)
     assert plain.tolist() == [0.3125, 448.0]
+    # Cut off, it is the first on both sides of zero; numbers of the format, zero too, stay.
+    cut = truncated(torch.tensor([0.3, -0.3, 500.0, 0.25, 0.0, 1e-9]), torch.float8_e4m3fn)
+    assert cut.tolist() == [0.28125, -0.28125, 448.0, 0.25, 0.0, 0.0]
     # Scale 3.5/448 = 2**-7: 1.1 * 128 = 140.8, between 136 and 144 (steps of 16): 144/128.
     scaled = scaled_rounded(torch.tensor([3.5, 1.1]), "float8_e4m3fn")
     assert scaled.tolist() == [3.5, 1.125]

@@ -111,7 +111,7 @@ def build_error(folder: Path) -> Findings:
 
 def build_tied(folder: Path) -> Findings:
     """Two causes that nothing observed tells apart."""
-    sides = captures(Scene(bug=True, routers=False))
+    sides = captures(Scene(rows=2, sampled=16, bug=True, routers=False))
     return _write(folder, sides, findings(sides, tied_verdict()))
 
 

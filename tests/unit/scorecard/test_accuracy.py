@@ -32,6 +32,7 @@ def single(
         kind="single",
         model="m",
         dtype="float32",
+        engine="vllm",
         truths=(truth,),
     )
     causes = [named(said, confidence)] if said else []
@@ -42,7 +43,14 @@ def single(
 
 
 def control(said: str | None) -> CaseResult:
-    case = Case(id=f"h.{said}", kind="control", model="m", dtype="bfloat16", control="bfloat16")
+    case = Case(
+        id=f"h.{said}",
+        kind="control",
+        model="m",
+        dtype="bfloat16",
+        engine="vllm",
+        control="bfloat16",
+    )
     causes = [named(said, 0.6)] if said else []
     return CaseResult(
         case=case, judgement=judge(case, "numerics", causes), causes=tuple(causes),

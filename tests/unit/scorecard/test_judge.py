@@ -24,7 +24,9 @@ def truth(name: str, side: str = "train", **more: object) -> Truth:
 
 def case(kind: Kind, *truths: Truth) -> Case:
     control = "float32" if kind == "control" else None
-    return Case(id="c", kind=kind, model="m", dtype="float32", truths=truths, control=control)
+    return Case(
+        id="c", kind=kind, model="m", dtype="float32", engine="vllm", truths=truths, control=control
+    )
 
 
 SINKS = truth("sinks", location="model.layers.0.self_attn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from mismatch_lab.captures.store import load_capture, save_capture
 from mismatch_lab.engines.plugin import load_plugin
 from mismatch_lab.errors import InputError
 from mismatch_lab.faults import FAULTS, load_fault
-from mismatch_lab.faults.base import SEVERITIES
+from mismatch_lab.faults.base import SEVERITIES, Fault
 from mismatch_lab.schema import Manifest
 from mismatch_lab.scorecard.cases import read_model, singles
 from mismatch_lab.scorecard.controls import CONTROLS
 from mismatch_lab.scorecard.plant import healthy, planted
+from mismatch_lab.scorecard.records import Case
 from mismatch_lab.scorecard.run_case import Bench, build_case_run
 from mismatch_lab.scorecard.setup import (
     PluginCall,
@@ -109,28 +111,65 @@ def test_a_failed_edit_leaves_no_checkpoint(tmp_path: Path) -> None:
     assert list((tmp_path / "work" / "checkpoints").iterdir()) == []
 
 
-def test_a_capture_is_stored_anew_as_the_broken_glue_would_have(tmp_path: Path) -> None:
-    rows = Rows.build([[1, 2, 3]], [1], [[False, True, True]])
-    logp = np.array([np.nan, -1.23456789, -2.3456789], np.float32)
+def glue(target: str) -> Fault:
+    """Halves the log-probs of the last row it handles."""
+
+    def rewrite(capture: Capture, factor: float) -> Capture:
+        logp = capture.logp.copy()
+        logp[capture.rows.row_offsets[-2] :] *= factor
+        return replace(capture, logp=logp)
+
+    return Fault(
+        id="halved", about="", causes=("x",), family="precision", side="train", kind="capture",
+        severities={"plain": 0.5, "medium": 0.5, "slight": 0.5}, target=target, rewrite=rewrite,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def save(folder: Path, side: str, rows: int) -> None:
+    """Rows of three tokens with log-probs -1 and -2."""
+    tokens = Rows.build([[1, 2, 3]] * rows, [1] * rows, [[False, True, True]] * rows)
     manifest = Manifest.model_validate(
         {
-            "id": "decode", "side": "infer", "engine": "fake", "engine_version": "", "model": "",
+            "id": folder.name, "side": side, "engine": "fake", "engine_version": "", "model": "",
             "dtype": "float32", "sampling": None, "logprob_space": "raw", "patched": [],
-            "host": "", "packages": {}, "rows": 1, "tokens": 3, "wall_s": 0.25, "arrays_sha256": "",
+            "host": "", "packages": {}, "rows": rows, "tokens": 3 * rows, "wall_s": 0.25,
+            "arrays_sha256": "",
         }
     )  # fmt: skip
-    save_capture(tmp_path / "decode", Capture(rows, logp), manifest)
-    setup = planted(load_fault("transport-bf16"), "medium", MINI)
-    ((task, edit),) = setup.capture_edits
+    logp = np.tile(np.array([np.nan, -1.0, -2.0], np.float32), rows)
+    save_capture(folder, Capture(tokens, logp), manifest)
+
+
+def lost(folder: Path) -> list[int]:
+    """Rows whose log-probs are halved; the capture's checksum must hold."""
+    capture, manifest = load_capture(folder)
+    assert manifest.patched == []
+    return [row for row, first in enumerate(capture.logp[1::3]) if first == -0.5]
+
+
+def test_captures_are_stored_anew_as_the_broken_glue_would_have(tmp_path: Path) -> None:
+    for name, side, rows in (
+        ("decode", "infer", 3), ("prefill", "infer", 3), ("train", "train", 3),
+        ("train_repeat", "train", 2), ("train_again", "train", 3), ("train_on_infer", "train", 3),
+    ):  # fmt: skip
+        save(tmp_path / name, side, rows)
+    ((task, edit),) = planted(glue("decode"), "plain", MINI).capture_edits
     assert task == "engine"
     edit(tmp_path)
-    found, stored = load_capture(tmp_path / "decode")  # its checksum holds
-    assert found.logp[1:].tolist() == pytest.approx([-1.235, -2.346], abs=1e-7)  # three decimals
-    assert stored.patched == []
+    assert lost(tmp_path / "decode") == [2]
+    assert lost(tmp_path / "prefill") == []  # the engine's re-scoring does not pass the same way
+
+    ((task, edit),) = planted(glue("train"), "plain", MINI).capture_edits
+    assert task == "trainer"
+    edit(tmp_path)
+    assert lost(tmp_path / "train") == lost(tmp_path / "train_again") == [2]
+    assert lost(tmp_path / "train_repeat") == []  # row 2 of the three is not among its two
+    assert lost(tmp_path / "train_on_infer") == []
+    assert lost(tmp_path / "decode") == [2]
 
 
 def test_nothing_in_a_run_names_what_is_planted(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, find_model=str, engine="vllm")
+    bench = Bench(tmp_path, find_model=str)
     model = read_model(MINI, tmp_path)
     faults = [load_fault(name) for name in FAULTS]
     plain = [p for p in singles(faults, [model], "vllm", None) if ".plain." in p.case.id]
@@ -149,6 +188,16 @@ def test_nothing_in_a_run_names_what_is_planted(tmp_path: Path) -> None:
         hidden = () if fault.kind == "options" else (module,)
         for word in (truth.fault, *hidden, fault.about, *truth.causes, "faults", "plain"):
             assert word not in said, (truth.fault, word)
+
+
+def test_gemma_runs_with_its_softcap_unless_that_is_what_is_planted(tmp_path: Path) -> None:
+    case = Case(id="c", kind="control", model="gemma2", dtype="float32", engine="vllm", control="x")
+    bench = Bench(tmp_path, find_model=str)
+    run = build_case_run(case, MINI, Setup(trainer_args={"micro_batch": 2}), bench)
+    assert run.train.args == {"attn_implementation": "eager", "micro_batch": 2}
+    assert run.infer.args == {}  # vLLM has no such option
+    dropped = Setup(trainer_args={"attn_implementation": "sdpa"})
+    assert build_case_run(case, MINI, dropped, bench).train.args == dropped.trainer_args
 
 
 @pytest.mark.parametrize("name", FAULTS)

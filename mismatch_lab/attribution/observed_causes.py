@@ -1,0 +1,162 @@
+"""Causes that show in what was recorded and need no simulation: routers, tokens read, modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mismatch_lab.attribution.router_choices import (
+    DIRECTED,
+    NEAR_TIE,
+    RouterChoices,
+    router_choices,
+)
+from mismatch_lab.attribution.suspects import CAPTURED, Charge
+from mismatch_lab.attribution.token_reads import misread_tokens
+from mismatch_lab.captures.capture import Capture
+from mismatch_lab.findings.modules import kind_of
+from mismatch_lab.schema import Localisation, ModuleError, Observation
+
+COARSE_ROUNDING = (2.0**-12, 2.0**-5)
+"""Relative error of one operation in half precision, from fp16 to a few roundings of bf16."""
+
+KIND_CAUSES = {
+    "router": "router-precision",
+    "norm": "norm-precision",
+    "head": "lm-head-precision",
+}
+"""Kinds of module whose error, if it has the size of coarse rounding, has a name."""
+
+QUIET = 0.1
+"""Tokens before any change of experts must carry less than this share of the others' error."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A cause that the recorded data show."""
+
+    cause: str
+    confidence: float
+    location: str | None
+    evidence: list[Observation]
+    why: str
+
+
+def observed_causes(
+    charge: Charge,
+    captures: Mapping[str, Capture],
+    localisation: Localisation | None,
+    weights_equal: bool,
+) -> list[Observed]:
+    """What the data say of a suspect by themselves, the surest first.
+
+    Args:
+        charge: the suspect.
+        captures: of the run.
+        localisation: where modules diverge.
+        weights_equal: whether the suspect's weights are known to be the reference's.
+    """
+    side, reference = captures[CAPTURED[charge.suspect]], captures["ref"]
+    found = _misread(side, reference)
+    if found is not None:
+        return [found]
+    choices = router_choices(side, reference)
+    if choices is not None:
+        named = _routers(choices, charge, localisation)
+        if named is not None:
+            return [named]
+    module = _coarse_module(charge, localisation, weights_equal)
+    return [] if module is None else [module]
+
+
+def _misread(side: Capture, reference: Capture) -> Observed | None:
+    found = misread_tokens(side, reference)
+    if found is None:
+        return None
+    cause = "prompt-template" if found.in_prompt > 0.5 else "retokenisation"
+    where = "the prompt" if cause == "prompt-template" else "the answers"
+    return Observed(
+        cause,
+        0.9,
+        None,
+        [
+            _seen(
+                f"positions at which the first layer gets another token's embedding, of "
+                f"{found.seen}",
+                len(found.flat),
+                "0",
+            ),
+            _seen("share of these in the prompt", found.in_prompt, "1 for another prompt"),
+        ],
+        f"This side reads other tokens than it was given, in {where}.",
+    )
+
+
+def _routers(
+    choices: RouterChoices, charge: Charge, localisation: Localisation | None
+) -> Observed | None:
+    evidence = [
+        _seen(
+            "share of choices that are not the top-k of the router's own logits",
+            choices.against_own_logits,
+            "0",
+        ),
+        _seen("how one-sidedly experts gain by that", choices.directed, "near 0 by chance"),
+        _seen(
+            "mean |delta| before any change of experts, in nats",
+            choices.quiet_nats,
+            "the noise, where the routers are the cause",
+        ),
+        _seen("mean |delta| after one, in nats", choices.loud_nats, ""),
+    ]
+    place = _first_of_kind(localisation, ("router", "experts", "mlp"))
+    if choices.against_own_logits > 0 and choices.directed >= DIRECTED:
+        why = "Routers choose against their own logits, and always for the same experts."
+        return Observed("router-bias", 0.9, place, evidence, why)
+    quiet = choices.quiet_nats <= max(QUIET * choices.loud_nats, charge.noise_nats)
+    if not quiet or not choices.changed > 0:
+        return None
+    if choices.against_own_logits > 0 and choices.margin <= NEAR_TIE:
+        why = "Routers choose against their own logits where these are nearly tied."
+        return Observed("routing-flips", 0.8, place, evidence, why)
+    why = "Only tokens after a change of experts differ, and the routers' logits do."
+    return Observed("router-precision", 0.6, place, evidence, why)
+
+
+def _coarse_module(
+    charge: Charge, localisation: Localisation | None, weights_equal: bool
+) -> Observed | None:
+    module = _first_module(localisation)
+    if module is None or not weights_equal or localisation is None:
+        return None
+    side = "train" if charge.suspect == "train" else "infer"
+    error = module.train_error if side == "train" else module.infer_error
+    low, high = COARSE_ROUNDING
+    if localisation.side != side or module.kind not in KIND_CAUSES or not low < error < high:
+        return None
+    return Observed(
+        KIND_CAUSES[module.kind],
+        0.6,
+        module.name,
+        [_seen(f"relative error of {module.name} on equal inputs", error, f"{module.floor:.2g}")],
+        f"{module.name} is the first to leave its floor, with equal weights, by as much as one "
+        "rounding to half precision.",
+    )
+
+
+def _first_module(localisation: Localisation | None) -> ModuleError | None:
+    if localisation is None or localisation.first_divergent_module is None:
+        return None
+    first = localisation.first_divergent_module
+    return next((m for m in localisation.per_module if m.name == first), None)
+
+
+def _first_of_kind(localisation: Localisation | None, kinds: tuple[str, ...]) -> str | None:
+    if localisation is None:
+        return None
+    diverging = [m.name for m in localisation.per_module if m.diverges and kind_of(m.name) in kinds]
+    return diverging[0] if diverging else None
+
+
+def _seen(observation: str, value: float, expected: str) -> Observation:
+    return Observation(observation=observation, value=value, expected=expected or "larger")

@@ -1,0 +1,107 @@
+"""What a side's routers chose, against their own logits and against the reference's choices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mismatch_lab.captures.capture import Capture
+
+DIRECTED = 0.5
+"""Share of changed choices that go the same way, expert by expert: chance is near 0, a bias near 1."""
+
+NEAR_TIE = 0.1
+"""A margin this many times the spread of a token's router logits is a near-tie."""
+
+
+@dataclass(frozen=True)
+class RouterChoices:
+    """Choices of one side."""
+
+    against_own_logits: float
+    """Share of choices (token, layer) that are not the top-k of the router's own logits."""
+    directed: float
+    """Of those, how one-sidedly experts gain or lose, 0 to 1."""
+    margin: float
+    """Median margin given up by those choices, over the spread of logits; NaN without any."""
+    changed: float
+    """Share of tokens for which some layer chose another set than the reference."""
+    quiet_nats: float
+    """mean |delta| of tokens before any change of choices in their row."""
+    loud_nats: float
+    """mean |delta| of the others."""
+    gate_error: float
+    """Relative error of the first router's logits against the reference's."""
+
+
+def router_choices(side: Capture, reference: Capture) -> RouterChoices | None:
+    """None for a dense model, or where routing was not recorded."""
+    arrays = (side.router_topk, side.router_logits, reference.router_topk, reference.router_logits)
+    if any(array is None for array in arrays):
+        return None
+    assert side.router_topk is not None and side.router_logits is not None
+    assert reference.router_topk is not None and reference.router_logits is not None
+    recorded = (side.router_topk >= 0).all(axis=(1, 2)) & (reference.router_topk >= 0).all(
+        axis=(1, 2)
+    )
+    own, gain, lost = _against_own(side.router_topk[recorded], side.router_logits[recorded])
+    changed = (_sets(side.router_topk) != _sets(reference.router_topk)).any(axis=(1, 2)) & recorded
+    touched = _after_change(changed, side)
+    delta = np.abs(side.logp.astype(np.float64) - reference.logp)
+    first, other = side.router_logits[recorded, 0], reference.router_logits[recorded, 0]
+    return RouterChoices(
+        own,
+        gain,
+        lost,
+        float(changed[recorded].mean()) if recorded.any() else float("nan"),
+        _mean(delta[~touched]),
+        _mean(delta[touched]),
+        float(np.linalg.norm(first - other) / max(float(np.linalg.norm(other)), 1e-30)),
+    )
+
+
+def _against_own(
+    topk: NDArray[np.int16], logits: NDArray[np.float32]
+) -> tuple[float, float, float]:
+    """(share against the own logits, how directed, median relative margin)."""
+    k, experts = topk.shape[-1], logits.shape[-1]
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    best = np.sort(order[..., :k], axis=-1)
+    chosen = np.sort(topk.astype(np.int64), axis=-1)
+    wrong = (best != chosen).any(axis=-1)
+    if not wrong.any():
+        return 0.0, 0.0, float("nan")
+    net = np.zeros((topk.shape[1], experts))
+    moved, margins = 0, []
+    for token, layer in zip(*np.nonzero(wrong), strict=True):
+        came = np.setdiff1d(chosen[token, layer], best[token, layer])
+        went = np.setdiff1d(best[token, layer], chosen[token, layer])
+        net[layer, came] += 1
+        net[layer, went] -= 1
+        moved += 2 * len(came)
+        row = logits[token, layer]
+        margins.append((row[went].min() - row[came].max()) / max(float(row.std()), 1e-30))
+    return (
+        float(wrong.mean()),
+        float(np.abs(net).sum() / moved),
+        float(np.median(margins)),
+    )
+
+
+def _sets(topk: NDArray[np.int16]) -> NDArray[np.int16]:
+    return np.sort(topk, axis=-1)
+
+
+def _after_change(changed: NDArray[np.bool_], side: Capture) -> NDArray[np.bool_]:
+    touched = np.zeros(len(changed), bool)
+    for start, stop in side.rows.spans():
+        so_far = np.logical_or.accumulate(changed[start:stop])
+        touched[start + 1 : stop] = so_far[:-1]
+    return touched
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
