@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -13,13 +14,16 @@ import numpy as np
 
 from mismatch_lab.attribution.changed_weights import kind_of_change, unexplained
 from mismatch_lab.attribution.clues import Clues, read_config
+from mismatch_lab.attribution.engine_update import old_tensors, outlived
 from mismatch_lab.attribution.hypotheses import Explanation
 from mismatch_lab.attribution.investigate import Inquiry, investigate, sound_in
 from mismatch_lab.attribution.lab import Lab, PackedAs, open_session
+from mismatch_lab.attribution.mixture import EXPLAINED
 from mismatch_lab.attribution.naming import (
     NAMED,
     cause_observed,
     cause_of_weights,
+    constants_of,
     fallback_decode,
     named_causes,
     own_cause,
@@ -34,7 +38,7 @@ from mismatch_lab.attribution.self_disagreement import (
     self_disagreements,
 )
 from mismatch_lab.attribution.simulate import World
-from mismatch_lab.attribution.suspects import Charge, charges
+from mismatch_lab.attribution.suspects import SUSPECTS, Charge, charge_of, charges
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.errors import MismatchLabError
 from mismatch_lab.findings.tensor_changes import changed_tensors
@@ -43,6 +47,7 @@ from mismatch_lab.schema import (
     Confirmation,
     ExperimentRecord,
     Localisation,
+    Manifest,
     Measures,
     NoiseFloor,
     RuledOut,
@@ -57,8 +62,12 @@ Rerun = Callable[[SideSpec, str], Capture]
 BUDGET_S = 300.0
 """Seconds for experiments, where nothing else is asked."""
 
-MATTERS = 0.2
+MATTERS = 0.05
 """The trainer's contradiction of itself counts as a cause of its error from this share on."""
+
+HALF = 0.5
+"""One simple defect that explains as much makes the trainer's contradiction its consequence:
+coarse rounding falls otherwise in another batch."""
 
 
 @dataclass
@@ -81,6 +90,7 @@ class Measured:
     localisation: Localisation | None
     weights: Mapping[str, tuple[str, ...]]
     """suspect -> checkpoint tensors whose fingerprints are not the reference's."""
+    decode_manifest: Manifest | None = None
 
 
 class Attributor:
@@ -96,6 +106,7 @@ class Attributor:
         self.on_event = on_event
         self.temperature = run.probe.sampling.temperature
         self.config = read_config(run.infer.model)
+        self.manifest = found.decode_manifest
         before = run.infer.weights_before
         self.changes = {} if before is None else changed_tensors(before, run.infer.model)
         self.result = Attribution()
@@ -118,8 +129,9 @@ class Attributor:
                     continue
                 inquiry = self._model(charge, lab, own)
                 if charge.suspect == "infer":
-                    given, sound_engine = inquiry.explanation, inquiry.done
+                    given, sound_engine = inquiry.whole, inquiry.done
             self._training_mode(own)
+            self._constants({charge.suspect for charge in charged}, charged[0].noise_nats)
             self._record_lab(lab)
         self.result.causes.sort(key=lambda cause: -cause.confidence)
         return self.result
@@ -141,7 +153,18 @@ class Attributor:
 
     def _model(self, charge: Charge, lab: Lab, own: list[Disagreement]) -> Inquiry:
         """The trainer, or the engine's re-scoring, against the reference."""
-        inquiry = self._search(charge, lab, (), None)
+        given: Explanation = ()
+        if charge.suspect == "infer":
+            noise = charge.noise_nats
+            old, given = old_tensors(
+                self.run, self.found.captures, self.found.localisation, lab, noise
+            )
+            self.result.causes += old
+            if given:
+                charge = sound_in(lab, given, charge, self.temperature)
+            if charge.error_nats <= noise or (old and charge.error_nats <= old_share(old)):
+                return Inquiry(charge, [], given=given, left_nats=charge.error_nats)
+        inquiry = self._search(charge, lab, given, None)
         named = named_causes(inquiry, self.found.localisation)
         if charge.suspect == "train":
             named = self._with_own(named, inquiry, own)
@@ -159,6 +182,11 @@ class Attributor:
 
     def _decode(self, charge: Charge, lab: Lab, given: Explanation, sound_engine: bool) -> None:
         """The engine's sampling against its own re-scoring."""
+        if self.run.infer.weights_before is not None and self.manifest is not None:
+            causes = outlived(self.found.captures, self.manifest, charge.noise_nats)
+            if causes:
+                self.result.causes += causes
+                return
         if sound_engine:
             charge = sound_in(lab, given, charge, self.temperature)
             inquiry = self._search(charge, lab, given, None)
@@ -166,7 +194,7 @@ class Attributor:
             inquiry = self._search(charge, lab, (), self.found.captures["prefill"])
         named = named_causes(inquiry, self.found.localisation)
         if not named and not inquiry.done:
-            named = [fallback_decode(inquiry)]
+            named = [fallback_decode(inquiry, self.run.infer.weights_before is not None)]
         self._take(named, inquiry)
 
     def _search(self, charge: Charge, lab: Lab, given: Explanation, own: Capture | None) -> Inquiry:
@@ -178,6 +206,7 @@ class Attributor:
             weights_before=self.run.infer.weights_before,
             changed=tuple(self.changes),
             low_rank=tuple(n for n, c in self.changes.items() if c.rank is not None),
+            first_wrong=_first_layer(self.found.localisation, charge.suspect),
             micro_batch=2 if packs else 1,
         )
         rows = self.found.captures["decode"].rows
@@ -190,7 +219,7 @@ class Attributor:
         charge = inquiry.charge
         mine = [o for o in own if o.against != TRAINING]
         best = inquiry.pursuit.best
-        explained = inquiry.done or (best is not None and best.explained >= MOSTLY)
+        explained = inquiry.done or (best is not None and best.explained >= HALF)
         if not mine or explained or mine[0].abs_delta_nats < MATTERS * charge.error_nats:
             return named
         return [self._repaired_own(mine[0]), *(c for c in named if c.confidence > MOSTLY)]
@@ -201,6 +230,14 @@ class Attributor:
         for found in own:
             if found.against == TRAINING and found.cause not in known:
                 self.result.causes.append(self._repaired_own(found))
+
+    def _constants(self, judged: set[str], noise_nats: float) -> None:
+        """Constants among the log-probs count even where they move no average."""
+        for suspect in SUSPECTS:
+            if suspect in judged:
+                continue
+            one = charge_of(suspect, self.found.captures, noise_nats)
+            self.result.causes += constants_of(one, self.found.captures["decode"].rows)
 
     def _repaired_own(self, own: Disagreement) -> Cause:
         return own_cause(own)
@@ -290,3 +327,18 @@ class Attributor:
 
     def _say(self, text: str) -> None:
         self.on_event({"event": "stage", "text": text})
+
+
+def old_share(causes: list[Cause]) -> float:
+    """What may be left of the error where the mixture of old and new explains it, in nats."""
+    before = max((c.before for cause in causes for c in cause.confirmed_by), default=0.0)
+    return EXPLAINED * before
+
+
+def _first_layer(localisation: Localisation | None, suspect: str) -> int | None:
+    """The first layer that leaves its floor on the suspect's side, if it is known."""
+    side = "train" if suspect == "train" else "infer"
+    if localisation is None or localisation.side != side or suspect == "decode":
+        return None
+    found = re.match(r"model\.layers\.(\d+)", localisation.first_divergent_module or "")
+    return int(found.group(1)) if found else None

@@ -27,6 +27,8 @@ class Clues:
     """Tensors that the last update changed."""
     low_rank: tuple[str, ...] = ()
     """Those of them that it changed by a low rank, as an adapter does."""
+    first_wrong: int | None = None
+    """The first layer that leaves its floor, where modules were recorded."""
     micro_batch: int = 1
     """Rows per forward of the suspect, where it is the trainer."""
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mismatch_lab.attribution.hypotheses import Explanation
 from mismatch_lab.attribution.simulate import Prediction
 from mismatch_lab.attribution.token_changes import Float64
+from mismatch_lab.captures.capture import Int64
 
 PERSISTENT = 1e-12
 """nats; below this nothing is left to explain."""
+
+SAME_SHAPE = 0.8
+"""Squared correlation from which on a change is the predicted one at another size."""
+
+WORTH_A_NUMBER = 0.6
+"""A further fitted number must leave at most this share of the residual."""
 
 
 @dataclass(frozen=True)
@@ -29,21 +36,37 @@ class Fit:
     the size that was predicted, 0 if it is not there."""
     shared: float
     """Squared correlation (through the origin) of predicted and observed change."""
+    extent: str = ""
+    """Where the change is there in part only: at what size, or in which share of rows."""
 
     @property
     def explained(self) -> float:
         """Share of the suspect's error that is gone; negative if the explanation adds to it."""
         return 1.0 - self.residual_nats / max(self.sound_nats, PERSISTENT)
 
+    @property
+    def fitted(self) -> int:
+        """Numbers that were fitted to the data."""
+        return sum(h.fitted for h in self.explanation) + bool(self.extent)
+
 
 def fit(
-    explanation: Explanation, prediction: Prediction, sound: Float64, observed: Float64
+    explanation: Explanation,
+    prediction: Prediction,
+    sound: Float64,
+    observed: Float64,
+    row_of: Int64,
+    noise_nats: float,
 ) -> Fit | None:
     """Compare where all three are finite; None where that is nowhere.
 
     Args:
+        explanation: what the prediction is of.
+        prediction: log-probs of some tokens under it.
         sound: [T] log-probs of the sound program, by flat index.
         observed: [T] the suspect's.
+        row_of: [T] the row of each token.
+        noise_nats: error of a sound program.
     """
     flat = prediction.flat
     finite = np.isfinite(prediction.logp) & np.isfinite(sound[flat]) & np.isfinite(observed[flat])
@@ -53,11 +76,49 @@ def fit(
     seen, expected = observed[flat] - sound[flat], predicted - sound[flat]
     product, size = float(seen @ expected), float(expected @ expected)
     total = float(seen @ seen)
-    return Fit(
+    whole = Fit(
         explanation,
         len(flat),
         float(np.mean(np.abs(seen))),
-        float(np.mean(np.abs(observed[flat] - predicted))),
+        float(np.mean(np.abs(seen - expected))),
         product / size if size > 0 else 0.0,
         product**2 / (size * total) if size > 0 and total > 0 else 0.0,
+    )
+    variants = [_at_size(whole, seen, expected)]
+    if any(h.tokens for h in explanation):
+        variants.append(_in_some_rows(whole, seen, expected, row_of[flat], noise_nats))
+    better = [v for v in variants if v is not None]
+    return min(better, key=lambda v: v.residual_nats, default=whole)
+
+
+def _at_size(whole: Fit, seen: Float64, expected: Float64) -> Fit | None:
+    """The same change, weaker than predicted: a defect of part of the computation."""
+    if not (0 < whole.slope < 1 and whole.shared >= SAME_SHAPE):
+        return None
+    left = float(np.mean(np.abs(seen - whole.slope * expected)))
+    if left > WORTH_A_NUMBER * whole.residual_nats:
+        return None
+    return replace(whole, residual_nats=left, extent=f"at {whole.slope:.2g} of its size")
+
+
+def _in_some_rows(
+    whole: Fit, seen: Float64, expected: Float64, rows: Int64, noise_nats: float
+) -> Fit | None:
+    """The same change in those rows only that differ at all."""
+    numbers, index = np.unique(rows, return_inverse=True)
+    error = np.bincount(index, np.abs(seen)) / np.bincount(index)
+    wrong = (error > noise_nats)[index]
+    if wrong.all() or not wrong.any():
+        return None
+    left = float(np.mean(np.abs(np.where(wrong, seen - expected, seen))))
+    if left > WORTH_A_NUMBER * whole.residual_nats:
+        return None
+    affected = int((error > noise_nats).sum())
+    inside = expected[wrong]
+    size = float(inside @ inside)
+    return replace(
+        whole,
+        residual_nats=left,
+        slope=float(seen[wrong] @ inside) / size if size else 0.0,
+        extent=f"in {affected} of {len(numbers)} rows",
     )

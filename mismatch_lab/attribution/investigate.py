@@ -35,6 +35,8 @@ class Inquiry:
     charge: Charge
     patterns: list[TokenPattern]
     pursuit: Pursuit = field(default_factory=Pursuit)
+    given: Explanation = ()
+    """Defects that were known before the search."""
     left_nats: float = float("nan")
     """mean |error| once every pattern's tokens are left out and the best explanation is applied."""
 
@@ -43,6 +45,11 @@ class Inquiry:
         """Defects found by the search; empty where it found none."""
         best = self.pursuit.best
         return best.explanation if best is not None else ()
+
+    @property
+    def whole(self) -> Explanation:
+        """All defects, known before or found."""
+        return (*self.given, *self.explanation)
 
     @property
     def done(self) -> bool:
@@ -62,7 +69,7 @@ def investigate(
         world: where hypotheses are tried.
         given: defects of the engine's re-scoring, which its sampling shares.
     """
-    inquiry = Inquiry(charge, [])
+    inquiry = Inquiry(charge, [], given=given)
     patterns = token_patterns(charge.observed, charge.sound, rows, charge.noise_nats)
     if not patterns:
         _search(inquiry, charge.observed, clues, rows, world, given)
@@ -71,14 +78,14 @@ def investigate(
     for pattern in patterns:
         masked[pattern.tokens] = np.nan
     inquiry.left_nats = finite_mean_abs((masked - charge.sound)[rows.sampled])
+    # A defect of all tokens can put the same number on several; it is the simpler answer.
+    _search(inquiry, charge.observed, clues, rows, world, given)
+    if inquiry.pursuit.best is not None and inquiry.pursuit.best.explained >= MOSTLY:
+        return inquiry
+    inquiry.patterns, inquiry.pursuit = patterns, Pursuit()
+    inquiry.left_nats = finite_mean_abs((masked - charge.sound)[rows.sampled])
     if not inquiry.done:
-        # A defect of all tokens can put the same number on several; it is the simpler answer.
-        _search(inquiry, charge.observed, clues, rows, world, given)
-        if inquiry.pursuit.best is not None and inquiry.pursuit.best.explained >= MOSTLY:
-            return inquiry
-        inquiry.pursuit = Pursuit()
         _search(inquiry, masked, clues, rows, world, given)
-    inquiry.patterns = patterns
     return inquiry
 
 
@@ -94,18 +101,21 @@ def _search(
     charge = inquiry.charge
     inquiry.left_nats = finite_mean_abs((observed - charge.sound)[rows.sampled])
     explored = world.small(EXPLORING_ROWS) if rows.n_rows > EXPLORING_ROWS else world
-    search = Search(explored, charge.sound, observed, charge.noise_nats, given)
+    row_of = rows.row_ids()
+    search = Search(explored, charge.sound, observed, row_of, charge.noise_nats, given)
     inquiry.pursuit = search.run(hypotheses_for(clues))
     best = inquiry.pursuit.best
     if best is None or not search.enough(best):
         _try_layers(inquiry, search, clues)
-    _check_on_all(inquiry, world, observed, given)
+    whole = Search(world, charge.sound, observed, row_of, charge.noise_nats, given)
+    _check_on_all(inquiry, whole)
 
 
 def _try_layers(inquiry: Inquiry, search: Search, clues: Clues) -> None:
     pursuit = inquiry.pursuit
+    layers = (clues.first_wrong,) if clues.first_wrong is not None else range(clues.n_layers)
     try:
-        found = by_layers(search.judge, list(pursuit.tried.values()), clues.n_layers)
+        found = by_layers(search.judge, hypotheses_for(clues), tuple(layers), clues.n_layers)
     except OutOfTimeError:
         pursuit.finished = False
         return
@@ -115,13 +125,11 @@ def _try_layers(inquiry: Inquiry, search: Search, clues: Clues) -> None:
         pursuit.best, pursuit.ties = found, []
 
 
-def _check_on_all(inquiry: Inquiry, world: World, observed: Float64, given: Explanation) -> None:
+def _check_on_all(inquiry: Inquiry, search: Search) -> None:
     """Judge the outcome on all rows, also those that numbers were not fitted on."""
     pursuit = inquiry.pursuit
     if pursuit.best is None:
         return
-    charge = inquiry.charge
-    search = Search(world, charge.sound, observed, charge.noise_nats, given)
     try:
         whole = search.judge(pursuit.best.explanation)
         pursuit.ties = [f for f in (search.judge(t.explanation) for t in pursuit.ties) if f]

@@ -14,6 +14,8 @@ from mismatch_lab.attribution.observed_causes import Observed
 from mismatch_lab.attribution.profile import position_profile
 from mismatch_lab.attribution.self_disagreement import Disagreement
 from mismatch_lab.attribution.suspects import Charge
+from mismatch_lab.attribution.token_patterns import TokenPattern, token_patterns
+from mismatch_lab.captures.capture import Rows
 from mismatch_lab.schema import (
     Cause,
     Confirmation,
@@ -38,7 +40,7 @@ def named_causes(inquiry: Inquiry, localisation: Localisation | None) -> list[Ca
         inquiry: what the investigation found.
         localisation: where modules diverge, if that was recorded.
     """
-    causes = [_of_pattern(inquiry, index) for index in range(len(inquiry.patterns))]
+    causes = [_of_pattern(inquiry, pattern) for pattern in inquiry.patterns]
     best = inquiry.pursuit.best
     if best is not None and best.explained >= NAMED:
         ties = [tie for tie in inquiry.pursuit.ties if tie.explained >= NAMED]
@@ -111,7 +113,8 @@ def _of_hypothesis(
 ) -> Cause:
     charge = inquiry.charge
     value = "" if hypothesis.value is None else f" ({_figure(hypothesis.value)})"
-    label = f"{hypothesis.label}{value}"
+    extent = f", {found.extent}" if found.extent else ""
+    label = f"{hypothesis.label}{value}{extent}"
     several = len(found.explanation) > 1
     together = " together with the other cause" if several else ""
     evidence = [
@@ -169,8 +172,14 @@ def _location(hypothesis: Hypothesis, localisation: Localisation | None, side: s
     )
 
 
-def _of_pattern(inquiry: Inquiry, index: int) -> Cause:
-    pattern = inquiry.patterns[index]
+def constants_of(charge: Charge, rows: Rows) -> list[Cause]:
+    """Causes in single tokens alone, of a side that nothing else speaks against."""
+    patterns = token_patterns(charge.observed, charge.sound, rows, charge.noise_nats)
+    inquiry = Inquiry(charge, patterns, left_nats=charge.noise_nats)
+    return [_of_pattern(inquiry, pattern) for pattern in patterns]
+
+
+def _of_pattern(inquiry: Inquiry, pattern: TokenPattern) -> Cause:
     count = int(pattern.tokens.sum())
     what = "exactly one value" if np.isfinite(pattern.value) else "wrong values"
     shown = f" ({_figure(pattern.value)})" if np.isfinite(pattern.value) else ""
@@ -198,7 +207,7 @@ def _of_pattern(inquiry: Inquiry, index: int) -> Cause:
     )
 
 
-def fallback_decode(inquiry: Inquiry) -> Cause:
+def fallback_decode(inquiry: Inquiry, updated: bool) -> Cause:
     """Sampling that is wrong, and nothing more is known."""
     evidence = [
         Observation(
@@ -208,16 +217,11 @@ def fallback_decode(inquiry: Inquiry) -> Cause:
         ),
         *position_profile(inquiry.charge),
     ]
-    return _cause(
-        "decode-prefill-divergence",
-        "infer",
-        0.6,
-        None,
-        evidence,
-        [],
-        "The engine's sampling disagrees with its own re-scoring, and nothing simulated explains "
-        "it.",
-    )
+    known = "The engine's sampling disagrees with its own re-scoring, nothing simulated explains it"
+    if updated:
+        why = f"{known}, and the engine's weights were updated: keys and values of before remain."
+        return _cause("stale-prefix-cache", "infer", 0.5, None, evidence, [], why)
+    return _cause("decode-prefill-divergence", "infer", 0.6, None, evidence, [], f"{known}.")
 
 
 def own_cause(own: Disagreement) -> Cause:

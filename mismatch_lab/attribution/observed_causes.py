@@ -57,12 +57,12 @@ def observed_causes(
         weights_equal: whether the suspect's weights are known to be the reference's.
     """
     side, reference = captures[CAPTURED[charge.suspect]], captures["ref"]
-    found = _misread(side, reference)
+    found = _misread(side, reference) if weights_equal else None
     if found is not None:
         return [found]
     choices = router_choices(side, reference)
     if choices is not None:
-        named = _routers(choices, charge, localisation)
+        named = _routers(choices, charge, localisation) if weights_equal else None
         if named is not None:
             return [named]
     module = _coarse_module(charge, localisation, weights_equal)
@@ -73,7 +73,7 @@ def _misread(side: Capture, reference: Capture) -> Observed | None:
     found = misread_tokens(side, reference)
     if found is None:
         return None
-    cause = "prompt-template" if found.in_prompt > 0.5 else "retokenisation"
+    cause = "prompt-template" if found.in_prompt == 1 else "retokenisation"
     where = "the prompt" if cause == "prompt-template" else "the answers"
     return Observed(
         cause,
@@ -113,14 +113,27 @@ def _routers(
     if choices.against_own_logits > 0 and choices.directed >= DIRECTED:
         why = "Routers choose against their own logits, and always for the same experts."
         return Observed("router-bias", 0.9, place, evidence, why)
-    quiet = choices.quiet_nats <= max(QUIET * choices.loud_nats, charge.noise_nats)
-    if not quiet or not choices.changed > 0:
+    if not _starts_at_routing(choices, charge, localisation):
         return None
     if choices.against_own_logits > 0 and choices.margin <= NEAR_TIE:
         why = "Routers choose against their own logits where these are nearly tied."
         return Observed("routing-flips", 0.8, place, evidence, why)
-    why = "Only tokens after a change of experts differ, and the routers' logits do."
+    if choices.against_own_logits > 0:
+        return None
+    why = "The error begins at the routers' logits, and their weights are the same."
     return Observed("router-precision", 0.6, place, evidence, why)
+
+
+def _starts_at_routing(
+    choices: RouterChoices, charge: Charge, localisation: Localisation | None
+) -> bool:
+    """Whether everything before the first router is sound: by its modules, where they were
+    recorded, else by the tokens that come before any change of experts."""
+    first = _first_module(localisation)
+    if first is not None:
+        return first.kind in ("router", "experts", "mlp")
+    quiet = choices.quiet_nats <= max(QUIET * choices.loud_nats, charge.noise_nats)
+    return quiet and choices.changed > 0
 
 
 def _coarse_module(

@@ -17,6 +17,7 @@ from mismatch_lab.attribution.lab import OutOfTimeError
 from mismatch_lab.attribution.simulate import World
 from mismatch_lab.attribution.token_changes import Float64
 from mismatch_lab.attribution.tune import tuned
+from mismatch_lab.captures.capture import Int64
 
 MOST_CAUSES = 3
 """Defects looked for on one suspect."""
@@ -54,18 +55,26 @@ class Search:
     """Searches explanations of one suspect."""
 
     def __init__(
-        self, world: World, sound: Float64, observed: Float64, noise_nats: float, given: Explanation
+        self,
+        world: World,
+        sound: Float64,
+        observed: Float64,
+        row_of: Int64,
+        noise_nats: float,
+        given: Explanation,
     ) -> None:
         """Args:
         world: to predict in.
         sound: [T] log-probs of the program that nothing is wrong with.
         observed: [T] the suspect's log-probs.
+        row_of: [T] the row of each token.
         noise_nats: what is left when an explanation is right.
         given: what is known to hold already.
         """
         self.world = world
         self.sound = sound
         self.observed = observed
+        self.row_of = row_of
         self.noise_nats = noise_nats
         self.given = given
 
@@ -74,7 +83,7 @@ class Search:
         prediction = self.world.predict((*self.given, *explanation))
         if prediction is None:
             return None
-        return fit(explanation, prediction, self.sound, self.observed)
+        return fit(explanation, prediction, self.sound, self.observed, self.row_of, self.noise_nats)
 
     def run(self, hypotheses: list[Hypothesis]) -> Pursuit:
         """Search all of them, and combinations."""
@@ -132,22 +141,22 @@ class Search:
         least = min(c.residual_nats for c in candidates)
         limit = max(AS_GOOD * least, self.noise_nats)
         equal = [c for c in candidates if c.residual_nats <= limit]
-        equal.sort(key=lambda c: (_fitted(c), c.residual_nats))
+        equal.sort(key=lambda c: (c.fitted, c.residual_nats))
         best = equal[0]
-        if pursuit.best is not None and len(best.explanation) > len(pursuit.best.explanation):
-            if best.residual_nats > WORTHWHILE * pursuit.best.residual_nats:
-                return
+        known = pursuit.best
+        if (
+            known is not None
+            and len(best.explanation) > len(known.explanation)
+            and best.residual_nats > WORTHWHILE * known.residual_nats
+        ):
+            return
         pursuit.best = best
-        pursuit.ties = _others(best, [c for c in equal if _fitted(c) == _fitted(best)])
+        pursuit.ties = _others(best, [c for c in equal if c.fitted == best.fitted])
 
 
 def _promise(found: Fit) -> tuple[float, float]:
     """Those that leave little first; among those that leave much, those that share much."""
     return (-max(found.explained, found.shared * (abs(found.slope - 1) < 0.5)), -found.shared)
-
-
-def _fitted(found: Fit) -> int:
-    return sum(h.fitted for h in found.explanation)
 
 
 def _others(best: Fit, equal: list[Fit]) -> list[Fit]:

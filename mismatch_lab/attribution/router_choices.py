@@ -12,7 +12,8 @@ from mismatch_lab.captures.capture import Capture
 DIRECTED = 0.5
 """Share of changed choices that go the same way, expert by expert: chance is near 0, a bias near 1."""
 
-NEAR_TIE = 0.1
+TIED = 1e-6
+NEAR_TIE = 0.3
 """A margin this many times the spread of a token's router logits is a near-tie."""
 
 
@@ -70,7 +71,11 @@ def _against_own(
     order = np.argsort(-logits, axis=-1, kind="stable")
     best = np.sort(order[..., :k], axis=-1)
     chosen = np.sort(topk.astype(np.int64), axis=-1)
-    wrong = (best != chosen).any(axis=-1)
+    given_up = np.take_along_axis(logits, best, -1).sum(-1) - np.take_along_axis(
+        logits, chosen, -1
+    ).sum(-1)
+    # Exactly equal logits may be taken either way.
+    wrong = (best != chosen).any(axis=-1) & (given_up > TIED * logits.std(axis=-1))
     if not wrong.any():
         return 0.0, 0.0, float("nan")
     net = np.zeros((topk.shape[1], experts))

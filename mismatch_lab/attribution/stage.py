@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from mismatch_lab.attribution.attribute import BUDGET_S, Attributor, Measured
+from mismatch_lab.attribution.suspects import SUSPECTS, charge_of, noise_of
+from mismatch_lab.attribution.token_patterns import token_patterns
 from mismatch_lab.captures.capture import Capture
-from mismatch_lab.captures.store import load_capture
+from mismatch_lab.captures.store import load_capture, load_manifest
 from mismatch_lab.engines.jobs import ScoreJob, Stage, WorkerTask
 from mismatch_lab.executors.local import run_task
 from mismatch_lab.findings.weights import tensors_unlike
-from mismatch_lab.schema import Findings, RunSpec, SideSpec
+from mismatch_lab.schema import Findings, NoiseFloor, RunSpec, SideSpec
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -35,26 +37,20 @@ def with_causes(
     after_task: AfterTask | None = None,
 ) -> Findings:
     """The findings with causes, where there is a mismatch to explain and a reference to try on."""
-    if findings.verdict.status != "mismatch" or findings.noise_floor is None:
+    floor = findings.noise_floor
+    if floor is None or findings.verdict.status == "error":
         return findings
-    measured = Measured(
-        captures,
-        findings.edges,
-        findings.noise_floor,
-        findings.localisation,
-        {
-            suspect: tensors_unlike(
-                captures[name].weights, captures["ref"].weights, spec.dtype == "float32"
-            )
-            for suspect, name, spec in (
-                ("infer", "prefill", run.infer),
-                ("train", "train", run.train),
-            )
-        },
-    )
-    attributor = Attributor(run, out, measured, _rerun(run, out, on_event, after_task), on_event)
-    found = attributor.attribute(BUDGET_S if budget_s is None else budget_s)
-    verdict = findings.verdict.model_copy(
+    verdict = findings.verdict
+    if verdict.status != "mismatch":
+        spoiled = _constants(captures, floor, run)
+        if not spoiled:
+            return findings
+        verdict = verdict.model_copy(update=spoiled)
+    found = Attributor(
+        run, out, _measured(run, out, captures, findings, floor), _rerun(run, out, on_event, after_task),
+        on_event,
+    ).attribute(BUDGET_S if budget_s is None else budget_s)  # fmt: skip
+    verdict = verdict.model_copy(
         update={
             "causes": found.causes,
             "ruled_out": found.ruled_out,
@@ -64,6 +60,38 @@ def with_causes(
     return findings.model_copy(
         update={"verdict": verdict, "notes": [*findings.notes, *found.notes]}
     )
+
+
+def _measured(
+    run: RunSpec,
+    out: Path,
+    captures: Mapping[str, Capture],
+    findings: Findings,
+    floor: NoiseFloor,
+) -> Measured:
+    sides = (("infer", "prefill", run.infer), ("train", "train", run.train))
+    weights = {
+        suspect: tensors_unlike(
+            captures[name].weights, captures["ref"].weights, spec.dtype == "float32"
+        )
+        for suspect, name, spec in sides
+    }
+    manifest = load_manifest(out / "captures" / "decode")
+    return Measured(captures, findings.edges, floor, findings.localisation, weights, manifest)
+
+
+def _constants(captures: Mapping[str, Capture], floor: NoiseFloor, run: RunSpec) -> dict[str, Any]:
+    """A verdict for log-probs that are constants: no average need show them."""
+    noise = noise_of(floor, run.probe.limits)
+    rows = captures["decode"].rows
+    for suspect in SUSPECTS:
+        one = charge_of(suspect, captures, noise)
+        patterns = token_patterns(one.observed, one.sound, rows, noise)
+        if patterns:
+            tokens = sum(int(pattern.tokens.sum()) for pattern in patterns)
+            text = f"{tokens} log-probs of the {suspect} are constants, whatever the model says."
+            return {"status": "mismatch", "headline": f"Mismatch: {text}", "reasons": [text]}
+    return {}
 
 
 def _rerun(

@@ -16,6 +16,8 @@ from mismatch_lab.schema import Limits, Localisation, Measures, NoiseFloor
 SOUND = {"decode": "prefill", "infer": "ref", "train": "ref"}
 """What each suspect is held against."""
 
+SUSPECTS: tuple[Suspect, ...] = ("train", "infer", "decode")
+
 CAPTURED = {"decode": "decode", "infer": "prefill", "train": "train"}
 
 
@@ -44,26 +46,31 @@ def charges(
     """Everyone whose error is more than precision, the re-scoring before the sampling: what is
     wrong with the model explains part of what is wrong with sampling from it.
     """
-    noise = max(limits.floor_ratio * floor.precision.ci95[1], SMALLEST_NATS)
+    noise = noise_of(floor, limits)
     found: list[Charge] = []
     for suspect in ("train", "infer"):
         ratio = floor.train_ratio if suspect == "train" else floor.infer_ratio
         located = localisation is not None and localisation.side == suspect
         if ratio.value > limits.floor_ratio or located:
-            found.append(charge(suspect, captures, noise))  # type: ignore[arg-type]
+            found.append(charge_of(suspect, captures, noise))  # type: ignore[arg-type]
     sampling = edges.get("decode_prefill")
     if sampling is not None:
         size = sampling["abs_delta_mean"]
         if size.ci95[0] > max(math.sqrt(2) * noise, limits.match_abs_delta_nats):
-            found.append(charge("decode", captures, noise))
+            found.append(charge_of("decode", captures, noise))
     return found or [_likelier(captures, floor, noise)]
+
+
+def noise_of(floor: NoiseFloor, limits: Limits) -> float:
+    """What a sound program's mean error may come to, in nats."""
+    return max(limits.floor_ratio * floor.precision.ci95[1], SMALLEST_NATS)
 
 
 SMALLEST_NATS = 3e-6
 """Kernels of different programs differ by this much in fp32 where nothing is wrong."""
 
 
-def charge(suspect: Suspect, captures: Mapping[str, Capture], noise_nats: float) -> Charge:
+def charge_of(suspect: Suspect, captures: Mapping[str, Capture], noise_nats: float) -> Charge:
     """Hold a suspect's capture against what it should be."""
     observed = captures[CAPTURED[suspect]].logp.astype(np.float64)
     sound = captures[SOUND[suspect]].logp.astype(np.float64)
@@ -74,4 +81,4 @@ def charge(suspect: Suspect, captures: Mapping[str, Capture], noise_nats: float)
 def _likelier(captures: Mapping[str, Capture], floor: NoiseFloor, noise: float) -> Charge:
     """Nobody stands out: the side that is further from the reference."""
     worse: Suspect = "train" if floor.train_ratio.value >= floor.infer_ratio.value else "infer"
-    return charge(worse, captures, noise)
+    return charge_of(worse, captures, noise)

@@ -37,6 +37,11 @@ def through_float16(logp: Float64, _rows: Rows, _value: float) -> Float64:
     return to_float16(logp)
 
 
+def decimals(logp: Float64, _rows: Rows, value: float) -> Float64:
+    """Written with so many decimals."""
+    return np.round(logp, int(value))
+
+
 def terminal_constant(logp: Float64, rows: Rows, value: float) -> Float64:
     """The last token of each row carries a constant."""
     changed = logp.copy()
@@ -48,6 +53,7 @@ TOKEN_CHANGES: dict[str, Callable[[Float64, Rows, float], Float64]] = {
     "shift": shift,
     "through_bfloat16": through_bfloat16,
     "through_float16": through_float16,
+    "decimals": decimals,
     "terminal_constant": terminal_constant,
 }
 """name -> function; another one is one function and one row."""

@@ -13,8 +13,16 @@ from numpy.typing import NDArray
 from mismatch_lab.attribution.token_changes import Float64
 from mismatch_lab.captures.capture import Rows
 
-REPEATED = 3
-"""Wrong tokens that carry exactly one value: by chance float32 log-probs hardly ever repeat."""
+REPEATED = 2
+"""Wrong tokens that carry exactly one whole number: by chance float32 log-probs are none."""
+
+IMPOSSIBLE = (-50.0, 0.0)
+"""Outside of this a whole number is a sentinel even if it occurs once: nobody samples a token of
+probability e**-50, and log-probs are not above 0."""
+
+MANY = 0.2
+"""Another number is a constant if this share of wrong tokens carries it; on a coarse grid, or near
+certainty, a few tokens share a value by chance."""
 
 CLEAR = 20.0
 """A token is wrong by itself when it is off by this many times the noise."""
@@ -56,15 +64,18 @@ def token_patterns(
     rest = wrong & ~constant
     inside = rows.sampled & ~last & np.isfinite(error)
     clean_inside = inside.any() and float(np.mean(error[inside & ~constant])) <= limit / CLEAR
-    if rest.sum() >= REPEATED and not (rest & ~last).any() and clean_inside:
+    if rest.sum() > REPEATED and not (rest & ~last).any() and clean_inside:
         found.append(TokenPattern("packing-boundary", rest, np.nan, float(error[rest].mean())))
     return found
 
 
 def _constants(observed: Float64, wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:
     values, counts = np.unique(observed[wrong], return_counts=True)
-    repeated = values[counts >= REPEATED]
-    return np.asarray(wrong & np.isin(observed, repeated))
+    whole = (values == np.round(values)) & (counts >= REPEATED)
+    low, high = IMPOSSIBLE
+    whole |= (values == np.round(values)) & ((values <= low) | (values > high))
+    many = (counts >= max(REPEATED + 1, MANY * counts.sum())) & (counts > 1)
+    return np.asarray(wrong & np.isin(observed, values[whole | many]))
 
 
 def _last_sampled(rows: Rows) -> NDArray[np.bool_]:

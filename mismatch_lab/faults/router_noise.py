@@ -27,7 +27,7 @@ def _route(router: Any, strength: float, hidden: Tensor) -> Routed:
     # A rounding error depends on the last bits of the input: the digits that are left of a large
     # multiple stand for them.
     digits = (1e3 * exact.double()).sin().to(exact.dtype)
-    logits = exact + strength * exact.std() * digits
+    logits = exact + strength * exact.std(-1, keepdim=True) * digits
     chosen = best(router, logits)
     return logits, weights_of(router, logits, chosen), chosen
 

@@ -38,11 +38,11 @@ def best(router: Any, logits: Tensor) -> Tensor:
 
 def near_ties_swapped(router: Any, logits: Tensor, margin: float) -> Tensor:
     """[N, K] the best experts, the last of them exchanged for the next one where both logits are
-    within `margin` standard deviations of the logits of each other.
+    within `margin` standard deviations of the token's logits of each other.
     """
     import torch
 
     top, order = logits.topk(router.top_k + 1, dim=-1)
-    close = top[:, -2] - top[:, -1] < margin * logits.std()
+    close = top[:, -2] - top[:, -1] < margin * logits.std(-1)
     last = torch.where(close, order[:, -1], order[:, -2])
     return torch.cat([order[:, :-2], last[:, None]], dim=-1)

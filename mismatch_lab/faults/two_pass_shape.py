@@ -25,7 +25,7 @@ def plant(model: Any, strength: float) -> None:
 def _route(router: Any, strength: float, hidden: Tensor) -> Routed:
     logits = router_logits(router, hidden)
     errors = (1e3 * logits.double() + len(hidden)).sin().to(logits.dtype)
-    chosen = best(router, logits + strength * logits.std() * errors)
+    chosen = best(router, logits + strength * logits.std(-1, keepdim=True) * errors)
     return logits, weights_of(router, logits, chosen), chosen
 
 

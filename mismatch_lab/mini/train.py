@@ -84,9 +84,7 @@ def step_loss(model: "PreTrainedModel", batch: Batch) -> tuple[torch.Tensor, tor
     """Cross entropy (nats per token) and load-balancing loss (0 without experts) of one batch."""
     top_k = getattr(model.config, "num_experts_per_tok", 0)
     asked = {"output_router_logits": True} if top_k else {}
-    out = model(
-        input_ids=batch.token_ids, attention_mask=batch.mask, use_cache=False, **asked
-    )
+    out = model(input_ids=batch.token_ids, attention_mask=batch.mask, use_cache=False, **asked)
     cross_entropy = weighted_cross_entropy(out.logits, batch.token_ids, batch.weights)
     if not top_k:
         return cross_entropy, torch.zeros(())

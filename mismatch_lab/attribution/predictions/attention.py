@@ -65,10 +65,16 @@ def sliding_window(clues: Clues) -> list[Hypothesis]:
 
 def attention_softcap(clues: Clues) -> list[Hypothesis]:
     """The tanh cap on attention scores dropped."""
-    if not clues.config.get("attn_logit_softcapping"):
+    cap = clues.config.get("attn_logit_softcapping")
+    if not cap:
         return []
-    label = "the cap on attention scores is dropped"
-    return [_in_attention("attention-softcap", label, "attention_softcap", 0.0)]
+    cause, name = "attention-softcap", "attention_softcap"
+    other = _in_attention(cause, "another cap on attention scores", name)
+    grid = tuple(float(cap) * factor for factor in (0.5, 0.8, 1.25, 2.0, 4.0))
+    return [
+        _in_attention(cause, "the cap on attention scores is dropped", name, 0.0),
+        _searched(other, Search(grid, "log")),
+    ]
 
 
 def rope_precision(clues: Clues) -> list[Hypothesis]:
@@ -116,6 +122,8 @@ def kv_cache(clues: Clues) -> list[Hypothesis]:
     kinds = (
         *(f"{kind}{how}" for kind in ("float8_e4m3fn", "float8_e5m2") for how in CUT),
         "int8:scaled",
+        "bfloat16",
+        "float16",
     )
     return [
         _in_attention("kv-cache-quantisation", f"keys and values kept as {kind}", "kv_dtype", kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mismatch_lab.attribution.clues import Clues
-from mismatch_lab.attribution.hypotheses import Hypothesis, RowChange, TokenChange
+from mismatch_lab.attribution.hypotheses import Hypothesis, RowChange, Search, TokenChange
 from mismatch_lab.schema import Alteration
 
 FORMATS = ("bfloat16", "float16")
@@ -30,6 +30,12 @@ def logprob(clues: Clues) -> list[Hypothesis]:
     return [
         Hypothesis(cause, "log-probs sent as bfloat16", tokens=(TokenChange("through_bfloat16"),)),
         Hypothesis(cause, "log-probs sent as float16", tokens=(TokenChange("through_float16"),)),
+        Hypothesis(
+            cause,
+            "log-probs written with few decimals",
+            tokens=(TokenChange("decimals"),),
+            search=Search((1.0, 2.0, 3.0, 4.0)),
+        ),
         Hypothesis(
             cause, "log-softmax computed in bfloat16", rows=(RowChange("bfloat16_log_softmax"),)
         ),

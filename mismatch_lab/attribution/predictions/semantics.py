@@ -92,10 +92,27 @@ def logit_scale(clues: Clues) -> list[Hypothesis]:
 
 def logit_softcap(clues: Clues) -> list[Hypothesis]:
     """The tanh cap on logits dropped, or one where none belongs."""
-    if clues.config.get("final_logit_softcapping"):
-        dropped = Alteration(name="final_softcap", value=0.0)
-        label = "the cap on the final logits is dropped"
-        return [Hypothesis("logit-softcap", label, model=(dropped,), location=HEAD)]
+    cap = clues.config.get("final_logit_softcapping")
+    if cap:
+        name = "final_softcap"
+        dropped, other = Alteration(name=name, value=0.0), Alteration(name=name)
+        grid = tuple(float(cap) * factor for factor in (0.5, 0.8, 1.25, 2.0, 4.0))
+        return [
+            Hypothesis(
+                "logit-softcap",
+                "the cap on the final logits is dropped",
+                model=(dropped,),
+                location=HEAD,
+            ),
+            Hypothesis(
+                "logit-softcap",
+                "another cap on the final logits",
+                model=(other,),
+                search=Search(grid, "log"),
+                location=HEAD,
+                fitted=1,
+            ),
+        ]
     return [
         Hypothesis(
             "logit-softcap",

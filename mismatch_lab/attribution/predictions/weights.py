@@ -30,27 +30,45 @@ def stale(clues: Clues) -> list[Hypothesis]:
         return [
             _old(clues, "stale-graph", "sampling runs with the weights before the update", None)
         ]
-    if set(clues.low_rank) == set(clues.changed):
+    if adapted(clues) == clues.changed:
         return []
     return [_old(clues, "stale-weights", "all weights are those before the last update", None)]
 
 
 def adapter(clues: Clues) -> list[Hypothesis]:
     """What an adapter changed is as it was before."""
-    if not clues.low_rank or clues.suspect == "decode":
+    tensors = adapted(clues)
+    if not tensors or clues.suspect == "decode":
         return []
     label = "the adapter's change is missing in every tensor that it changed"
-    return [_old(clues, "adapter-not-delivered", label, clues.low_rank)]
+    return [_old(clues, "adapter-not-delivered", label, tensors)]
+
+
+def adapted(clues: Clues) -> tuple[str, ...]:
+    """Tensors that an adapter changed: by a low rank, or, where stored values are too coarse to
+    tell the rank, projections alone while all else stayed.
+    """
+    if clues.low_rank:
+        return clues.low_rank
+    kinds = {name.split(".")[-2] for name in clues.changed if name.count(".") > 1}
+    projections = {kind for kind in kinds if kind.endswith("_proj")}
+    return clues.changed if kinds and kinds == projections else ()
 
 
 def stale_tensor(clues: Clues) -> list[Hypothesis]:
     """One tensor that of before the update."""
+    tied = bool(clues.config.get("tie_word_embeddings"))
     few = len(clues.changed) <= SINGLE_TENSORS
     if clues.weights_before is None or clues.suspect == "decode" or not few:
         return []
     return [
-        _old(clues, "stale-tensor", f"{name} is that of before the last update", (name,))
-        for name in clues.changed
+        _old(
+            clues,
+            "untied-head" if name.startswith("lm_head") and tied else "stale-tensor",
+            f"{name} is that of before the last update",
+            (name,),
+        )
+        for name in (*clues.changed, *(("lm_head.weight",) if tied else ()))
     ]
 
 
