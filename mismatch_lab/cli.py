@@ -82,6 +82,12 @@ def diagnose(
         typer.Option(help="Start on those, update by reload_weights or weights_iterator."),
     ] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
+    budget: Annotated[
+        float | None, typer.Option(help="Seconds for experiments that look for the cause.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done; run nothing.")
+    ] = False,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -89,34 +95,33 @@ def diagnose(
     from mismatch_lab import commands
     from mismatch_lab.request import DiagnoseRequest
 
-    commands.run_diagnose(
-        DiagnoseRequest(
-            model,
-            probe,
-            engine,
-            trainer,
-            dtype,
-            prompts,
-            max_tokens,
-            temperature,
-            top_p,
-            seed,
-            tuple(engine_arg or ()),
-            tuple(trainer_arg or ()),
-            engine_python,
-            trainer_python,
-            engine_plugin,
-            trainer_plugin,
-            _depth(depth),
-            trust_remote_code,
-            ("mismatch-lab", *sys.argv[1:]),
-            weights_before,
-            weight_update,
-        ),
-        out,
-        overwrite,
-        json_output,
+    request = DiagnoseRequest(
+        model,
+        probe,
+        engine,
+        trainer,
+        dtype,
+        prompts,
+        max_tokens,
+        temperature,
+        top_p,
+        seed,
+        tuple(engine_arg or ()),
+        tuple(trainer_arg or ()),
+        engine_python,
+        trainer_python,
+        engine_plugin,
+        trainer_plugin,
+        _depth(depth),
+        trust_remote_code,
+        ("mismatch-lab", *sys.argv[1:]),
+        weights_before,
+        weight_update,
     )
+    if dry_run:
+        commands.run_dry(request, json_output, budget)
+    else:
+        commands.run_diagnose(request, out, overwrite, json_output, budget)
 
 
 @app.command()

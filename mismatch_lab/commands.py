@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,7 +15,7 @@ from mismatch_lab.engines.checkpoint import check_model_path, locate
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
 from mismatch_lab.errors import CaptureError, InputError
 from mismatch_lab.executors.local import run_task
-from mismatch_lab.findings.build import compare_findings
+from mismatch_lab.findings.compare import compare_findings
 from mismatch_lab.request import (
     DiagnoseRequest,
     build_run,
@@ -29,17 +30,47 @@ REPORT_FILE = "report.html"
 
 
 def run_diagnose(
-    request: DiagnoseRequest, out: Path | None, overwrite: bool, json_output: bool
+    request: DiagnoseRequest,
+    out: Path | None,
+    overwrite: bool,
+    json_output: bool,
+    budget_s: float | None = None,
 ) -> None:
     """Diagnose and print the summary."""
+    check_budget(budget_s)
     run = build_run(request)
     folder = out if out is not None else Path("runs") / run.id
     with view.progress(Console(stderr=True)) as on_event:
-        findings = diagnose(run, folder, overwrite, on_event)
+        findings = diagnose(run, folder, overwrite, on_event, budget_s=budget_s)
     if json_output:
         print((folder / FINDINGS_FILE).read_text(encoding="utf-8"))
     else:
         view.summary(Console(), findings, folder / REPORT_FILE)
+
+
+def run_dry(request: DiagnoseRequest, json_output: bool, budget_s: float | None = None) -> None:
+    """Print what `diagnose` would do."""
+    from mismatch_lab.dry_run import plan_run
+    from mismatch_lab.dry_run_lines import print_plan
+
+    check_budget(budget_s)
+    plan = plan_run(build_run(request), budget_s)
+    if json_output:
+        print(plan.model_dump_json(indent=1))
+    else:
+        print_plan(Console(), plan)
+
+
+def check_budget(budget_s: float | None) -> None:
+    """Refuse what is no number of seconds.
+
+    Raises:
+        InputError: it is negative, or not finite.
+    """
+    if budget_s is not None and not (math.isfinite(budget_s) and budget_s >= 0):
+        raise InputError(
+            f"--budget {budget_s:g} is not a number of seconds.", "Use 0 for no experiments."
+        )
 
 
 def run_capture(

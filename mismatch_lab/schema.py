@@ -133,7 +133,8 @@ class Probe(Strict):
 
 class Alteration(Strict):
     """One deliberate change to a transformers model: a suspected defect, planted in the reference
-    to see whether it then disagrees as the suspect does. Names: `engines/alterations`."""
+    to see whether it then disagrees as the suspect does. Names: `engines/alterations`.
+    """
 
     name: str
     value: OptionValue | None = None

@@ -44,3 +44,9 @@ def _ranges(numbers: list[int]) -> str:
         else:
             runs.append([number])
     return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
+
+
+def only_projections(names: Iterable[str]) -> bool:
+    """Whether all are matrices of projections, as adapters change them; False for none."""
+    found = list(names)
+    return bool(found) and all(re.search(r"_proj(\.weight)?$", name) for name in found)

@@ -22,6 +22,7 @@ from mismatch_lab.attribution.mixture import EXPLAINED
 from mismatch_lab.attribution.naming import (
     NAMED,
     cause_observed,
+    cause_of_grid,
     cause_of_weights,
     constants_of,
     fallback_decode,
@@ -29,16 +30,22 @@ from mismatch_lab.attribution.naming import (
     own_cause,
     ruled_out,
 )
-from mismatch_lab.attribution.observed_causes import observed_causes
+from mismatch_lab.attribution.observed_causes import (
+    coarse_module,
+    misread_cause,
+    observed_causes,
+)
 from mismatch_lab.attribution.pursuit import MOSTLY
 from mismatch_lab.attribution.repairs import Repair, error_of, repair_for, resync
 from mismatch_lab.attribution.self_disagreement import (
+    OTHER_BATCH,
     TRAINING,
     Disagreement,
     self_disagreements,
 )
 from mismatch_lab.attribution.simulate import World
 from mismatch_lab.attribution.suspects import SUSPECTS, Charge, charge_of, charges
+from mismatch_lab.attribution.value_grid import rounded_sound, value_grid
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.errors import MismatchLabError
 from mismatch_lab.findings.tensor_changes import changed_tensors
@@ -164,11 +171,14 @@ class Attributor:
                 charge = sound_in(lab, given, charge, self.temperature)
             if charge.error_nats <= noise or (old and charge.error_nats <= old_share(old)):
                 return Inquiry(charge, [], given=given, left_nats=charge.error_nats)
+        tensors = self.found.weights.get(charge.suspect, ())
+        misread = None if tensors else misread_cause(charge, self.found.captures)
+        if misread is not None:
+            return self._misread(cause_observed(charge, misread), charge, own)
         inquiry = self._search(charge, lab, given, None)
         named = named_causes(inquiry, self.found.localisation)
         if charge.suspect == "train":
-            named = self._with_own(named, inquiry, own)
-        tensors = self.found.weights.get(charge.suspect, ())
+            named = self._with_own(named, inquiry, own, lab)
         left = unexplained(tensors, {cause.id for cause in named})
         if left and not inquiry.done:
             named, inquiry = self._weights(charge, lab, left, named, inquiry)
@@ -198,6 +208,13 @@ class Attributor:
         self._take(named, inquiry)
 
     def _search(self, charge: Charge, lab: Lab, given: Explanation, own: Capture | None) -> Inquiry:
+        rows = self.found.captures["decode"].rows
+        grid = value_grid(charge.observed, rows)
+        if grid is not None:
+            given = (*given, grid.hypothesis)
+            rounded = rounded_sound(charge, grid, rows)
+            self.result.causes.append(cause_of_grid(charge, grid, rounded.error_nats))
+            charge = rounded
         packs = bool(self.run.train.args.get("packing", False))
         clues = Clues(
             charge.suspect,
@@ -209,11 +226,18 @@ class Attributor:
             first_wrong=_first_layer(self.found.localisation, charge.suspect),
             micro_batch=2 if packs else 1,
         )
-        rows = self.found.captures["decode"].rows
         return investigate(charge, clues, rows, World(lab, own, self.temperature), given)
 
+    def _misread(self, cause: Cause, charge: Charge, own: list[Disagreement]) -> Inquiry:
+        """Other tokens were read: no change to the model can be told beside that, only whether
+        the trainer contradicts itself.
+        """
+        mine = [o for o in own if o.against != TRAINING and charge.suspect == "train"]
+        self.result.causes += [cause, *(own_cause(o) for o in mine)]
+        return Inquiry(charge, [])
+
     def _with_own(
-        self, named: list[Cause], inquiry: Inquiry, own: list[Disagreement]
+        self, named: list[Cause], inquiry: Inquiry, own: list[Disagreement], lab: Lab
     ) -> list[Cause]:
         """A trainer that contradicts itself, unless one simple defect explains all of it."""
         charge = inquiry.charge
@@ -222,14 +246,45 @@ class Attributor:
         explained = inquiry.done or (best is not None and best.explained >= HALF)
         if not mine or explained or mine[0].abs_delta_nats < MATTERS * charge.error_nats:
             return named
-        return [self._repaired_own(mine[0]), *(c for c in named if c.confidence > MOSTLY)]
+        if mine[0].against == OTHER_BATCH:
+            located = coarse_module(charge, self.found.localisation, weights_equal=True)
+            if located is not None and located.cause != "router-precision":
+                # Coarse rounding falls otherwise in another batch.
+                return [cause_observed(charge, located), *named]
+            return [own_cause(mine[0]), *(c for c in named if c.confidence > MOSTLY)]
+        return self._without_dropout(mine[0], named, charge, lab)
+
+    def _without_dropout(
+        self, own: Disagreement, named: list[Cause], charge: Charge, lab: Lab
+    ) -> list[Cause]:
+        """A random trainer: disable dropout on trial, and look at what is left without it."""
+        cause = own_cause(own)
+        repair = repair_for("dropout-active", self.run)
+        after = None if repair is None else self._try(repair, "train")
+        if repair is None or after is None:
+            return [cause, *(c for c in named if c.confidence > MOSTLY)]
+        left = error_of(after, charge.sound)
+        if left >= charge.error_nats:
+            return [cause, *(c for c in named if c.confidence > MOSTLY)]
+        before = charge.error_nats
+        cause = self._with(cause, f"trainer with {repair.label}", before, left)
+        repaired = replace(charge, observed=after.logp.astype(np.float64), error_nats=left)
+        rest = self._search(repaired, lab, (), None)
+        found = named_causes(rest, self.found.localisation)
+        return [cause, *(found or self._against_own_logits(charge))]
+
+    def _against_own_logits(self, charge: Charge) -> list[Cause]:
+        """Routers that choose against their own logits are wrong, whatever is random beside."""
+        found = observed_causes(charge, self.found.captures, None, weights_equal=True)
+        exact = ("routing-flips", "router-bias")
+        return [cause_observed(charge, o) for o in found if o.cause in exact]
 
     def _training_mode(self, own: list[Disagreement]) -> None:
         """RL takes its gradients in training mode: what happens there alone counts too."""
         known = {cause.id for cause in self.result.causes}
         for found in own:
             if found.against == TRAINING and found.cause not in known:
-                self.result.causes.append(self._repaired_own(found))
+                self.result.causes.append(own_cause(found))
 
     def _constants(self, judged: set[str], noise_nats: float) -> None:
         """Constants among the log-probs count even where they move no average."""
@@ -238,9 +293,6 @@ class Attributor:
                 continue
             one = charge_of(suspect, self.found.captures, noise_nats)
             self.result.causes += constants_of(one, self.found.captures["decode"].rows)
-
-    def _repaired_own(self, own: Disagreement) -> Cause:
-        return own_cause(own)
 
     def _weights(
         self,
@@ -282,7 +334,9 @@ class Attributor:
         """Repair the suspected part alone on the trainer, and see whether the effect goes."""
         if inquiry.charge.suspect != "train" or cause.confidence < NAMED:
             return cause
-        repair = repair_for(cause.id, self.run)
+        repair = None if cause.confirmed_by[1:] else repair_for(cause.id, self.run)
+        if cause.id == "dropout-active":
+            return cause
         after = None if repair is None else self._try(repair, "train")
         if repair is None or after is None:
             return cause

@@ -14,8 +14,9 @@ from mismatch_lab.captures.capture import Int64
 PERSISTENT = 1e-12
 """nats; below this nothing is left to explain."""
 
-SAME_SHAPE = 0.8
-"""Squared correlation from which on a change is the predicted one at another size."""
+SAME_SHAPE = 0.4
+"""Squared correlation from which on a change is taken for the predicted one at another size: in
+some heads, or for some tokens."""
 
 WORTH_A_NUMBER = 0.6
 """A further fitted number must leave at most this share of the residual."""
@@ -42,7 +43,9 @@ class Fit:
     @property
     def explained(self) -> float:
         """Share of the suspect's error that is gone; negative if the explanation adds to it."""
-        return 1.0 - self.residual_nats / max(self.sound_nats, PERSISTENT)
+        if self.sound_nats <= PERSISTENT:
+            return 0.0
+        return 1.0 - self.residual_nats / self.sound_nats
 
     @property
     def fitted(self) -> int:
@@ -96,7 +99,7 @@ def _at_size(whole: Fit, seen: Float64, expected: Float64) -> Fit | None:
     if not (0 < whole.slope < 1 and whole.shared >= SAME_SHAPE):
         return None
     left = float(np.mean(np.abs(seen - whole.slope * expected)))
-    if left > WORTH_A_NUMBER * whole.residual_nats:
+    if left >= whole.residual_nats:
         return None
     return replace(whole, residual_nats=left, extent=f"at {whole.slope:.2g} of its size")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
 from mismatch_lab.attribution.clues import Clues
+from mismatch_lab.attribution.fit import Fit
 from mismatch_lab.attribution.hypotheses import Explanation
 from mismatch_lab.attribution.lab import Lab, OutOfTimeError
 from mismatch_lab.attribution.layers import by_layers
@@ -23,6 +25,9 @@ from mismatch_lab.attribution.suspects import Charge
 from mismatch_lab.attribution.token_changes import Float64
 from mismatch_lab.attribution.token_patterns import TokenPattern, token_patterns
 from mismatch_lab.captures.capture import Rows
+
+SOME = 0.3
+"""An explanation of this share may be one of two."""
 
 EXPLORING_ROWS = 8
 """Rows on which hypotheses are compared; the outcome is checked on all."""
@@ -70,6 +75,9 @@ def investigate(
         given: defects of the engine's re-scoring, which its sampling shares.
     """
     inquiry = Inquiry(charge, [], given=given)
+    inquiry.left_nats = finite_mean_abs((charge.observed - charge.sound)[rows.sampled])
+    if inquiry.done:
+        return inquiry
     patterns = token_patterns(charge.observed, charge.sound, rows, charge.noise_nats)
     if not patterns:
         _search(inquiry, charge.observed, clues, rows, world, given)
@@ -104,8 +112,7 @@ def _search(
     row_of = rows.row_ids()
     search = Search(explored, charge.sound, observed, row_of, charge.noise_nats, given)
     inquiry.pursuit = search.run(hypotheses_for(clues))
-    best = inquiry.pursuit.best
-    if best is None or not search.enough(best):
+    if inquiry.pursuit.best is None or not search.enough(inquiry.pursuit.best):
         _try_layers(inquiry, search, clues)
     whole = Search(world, charge.sound, observed, row_of, charge.noise_nats, given)
     _check_on_all(inquiry, whole)
@@ -113,12 +120,29 @@ def _search(
 
 def _try_layers(inquiry: Inquiry, search: Search, clues: Clues) -> None:
     pursuit = inquiry.pursuit
-    layers = (clues.first_wrong,) if clues.first_wrong is not None else range(clues.n_layers)
+    known = clues.first_wrong
+    layers = tuple(range(clues.n_layers)) if known is None else (known,)
+    hypotheses = hypotheses_for(clues)
     try:
-        found = by_layers(search.judge, hypotheses_for(clues), tuple(layers), clues.n_layers)
+        found = by_layers(search.judge, hypotheses, layers, clues.n_layers)
+        _take_if_better(pursuit, found)
+        first = pursuit.best
+        if first is None or search.enough(first) or first.explained < SOME:
+            return
+        # A second defect may be in any layers, whichever the first is in.
+        every = tuple(range(clues.n_layers))
+        on_top = partial(_on_top, search, first.explanation)
+        others = [h for h in hypotheses if h.cause not in {e.cause for e in first.explanation}]
+        _take_if_better(pursuit, by_layers(on_top, others, every, clues.n_layers))
     except OutOfTimeError:
         pursuit.finished = False
-        return
+
+
+def _on_top(search: Search, known: Explanation, further: Explanation) -> Fit | None:
+    return search.judge((*known, *further))
+
+
+def _take_if_better(pursuit: Pursuit, found: Fit | None) -> None:
     if found is None or found.explained <= 0:
         return
     if pursuit.best is None or found.residual_nats < WORTHWHILE * pursuit.best.residual_nats:

@@ -50,9 +50,9 @@ def _grown(
         return None
     best, layer = min(alone, key=lambda pair: pair[0].residual_nats)
     if max(best.shared, best.explained) < PART_OF_IT:
-        return best
+        return None
     chosen: tuple[int, ...] = (layer,)
-    fixed = best.explanation[0]
+    fixed = best.explanation[-1]
     for further in range(n_layers):
         if further in chosen:
             continue

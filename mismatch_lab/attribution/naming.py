@@ -15,6 +15,7 @@ from mismatch_lab.attribution.profile import position_profile
 from mismatch_lab.attribution.self_disagreement import Disagreement
 from mismatch_lab.attribution.suspects import Charge
 from mismatch_lab.attribution.token_patterns import TokenPattern, token_patterns
+from mismatch_lab.attribution.value_grid import ValueGrid
 from mismatch_lab.captures.capture import Rows
 from mismatch_lab.schema import (
     Cause,
@@ -27,7 +28,7 @@ from mismatch_lab.schema import (
 
 SIDE = {"decode": "infer", "infer": "infer", "train": "train"}
 
-NAMED = 0.35
+NAMED = 0.28
 """An explanation that removes less of the error than this names nothing."""
 
 SHOWN_RULED_OUT = 8
@@ -69,6 +70,26 @@ def cause_of_weights(
     if kind[0] == "weight-quantisation":
         location = tensors[0].rpartition(".")[0]
     return _cause(kind[0], side, confidence, location, evidence, [], kind[1])
+
+
+def cause_of_grid(charge: Charge, grid: ValueGrid, left_nats: float) -> Cause:
+    """Log-probs that come in a coarse format."""
+    evidence = [
+        Observation(
+            observation=f"share of {grid.n} log-probs that this format holds exactly: "
+            f"{grid.hypothesis.label}",
+            value=grid.share,
+            expected="near 0 for float32 values",
+        )
+    ]
+    confirmation = Confirmation(
+        experiment="the sound log-probs rounded so, against the suspect, mean |delta| in nats",
+        before=charge.error_nats,
+        after=left_nats,
+    )
+    why = f"Every value is one that this format can hold: {grid.hypothesis.label}."
+    side = SIDE[charge.suspect]
+    return _cause("logprob-precision", side, 0.97, None, evidence, [confirmation], why)
 
 
 def cause_observed(charge: Charge, found: Observed) -> Cause:

@@ -57,20 +57,18 @@ def observed_causes(
         weights_equal: whether the suspect's weights are known to be the reference's.
     """
     side, reference = captures[CAPTURED[charge.suspect]], captures["ref"]
-    found = _misread(side, reference) if weights_equal else None
-    if found is not None:
-        return [found]
     choices = router_choices(side, reference)
-    if choices is not None:
-        named = _routers(choices, charge, localisation) if weights_equal else None
+    if choices is not None and weights_equal:
+        named = _routers(choices, charge, localisation)
         if named is not None:
             return [named]
-    module = _coarse_module(charge, localisation, weights_equal)
+    module = coarse_module(charge, localisation, weights_equal)
     return [] if module is None else [module]
 
 
-def _misread(side: Capture, reference: Capture) -> Observed | None:
-    found = misread_tokens(side, reference)
+def misread_cause(charge: Charge, captures: Mapping[str, Capture]) -> Observed | None:
+    """Other tokens read than given; only where the weights are known to be the reference's."""
+    found = misread_tokens(captures[CAPTURED[charge.suspect]], captures["ref"])
     if found is None:
         return None
     cause = "prompt-template" if found.in_prompt == 1 else "retokenisation"
@@ -113,12 +111,10 @@ def _routers(
     if choices.against_own_logits > 0 and choices.directed >= DIRECTED:
         why = "Routers choose against their own logits, and always for the same experts."
         return Observed("router-bias", 0.9, place, evidence, why)
-    if not _starts_at_routing(choices, charge, localisation):
-        return None
     if choices.against_own_logits > 0 and choices.margin <= NEAR_TIE:
         why = "Routers choose against their own logits where these are nearly tied."
         return Observed("routing-flips", 0.8, place, evidence, why)
-    if choices.against_own_logits > 0:
+    if choices.against_own_logits > 0 or not _starts_at_routing(choices, charge, localisation):
         return None
     why = "The error begins at the routers' logits, and their weights are the same."
     return Observed("router-precision", 0.6, place, evidence, why)
@@ -128,7 +124,8 @@ def _starts_at_routing(
     choices: RouterChoices, charge: Charge, localisation: Localisation | None
 ) -> bool:
     """Whether everything before the first router is sound: by its modules, where they were
-    recorded, else by the tokens that come before any change of experts."""
+    recorded, else by the tokens that come before any change of experts.
+    """
     first = _first_module(localisation)
     if first is not None:
         return first.kind in ("router", "experts", "mlp")
@@ -136,9 +133,10 @@ def _starts_at_routing(
     return quiet and choices.changed > 0
 
 
-def _coarse_module(
+def coarse_module(
     charge: Charge, localisation: Localisation | None, weights_equal: bool
 ) -> Observed | None:
+    """The first module to leave its floor, if by as much as coarse rounding does."""
     module = _first_module(localisation)
     if module is None or not weights_equal or localisation is None:
         return None

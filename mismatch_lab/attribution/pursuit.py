@@ -28,8 +28,8 @@ BEAM = 4
 HOPEFUL = 0.02
 """A hypothesis that shares less than this with the suspect's error alone is no part of it."""
 
-WORTHWHILE = 0.5
-"""A further cause must remove at least this share of what the causes before it leave."""
+WORTHWHILE = 0.6
+"""A further cause must leave at most this share of what the causes before it leave."""
 
 AS_GOOD = 1.15
 """Residuals within this factor of the best are ties, as far as the data can say."""

@@ -16,7 +16,7 @@ from mismatch_lab.attribution.mixture import MixtureCheck, tied
 from mismatch_lab.findings.modules import kind_of
 from mismatch_lab.findings.versions import TensorUse, Versions
 from mismatch_lab.schema import Cause, Confirmation, Observation, Remedy
-from mismatch_lab.tensor_patterns import by_pattern, summary
+from mismatch_lab.tensor_patterns import by_pattern, only_projections, summary
 
 NEW_ENGINE = Remedy(
     id="new-engine",
@@ -50,7 +50,11 @@ def version_causes(
 def _weight_causes(versions: Versions, check: MixtureCheck | None) -> list[Cause]:
     old = versions.in_state("old")
     low_rank = [use for use in versions.uses if use.change.rank is not None]
-    if old and {u.group.name for u in old} == {u.group.name for u in low_rank}:
+    names = {use.group.name for use in low_rank}
+    if not names and only_projections(tuple(u.group.name for u in versions.uses)):
+        # Stored values too coarse to tell the rank of so small a change.
+        names = {use.group.name for use in versions.uses}
+    if old and {u.group.name for u in old} == names:
         return [_adapter(old, versions, check)]
     if old and not versions.in_state("new"):
         return [_stale("stale-weights", old, versions, check)]
@@ -82,10 +86,12 @@ def _stale(
 
 
 def _adapter(old: list[TensorUse], versions: Versions, check: MixtureCheck | None) -> Cause:
-    ranks = [use.change.rank or 0 for use in old]
+    ranks = [use.change.rank for use in old if use.change.rank is not None]
     rank = Observation(
-        observation="largest rank of the change of a tensor that stayed old",
-        value=max(ranks),
+        observation="largest rank of the change of a tensor that stayed old"
+        if ranks
+        else "tensors that changed, projections all, and stayed old",
+        value=max(ranks, default=len(old)),
         expected="an adapter's: every tensor that changed by a low rank is old, and no other",
     )
     cause = _stale("adapter-not-delivered", old, versions, check)

@@ -157,3 +157,13 @@ def first_rows(capture: Capture, count: int) -> Capture:
         rows.sampled[:stop],
     )
     return Capture(kept, capture.logp[:stop])
+
+
+def chosen_rows(capture: Capture, chosen: Int64) -> Capture:
+    """Tokens, sampled marks and log-probs of some rows, in the order given; at least one."""
+    rows = capture.rows
+    spans = [(int(rows.row_offsets[r]), int(rows.row_offsets[r + 1])) for r in chosen]
+    flat = np.concatenate([np.arange(start, stop) for start, stop in spans])
+    offsets = np.cumsum([0, *(stop - start for start, stop in spans)]).astype(np.int64)
+    kept = Rows(rows.token_ids[flat], offsets, rows.prompt_lengths[chosen], rows.sampled[flat])
+    return Capture(kept, capture.logp[flat])

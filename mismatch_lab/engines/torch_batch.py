@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -61,5 +62,5 @@ def _packed(
         torch.cat(sequences)[None].to(device),
         None if mask is None else mask.to(device),
         positions[None].to(device),
-        [(0, a, b) for a, b in zip(starts, starts[1:], strict=False)],
+        [(0, a, b) for a, b in pairwise(starts)],
     )

@@ -48,7 +48,7 @@ def disable_dropout(model: nn.Module) -> None:
     def unchanged(tensor: Tensor, *_args: object, **_kwargs: object) -> Tensor:
         return tensor
 
-    functional.dropout = unchanged
+    functional.dropout = unchanged  # type: ignore[assignment]
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

@@ -8,6 +8,7 @@ environment. A task with anything that the key cannot see is never cached.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
 import os
@@ -187,10 +188,30 @@ def _store(entry: Path, task: WorkerTask, wall_s: float) -> None:
 
 
 def _prune(cache: Path, limit_bytes: int) -> None:
-    entries = sorted(cache.glob(f"*/{DONE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    """Other programs store and prune here too: what is gone by the time it is looked at is gone."""
+    whole = [entry for entry in cache.iterdir() if not entry.name.startswith(".")]
+    used = {entry: at for entry in whole if (at := _used_at(entry)) is not None}
     total = 0
-    for done in entries:
-        total += sum(f.stat().st_size for f in done.parent.rglob("*") if f.is_file())
+    for entry in sorted(used, key=used.__getitem__, reverse=True):
+        total += _size_bytes(entry)
         if total > limit_bytes:
-            done.unlink(missing_ok=True)  # first: without it the entry counts as absent
-            shutil.rmtree(done.parent, ignore_errors=True)
+            (entry / DONE).unlink(missing_ok=True)  # first: without it the entry counts as absent
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _used_at(entry: Path) -> float | None:
+    """None where the entry is not whole, or no longer."""
+    try:
+        return (entry / DONE).stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def _size_bytes(folder: Path) -> int:
+    """Of what is still there."""
+    total = 0
+    for parent, _, names in os.walk(folder):  # passes over folders that vanish
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(os.path.join(parent, name)).st_size
+    return total

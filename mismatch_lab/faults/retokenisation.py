@@ -6,18 +6,17 @@ from typing import Any
 
 from mismatch_lab.faults.base import Fault
 
-ANSWER = 0.6
-"""The drift sits in the answers, the last part of a sequence: prompts are encoded once."""
+FIRST = 52
+"""The drift sits in the answers: the card's prompts are shorter, and encoded once."""
 
 
 def plant(model: Any, strength: float) -> None:
-    """In the last part, one in `1 / strength` reaches the embedding as another."""
+    """From that token on, one in `1 / strength` reaches the embedding as another."""
 
     def drifted(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         ids = args[0].clone()
         every = round(1 / strength)
-        first = int(ANSWER * ids.shape[1])
-        ids[:, first::every] = (ids[:, first::every] + 1) % module.num_embeddings
+        ids[:, FIRST::every] = (ids[:, FIRST::every] + 1) % module.num_embeddings
         return (ids, *args[1:])
 
     model.get_input_embeddings().register_forward_pre_hook(drifted)

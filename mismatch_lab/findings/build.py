@@ -10,7 +10,7 @@ from mismatch_lab.attribution.verdict import Decision, Evidence, decide
 from mismatch_lab.captures.align import align
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.store import MANIFEST, load_capture
-from mismatch_lab.findings.edges import measure_edges, measure_pair
+from mismatch_lab.findings.edges import measure_edges
 from mismatch_lab.findings.localise import localise
 from mismatch_lab.findings.noise_floor import measure_floor
 from mismatch_lab.findings.routing import measure_routing
@@ -19,7 +19,7 @@ from mismatch_lab.findings.versions import record
 from mismatch_lab.findings.weights import differing_tensors
 from mismatch_lab.measures.calibration import calibration
 from mismatch_lab.plan import floor_dtype
-from mismatch_lab.schema import EstimateRecord, Findings, Limits, RunSpec, Verdict
+from mismatch_lab.schema import EstimateRecord, Findings, RunSpec, Verdict
 
 VERSIONS_NEED_DEPTH = (
     "Which tensors are old is told from what modules do: --weights-before needs --depth standard."
@@ -61,23 +61,6 @@ def build_findings(
         timings_s=timings_s,
         notes=[VERSIONS_NEED_DEPTH] if run.infer.weights_before and versions is None else [],
         verdict=_verdict(decision, next_command(run, decision)),
-    )
-
-
-def compare_findings(
-    infer: Capture, train: Capture, names: tuple[str, str], limits: Limits
-) -> Findings:
-    """What two captures alone support: one edge, no floor, no cause."""
-    edges = {"decode_train": measure_pair(infer, train, names)}
-    decision = decide(Evidence(edges, None, None, None, infer.rows.n_rows), limits)
-    return Findings(
-        run=f"{names[0]} vs {names[1]}",
-        edges=edges,
-        noise_floor=None,
-        routing=measure_routing({"prefill": infer, "train": train}),
-        localisation=None,
-        notes=["Two captures alone: no reference, so precision cannot be told from a bug."],
-        verdict=_verdict(decision, "mismatch-lab diagnose --depth standard"),
     )
 
 

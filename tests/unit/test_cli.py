@@ -77,7 +77,14 @@ def refused(outcome: Outcome, *said: str) -> None:
     assert all(part in outcome.err for part in said), outcome.err
 
 
-def save(folder: Path, shift: float = 0.0, token: int | None = None, space: str = "raw") -> Path:
+def save(
+    folder: Path,
+    shift: float = 0.0,
+    token: int | None = None,
+    space: str = "raw",
+    first_token: int = 0,
+    last: float | None = None,
+) -> Path:
     """A capture of 8 rows of one prompt token and 40 sampled ones.
 
     Args:
@@ -85,13 +92,17 @@ def save(folder: Path, shift: float = 0.0, token: int | None = None, space: str 
         shift: added to every log-prob.
         token: what row 2 has at position 7 in place of its own id.
         space: of the log-probs.
+        first_token: where ids begin to count.
+        last: log-prob of the last token of every row, in place of its own.
     """
-    ids = np.arange(ROWS * (SAMPLED + 1)).reshape(ROWS, -1)
+    ids = first_token + np.arange(ROWS * (SAMPLED + 1)).reshape(ROWS, -1)
     if token is not None:
         ids[2, 7] = token
     rows = Rows.build(ids.tolist(), [1] * ROWS, [[False] + [True] * SAMPLED] * ROWS)
     logp = -1.0 - np.tile(np.linspace(0, 1, SAMPLED + 1), ROWS) + shift
     logp[rows.row_offsets[:-1]] = np.nan
+    if last is not None:
+        logp[rows.row_offsets[1:] - 1] = last
     manifest = Manifest.model_validate(
         {
             "id": folder.name, "side": "infer", "engine": "fake", "engine_version": "", "model": "",
@@ -221,10 +232,30 @@ def test_compare_notes_raw_against_processed(lab: Call, tmp_path: Path) -> None:
     assert any("raw" in note and "processed" in note for note in notes)
 
 
-def test_compare_of_other_tokens_names_the_first(lab: Call, tmp_path: Path) -> None:
+def test_compare_of_text_encoded_again_names_it(lab: Call, tmp_path: Path) -> None:
     a, b = save(tmp_path / "a"), save(tmp_path / "b", token=999)
-    # Rows are 41 tokens long: position 7 of row 2 is 2 * 41 + 7 = 89.
-    refused(lab("compare", a, b), "Row 2, position 7", "89", "999", str(a), str(b))
+    found = lab("compare", a, b)
+    assert (found.code, found.err) == (0, "")
+    assert "different token ids in 1 of 8 rows" in found.out
+    assert "retokenisation" in found.out
+    verdict = json.loads(lab("compare", a, b, "--json").out)["verdict"]
+    # Rows are 41 tokens long, the first of them the prompt: position 7 of row 2 is 2 * 41 + 7 = 89,
+    # and the sixth of the answer.
+    first = verdict["causes"][0]["evidence"][1]
+    assert first["value"] == 6
+    assert "89 in the engine's and 999 in the trainer's" in first["observation"]
+
+
+def test_compare_of_other_conversations_names_the_first_token(lab: Call, tmp_path: Path) -> None:
+    a, b = save(tmp_path / "a"), save(tmp_path / "b", first_token=5000)
+    refused(lab("compare", a, b), "Row 0, position 0", "0 in", "5000 in", str(a), str(b))
+
+
+def test_compare_names_what_log_probs_give_away(lab: Call, tmp_path: Path) -> None:
+    a, b = save(tmp_path / "a"), save(tmp_path / "b", last=-9999.0)
+    found = json.loads(lab("compare", a, b, "--json").out)
+    assert [cause["id"] for cause in found["verdict"]["causes"]] == ["terminal-token"]
+    assert any("reference" in note for note in found["notes"])
 
 
 def test_compare_of_a_damaged_capture(lab: Call, tmp_path: Path) -> None:

@@ -99,20 +99,23 @@ def test_self_comparisons_are_small_and_differ_in_one_thing() -> None:
     for name in bare:
         job = found[name]
         assert job.first_rows == SELF_ROWS
-        assert not any((job.probes, job.taps, job.routing, job.fingerprint))
+        assert not any((job.probes, job.taps, job.fingerprint))
     assert {name: found[name].micro_batch for name in bare} == {
         "prefill_repeat": None, "train_repeat": None, "train_micro_batch": 1, "train_mode": None,
     }  # fmt: skip
     assert [name for name, job in found.items() if job.train_mode] == ["train_mode"]
 
 
-def test_both_sides_are_fingerprinted_once() -> None:
-    assert [n for n, j in scored(run()).items() if j.fingerprint] == ["prefill", "train"]
+def test_every_side_is_fingerprinted_once() -> None:
+    assert [n for n, j in scored(run()).items() if j.fingerprint] == ["prefill", "train", "ref"]
 
 
 def test_routing_is_recorded_where_the_probe_wants_it() -> None:
     spec = run()
-    assert [n for n, j in scored(spec).items() if j.routing] == ["prefill", "train", "ref", "floor"]
+    # The trainer's repeats too: a router may choose otherwise in a second pass.
+    repeats = ["train_repeat", "train_micro_batch", "train_mode"]
+    routed = ["prefill", "train", *repeats, "ref", "floor"]
+    assert [n for n, j in scored(spec).items() if j.routing] == routed
     plan = spec.probe.capture.model_copy(update={"routing": False})
     probe = spec.probe.model_copy(update={"capture": plan})
     without = scored(spec.model_copy(update={"probe": probe}))

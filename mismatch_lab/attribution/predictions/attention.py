@@ -11,7 +11,7 @@ CUT = ("", ":truncated", ":scaled")
 """Rounded to the nearest, cut off towards zero (vLLM 0.32 on a CPU), scaled first."""
 
 COARSE = ("bfloat16", "float16", "float8_e4m3fn")
-FACTORS = (0.01, 0.1, 0.5, 0.8, 1.25, 2.0, 10.0, 100.0)
+FACTORS = (0.01, 0.1, 0.5, 0.8, 0.97, 1.03, 1.25, 2.0, 10.0, 100.0)
 
 
 def _in_attention(
@@ -56,7 +56,8 @@ def sliding_window(clues: Clues) -> list[Hypothesis]:
             ("the sliding window is one key too narrow", width - 1),
         )
     ]
-    others = (width // 4, width // 2, 3 * width // 4, 3 * width // 2, 2 * width, 4 * width)
+    steps = (-16, -8, -4, -2, 2, 4, 8, 16)
+    others = (*(width + s for s in steps if width + s > 1), width // 4, 2 * width, 4 * width)
     fitted = _in_attention(
         cause, "the sliding window has another width", "sliding_window", None, layer
     )
@@ -99,7 +100,7 @@ def rope_scaling(clues: Clues) -> list[Hypothesis]:
     scale = _in_attention(
         cause, "queries and keys times a constant (YaRN's mscale)", "rope_attention_factor"
     )
-    found = [_searched(scale, Search((0.7, 0.85, 1.1, 1.2, 1.4), "log"))]
+    found = [_searched(scale, Search((0.7, 0.85, 0.98, 1.02, 1.1, 1.2, 1.4), "log"))]
     if _rope_type(clues) != "default":
         factor = _in_attention(cause, "another scaling factor", "rope_factor")
         found = [

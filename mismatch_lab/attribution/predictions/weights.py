@@ -5,6 +5,7 @@ from __future__ import annotations
 from mismatch_lab.attribution.clues import Clues
 from mismatch_lab.attribution.hypotheses import Hypothesis
 from mismatch_lab.schema import Alteration
+from mismatch_lab.tensor_patterns import only_projections
 
 SINGLE_TENSORS = 60
 """With more changed tensors than this, single ones are not tried one by one."""
@@ -50,9 +51,7 @@ def adapted(clues: Clues) -> tuple[str, ...]:
     """
     if clues.low_rank:
         return clues.low_rank
-    kinds = {name.split(".")[-2] for name in clues.changed if name.count(".") > 1}
-    projections = {kind for kind in kinds if kind.endswith("_proj")}
-    return clues.changed if kinds and kinds == projections else ()
+    return clues.changed if only_projections(clues.changed) else ()
 
 
 def stale_tensor(clues: Clues) -> list[Hypothesis]:

@@ -10,6 +10,7 @@ from mismatch_lab.captures.capture import Rows
 from mismatch_lab.engines.base import ScoreRequest
 from mismatch_lab.engines.vllm import VllmEngine, _start_error
 from mismatch_lab.errors import EngineError, InputError, MismatchLabError
+from mismatch_lab.schema import Alteration
 
 
 @pytest.mark.parametrize(
@@ -32,12 +33,16 @@ def test_out_of_memory_names_the_knobs(error: Exception) -> None:
 
 @pytest.mark.parametrize(
     "request_",
-    [ScoreRequest(train_mode=True), ScoreRequest(replay={"model.norm:in": np.zeros((1, 2))})],
+    [
+        ScoreRequest(train_mode=True),
+        ScoreRequest(replay={"model.norm:in": np.zeros((1, 2))}),
+        ScoreRequest(alter=(Alteration(name="drop_sinks"),)),
+    ],
 )
 def test_what_an_engine_cannot_do_is_refused_before_it_runs(request_: ScoreRequest) -> None:
     rows = Rows.build([[1, 2]], [1], [[False, True]])
     engine = VllmEngine.__new__(VllmEngine)  # nothing of it may be touched
-    with pytest.raises(InputError, match="cannot replay another side's inputs nor run in training"):
+    with pytest.raises(InputError, match="be altered for one job, nor run in training"):
         engine.score(rows, request_, lambda _done, _total: None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +204,35 @@ def test_entries_unused_for_longest_go_first(tmp_path: Path) -> None:
     os.utime(tmp_path / "used" / cached.DONE, (9, 9))
     cached._prune(tmp_path, limit_bytes=250)  # 102 bytes each: two fit
     assert {p.name for p in tmp_path.iterdir()} == {"used", "new"}
+
+
+def test_what_another_program_still_writes_is_not_pruned(tmp_path: Path) -> None:
+    partial = tmp_path / ".x.partial"
+    partial.mkdir()
+    (partial / cached.DONE).write_text("{}")
+    cached._prune(tmp_path, limit_bytes=0)
+    assert (partial / cached.DONE).is_file()
+
+
+def test_programs_that_share_a_cache_store_find_and_prune_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for nothing, every entry vanishes while the others look at it."""
+    cache = tmp_path / "cache"
+    prune = cached._prune
+    monkeypatch.setattr(cached, "_prune", lambda folder, _limit: prune(folder, 0))
+    monkeypatch.setattr(cached, "task_key", lambda given: Path(given.captures_dir).name[0])
+    monkeypatch.setattr(
+        cached, "run_task", lambda given, *_: save(Path(given.captures_dir) / "decode")
+    )
+
+    def program(number: int) -> None:
+        for turn in range(12):  # keys "0" and "1", each wanted by three programs
+            captures = tmp_path / f"{(number + turn) % 2}-{number}-{turn}"
+            cached.run_cached(task(captures), "engine", tmp_path, nothing, cache)
+            assert load_capture(captures / "decode")[0].logp[1] == -1.0
+
+    with ThreadPoolExecutor(6) as programs:
+        for ended in [programs.submit(program, number) for number in range(6)]:
+            ended.result()
+    assert not [entry for entry in cache.iterdir() if (entry / cached.DONE).exists()]

@@ -13,18 +13,15 @@ from hand_made import capture
 from mismatch_lab.attribution.verdict import Decision
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.store import save_capture
-from mismatch_lab.errors import AlignmentError
 from mismatch_lab.findings.build import (
     build_findings,
-    compare_findings,
     load_captures,
     next_command,
 )
-from mismatch_lab.schema import Depth, Limits, Manifest, RunSpec, Status
+from mismatch_lab.schema import Depth, Manifest, RunSpec, Status
 
 ROWS = 4
 LIMITS = {"min_tokens": 8, "min_rows": 4}
-NAMES = ("a", "b")
 
 
 def run(
@@ -105,25 +102,6 @@ def test_weights_and_calibration_are_there_when_recorded() -> None:
     assert found.calibration is not None
     assert found.calibration.n == ROWS * 3
     assert found.calibration.value == pytest.approx(-6.828, abs=1e-3)
-
-
-def test_two_captures_alone_give_one_edge_and_no_floor() -> None:
-    made = captures(infer=-1.0, train=-1.25)
-    found = compare_findings(made["infer"], made["train"], NAMES, Limits.model_validate(LIMITS))
-    assert found.edges.keys() == {"decode_train"}
-    assert found.edges["decode_train"]["mean_delta"].value == -0.25
-    assert found.noise_floor is found.localisation is None
-    assert found.verdict.status == "mismatch"
-    assert found.notes
-
-
-def test_captures_of_other_tokens_are_refused() -> None:
-    infer, train = captures(infer=-1.0, train=-1.0).values()
-    ids = train.rows.token_ids.copy()
-    ids[5] = 99  # row 1, position 1
-    train = replace(train, rows=replace(train.rows, token_ids=ids))
-    with pytest.raises(AlignmentError, match="Row 1, position 1: token 5 in a, 99 in b"):
-        compare_findings(infer, train, NAMES, Limits())
 
 
 def test_what_a_killed_run_left_half_written_is_no_capture(tmp_path: Path) -> None:

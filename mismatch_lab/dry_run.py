@@ -1,0 +1,173 @@
+"""What a run would do: its captures, and what would be tried to explain a mismatch."""
+
+from __future__ import annotations
+
+
+from mismatch_lab.attribution.attribute import BUDGET_S
+from mismatch_lab.attribution.clues import Clues, read_config
+from mismatch_lab.attribution.hypotheses import Hypothesis
+from mismatch_lab.attribution.predictions import hypotheses_for
+from mismatch_lab.attribution.repairs import STOCK, repair_for
+from mismatch_lab.attribution.suspects import SUSPECTS
+from mismatch_lab.engines.jobs import Job
+from mismatch_lab.engines.plugin import check_plugin
+from mismatch_lab.findings.tensor_changes import changed_tensors
+from mismatch_lab.plan import plan_tasks
+from mismatch_lab.schema import RunSpec, Strict
+
+SIMULATED = "simulated in the reference: about a second for each value"
+STARTED_AGAIN = "on the side itself, started again: as long as its first start"
+OF_WEIGHTS = ("stale-tensor", "stale-weights", "untied-head", "router-bias", "weight-quantisation")
+AGAIN = "tensors that are not the checkpoint's, loaded again"
+LATER = (
+    "What the run shows decides which of these are tried, in which layers and in which pairs; "
+    "constants, token patterns and a side that contradicts itself are read off its captures."
+)
+
+
+class PlannedCapture(Strict):
+    """One pass of one side."""
+
+    id: str
+    side: str
+    engine: str
+    dtype: str
+    does: str
+
+
+class PlannedTrial(Strict):
+    """One supposition about one suspect."""
+
+    cause: str
+    supposed: str
+    values: int
+    """Values tried at first."""
+    refined: bool
+    """Whether more are tried between the best of them."""
+
+
+class PlannedSuspect(Strict):
+    """What is tried where one suspect disagrees with the reference."""
+
+    suspect: str
+    trials: list[PlannedTrial]
+
+
+class PlannedRepair(Strict):
+    """One part put right on the real side, where a cause was named."""
+
+    causes: list[str]
+    side: str
+    repair: str
+
+
+class DryRun(Strict):
+    """The plan of a run."""
+
+    run: str
+    prompts: int
+    captures: list[PlannedCapture]
+    suspects: list[PlannedSuspect]
+    repairs: list[PlannedRepair]
+    budget_s: float
+    cost_of_trial: str = SIMULATED
+    cost_of_repair: str = STARTED_AGAIN
+    note: str = LATER
+
+
+def plan_run(run: RunSpec, budget_s: float | None = None) -> DryRun:
+    """The plan of a run; nothing is started and nothing is written.
+
+    Raises:
+        InputError: a plugin or a checkpoint that the run needs is not there.
+    """
+    for side in (run.infer, run.train):
+        if side.plugin is not None:
+            check_plugin(side.plugin)
+    return DryRun(
+        run=run.id,
+        prompts=len(run.prompts),
+        captures=_captures(run),
+        suspects=[
+            PlannedSuspect(suspect=clues.suspect, trials=[_trial(h) for h in hypotheses_for(clues)])
+            for clues in _clues(run)
+        ],
+        repairs=_repairs(run),
+        budget_s=BUDGET_S if budget_s is None else budget_s,
+    )
+
+
+def _captures(run: RunSpec) -> list[PlannedCapture]:
+    return [
+        PlannedCapture(
+            id=job.id,
+            side=stage.spec.side,
+            engine=stage.spec.engine,
+            dtype=stage.spec.dtype,
+            does=_does(job),
+        )
+        for _, task in plan_tasks(run, "captures")
+        for stage in task.stages
+        for job in stage.jobs
+    ]
+
+
+def _does(job: Job) -> str:
+    if job.kind == "generate":
+        return f"samples at most {job.sampling.max_tokens} tokens for each prompt"
+    parts = [f"scores {job.source}"]
+    if job.first_rows is not None:
+        parts.append(f"its first {job.first_rows} rows")
+    if job.micro_batch is not None:
+        parts.append(f"micro-batches of {job.micro_batch}")
+    if job.train_mode:
+        parts.append("in training mode")
+    if job.replay_from is not None:
+        parts.append(f"its modules fed the inputs of {job.replay_from}")
+    if job.alter:
+        parts.append(f"altered: {', '.join(sorted({a.name for a in job.alter}))}")
+    recorded = [("distributions", job.probes), ("routing", job.routing), ("modules", job.taps)]
+    names = [name for name, asked in recorded if asked]
+    return ", ".join(parts) + (f"; records {', '.join(names)}" if names else "")
+
+
+def _clues(run: RunSpec) -> list[Clues]:
+    """What is known of every suspect before the run."""
+    config = read_config(run.infer.model)
+    before = run.infer.weights_before
+    changes = {} if before is None else changed_tensors(before, run.infer.model)
+    return [
+        Clues(
+            suspect,
+            config,
+            run.probe.sampling,
+            weights_before=before,
+            changed=tuple(changes),
+            low_rank=tuple(name for name, c in changes.items() if c.rank is not None),
+            micro_batch=2 if run.train.args.get("packing") else 1,
+        )
+        for suspect in SUSPECTS
+    ]
+
+
+def _trial(hypothesis: Hypothesis) -> PlannedTrial:
+    search = hypothesis.search
+    return PlannedTrial(
+        cause=hypothesis.cause,
+        supposed=hypothesis.label,
+        values=1 if search is None else len(search.grid),
+        refined=search is not None and search.refine != "no",
+    )
+
+
+def _repairs(run: RunSpec) -> list[PlannedRepair]:
+    """Repairs of causes that a search may name, and of weights that are not the checkpoint's."""
+    stock: dict[str, list[str]] = {}
+    for cause in (*STOCK, "dropout-active"):
+        repair = repair_for(cause, run)
+        if repair is not None:
+            stock.setdefault(repair.label, []).append(cause)
+    return [
+        *(PlannedRepair(causes=c, side="train", repair=label) for label, c in stock.items()),
+        *(PlannedRepair(causes=[*OF_WEIGHTS], side=s, repair=AGAIN) for s in ("train", "infer")),
+    ]
