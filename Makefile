@@ -15,11 +15,12 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help env diagnose test lint format benchmark lock chromium clean clean-env
+.PHONY: help env diagnose test scorecard-ci lint format benchmark lock chromium clean clean-env
 
 help:
 	@echo "make diagnose    the embedded model through vLLM and FSDP2 on this CPU, with a report"
 	@echo "make test        linters, then every test that needs no GPU"
+	@echo "make scorecard-ci  a few planted faults through real engines; fails where an aim is missed"
 	@echo "make lint        ruff and mypy;  make format: let ruff mend what it can"
 	@echo "make benchmark   the performance claims, in full size"
 	@echo "make env         the environment alone, in $(VENV)"
@@ -32,6 +33,13 @@ diagnose: env
 test: lint chromium
 	@echo "tests: about 14 minutes on 2 cores (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The card goes to a folder that is then removed; what it prints says what was missed.
+scorecard-ci: env
+	@echo "scorecard: the subset ci (some minutes on 2 cores)"
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \
+	  $(BIN)/mismatch-lab scorecard --subset ci --check --out "$$out/card" \
+	    --checkpoints "$$out/models"
 
 lint: env
 	@echo "lint: ruff, ruff format, mypy (under a minute the first time)"

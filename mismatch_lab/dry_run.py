@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from mismatch_lab.attribution.attribute import BUDGET_S
 from mismatch_lab.attribution.clues import Clues, read_config
 from mismatch_lab.attribution.hypotheses import Hypothesis
@@ -15,7 +14,9 @@ from mismatch_lab.findings.tensor_changes import changed_tensors
 from mismatch_lab.plan import plan_tasks
 from mismatch_lab.schema import RunSpec, Strict
 
-SIMULATED = "simulated in the reference: about a second for each value"
+SIMULATED = (
+    "simulated: one scoring pass of the reference for each value, about a second if it is small"
+)
 STARTED_AGAIN = "on the side itself, started again: as long as its first start"
 OF_WEIGHTS = ("stale-tensor", "stale-weights", "untied-head", "router-bias", "weight-quantisation")
 AGAIN = "tensors that are not the checkpoint's, loaded again"

@@ -233,7 +233,7 @@ class Attributor:
         the trainer contradicts itself.
         """
         mine = [o for o in own if o.against != TRAINING and charge.suspect == "train"]
-        self.result.causes += [cause, *(own_cause(o) for o in mine)]
+        self.result.causes += [cause, *(own_cause(o, self.found.localisation) for o in mine)]
         return Inquiry(charge, [])
 
     def _with_own(
@@ -251,14 +251,17 @@ class Attributor:
             if located is not None and located.cause != "router-precision":
                 # Coarse rounding falls otherwise in another batch.
                 return [cause_observed(charge, located), *named]
-            return [own_cause(mine[0]), *(c for c in named if c.confidence > MOSTLY)]
+            return [
+                own_cause(mine[0], self.found.localisation),
+                *(c for c in named if c.confidence > MOSTLY),
+            ]
         return self._without_dropout(mine[0], named, charge, lab)
 
     def _without_dropout(
         self, own: Disagreement, named: list[Cause], charge: Charge, lab: Lab
     ) -> list[Cause]:
         """A random trainer: disable dropout on trial, and look at what is left without it."""
-        cause = own_cause(own)
+        cause = own_cause(own, self.found.localisation)
         repair = repair_for("dropout-active", self.run)
         after = None if repair is None else self._try(repair, "train")
         if repair is None or after is None:
@@ -284,7 +287,7 @@ class Attributor:
         known = {cause.id for cause in self.result.causes}
         for found in own:
             if found.against == TRAINING and found.cause not in known:
-                self.result.causes.append(own_cause(found))
+                self.result.causes.append(own_cause(found, self.found.localisation))
 
     def _constants(self, judged: set[str], noise_nats: float) -> None:
         """Constants among the log-probs count even where they move no average."""

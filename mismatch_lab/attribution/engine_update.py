@@ -1,4 +1,4 @@
-"""What an update of the engine's weights explains: tensors that stayed old, caches that outlive it."""
+"""What an update of the engine's weights explains: tensors that stayed old, caches that remain."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mismatch_lab.attribution.decode_rows import decode_rows
 from mismatch_lab.attribution.hypotheses import Explanation, Hypothesis
-from mismatch_lab.attribution.lab import Lab
+from mismatch_lab.attribution.lab import Lab, OutOfTimeError
 from mismatch_lab.attribution.mixture import check_mixture, stale_weights
 from mismatch_lab.attribution.versions import version_causes
 from mismatch_lab.captures.capture import Capture
@@ -29,9 +29,12 @@ def old_tensors(
     versions = measure_versions(run, captures, localisation)
     if before is None or versions is None:
         return [], ()
-    check = check_mixture(
-        versions, before, captures["prefill"], captures["ref"], lab.score, floor_nats
-    )
+    try:
+        check = check_mixture(
+            versions, before, captures["prefill"], captures["ref"], lab.score, floor_nats
+        )
+    except OutOfTimeError:
+        check = None
     causes = version_causes(versions, check)
     alterations = stale_weights(versions, before)
     if not causes or not alterations:

@@ -166,8 +166,14 @@ def _check_on_all(inquiry: Inquiry, search: Search) -> None:
 
 
 def sound_in(lab: Lab, given: Explanation, charge: Charge, temperature: float) -> Charge:
-    """The charge held against what a program with the given defects says."""
-    prediction = World(lab, None, temperature).predict(given)
+    """The charge held against what a program with the given defects says.
+
+    As it is where the model has no such part, or the budget ended before that was computed.
+    """
+    try:
+        prediction = World(lab, None, temperature).predict(given)
+    except OutOfTimeError:
+        return charge
     if prediction is None:
         return charge
     sound = np.full(len(charge.observed), np.nan)

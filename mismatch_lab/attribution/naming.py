@@ -245,13 +245,14 @@ def fallback_decode(inquiry: Inquiry, updated: bool) -> Cause:
     return _cause("decode-prefill-divergence", "infer", 0.6, None, evidence, [], f"{known}.")
 
 
-def own_cause(own: Disagreement) -> Cause:
-    """The cause of a trainer that contradicts itself."""
+def own_cause(own: Disagreement, localisation: Localisation | None) -> Cause:
+    """The cause of a trainer that contradicts itself; where its modules leave their floor first."""
+    located = localisation is not None and localisation.side == "train"
     return _cause(
         own.cause,
         "train",
         0.9,
-        None,
+        localisation.first_divergent_module if localisation is not None and located else None,
         own.evidence,
         [],
         f"The trainer disagrees with itself ({own.against.replace('_', ' ')}), whatever the "

@@ -108,6 +108,8 @@ def _routers(
         _seen("mean |delta| after one, in nats", choices.loud_nats, ""),
     ]
     place = _first_of_kind(localisation, ("router", "experts", "mlp"))
+    if choices.first_layer is not None:
+        place = f"model.layers.{choices.first_layer}.mlp"
     if choices.against_own_logits > 0 and choices.directed >= DIRECTED:
         why = "Routers choose against their own logits, and always for the same experts."
         return Observed("router-bias", 0.9, place, evidence, why)

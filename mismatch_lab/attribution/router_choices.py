@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mismatch_lab.captures.capture import Capture
 
 DIRECTED = 0.5
-"""Share of changed choices that go the same way, expert by expert: chance is near 0, a bias near 1."""
+"""Share of changed choices that go one way, expert by expert: chance is near 0, a bias near 1."""
 
 TIED = 1e-6
 NEAR_TIE = 0.3
@@ -27,6 +27,8 @@ class RouterChoices:
     """Of those, how one-sidedly experts gain or lose, 0 to 1."""
     margin: float
     """Median margin given up by those choices, over the spread of logits; NaN without any."""
+    first_layer: int | None
+    """The first layer with such a choice."""
     changed: float
     """Share of tokens for which some layer chose another set than the reference."""
     quiet_nats: float
@@ -42,20 +44,25 @@ def router_choices(side: Capture, reference: Capture) -> RouterChoices | None:
     arrays = (side.router_topk, side.router_logits, reference.router_topk, reference.router_logits)
     if any(array is None for array in arrays):
         return None
-    assert side.router_topk is not None and side.router_logits is not None
-    assert reference.router_topk is not None and reference.router_logits is not None
+    assert side.router_topk is not None
+    assert side.router_logits is not None
+    assert reference.router_topk is not None
+    assert reference.router_logits is not None
     recorded = (side.router_topk >= 0).all(axis=(1, 2)) & (reference.router_topk >= 0).all(
         axis=(1, 2)
     )
-    own, gain, lost = _against_own(side.router_topk[recorded], side.router_logits[recorded])
+    own, directed, margin, first_layer = _against_own(
+        side.router_topk[recorded], side.router_logits[recorded]
+    )
     changed = (_sets(side.router_topk) != _sets(reference.router_topk)).any(axis=(1, 2)) & recorded
     touched = _after_change(changed, side)
     delta = np.abs(side.logp.astype(np.float64) - reference.logp)
     first, other = side.router_logits[recorded, 0], reference.router_logits[recorded, 0]
     return RouterChoices(
         own,
-        gain,
-        lost,
+        directed,
+        margin,
+        first_layer,
         float(changed[recorded].mean()) if recorded.any() else float("nan"),
         _mean(delta[~touched]),
         _mean(delta[touched]),
@@ -65,8 +72,8 @@ def router_choices(side: Capture, reference: Capture) -> RouterChoices | None:
 
 def _against_own(
     topk: NDArray[np.int16], logits: NDArray[np.float32]
-) -> tuple[float, float, float]:
-    """(share against the own logits, how directed, median relative margin)."""
+) -> tuple[float, float, float, int | None]:
+    """(share against the own logits, how directed, median relative margin, first such layer)."""
     k, experts = topk.shape[-1], logits.shape[-1]
     order = np.argsort(-logits, axis=-1, kind="stable")
     best = np.sort(order[..., :k], axis=-1)
@@ -77,7 +84,7 @@ def _against_own(
     # Exactly equal logits may be taken either way.
     wrong = (best != chosen).any(axis=-1) & (given_up > TIED * logits.std(axis=-1))
     if not wrong.any():
-        return 0.0, 0.0, float("nan")
+        return 0.0, 0.0, float("nan"), None
     net = np.zeros((topk.shape[1], experts))
     moved, margins = 0, []
     for token, layer in zip(*np.nonzero(wrong), strict=True):
@@ -92,6 +99,7 @@ def _against_own(
         float(wrong.mean()),
         float(np.abs(net).sum() / moved),
         float(np.median(margins)),
+        int(np.flatnonzero(wrong.any(axis=0))[0]),
     )
 
 

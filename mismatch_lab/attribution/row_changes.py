@@ -139,7 +139,7 @@ def _generated_less(sound: Distributions, value: float, *, counted: bool) -> Flo
 
 def phantom_rows(sound: Distributions, value: float) -> Float64:
     """`value` more logits of exactly 0 in the normaliser."""
-    return sound.logp - np.log1p(value * np.exp(-sound.lse))[:, None]
+    return np.asarray(sound.logp - np.log1p(value * np.exp(-sound.lse))[:, None])
 
 
 def bfloat16_log_softmax(sound: Distributions, _value: float) -> Float64:

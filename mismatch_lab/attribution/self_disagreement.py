@@ -24,7 +24,7 @@ UNTOUCHED_SHARE = 0.1
 routers are what differs."""
 
 ITS_OWN = 2.0
-"""Training mode adds something of its own where it differs this many times as much as repetition."""
+"""Training mode adds something of its own where it differs so many times as much as repetition."""
 
 
 @dataclass(frozen=True)

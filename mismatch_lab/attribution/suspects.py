@@ -52,7 +52,7 @@ def charges(
         ratio = floor.train_ratio if suspect == "train" else floor.infer_ratio
         located = localisation is not None and localisation.side == suspect
         if ratio.value > limits.floor_ratio or located:
-            found.append(charge_of(suspect, captures, noise))  # type: ignore[arg-type]
+            found.append(charge_of(suspect, captures, noise))
     sampling = edges.get("decode_prefill")
     if sampling is not None:
         size = sampling["abs_delta_mean"]

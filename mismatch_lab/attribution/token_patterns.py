@@ -47,6 +47,7 @@ def token_patterns(
     """Patterns in what a suspect says of sampled tokens.
 
     Args:
+        rows: of the run.
         observed: [T] the suspect's log-probs.
         sound: [T] what they should be.
         noise_nats: mean |error| of a sound program.

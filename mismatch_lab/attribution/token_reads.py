@@ -1,4 +1,4 @@
-"""Did a side read the tokens that it was given? Its first layer's input tells, position by position.
+"""Did a side read the tokens that it was given? Its first layer's input tells, by position.
 
 A token read as another leaves a wrong embedding at its own position and nowhere else.
 """

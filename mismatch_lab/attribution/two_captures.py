@@ -6,20 +6,19 @@ Constants, a neighbour's values and a coarse grid are seen in the numbers: nothi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from mismatch_lab.attribution.build_cause import Side, build_cause
+from mismatch_lab.attribution.coarse_grids import Grid, coarseness, grid_of, mean_by_row, on_grid
 from mismatch_lab.attribution.fit import Fit, fit
 from mismatch_lab.attribution.hypotheses import Hypothesis, TokenChange
 from mismatch_lab.attribution.pursuit import MOSTLY, finite_mean_abs
 from mismatch_lab.attribution.simulate import Prediction
 from mismatch_lab.attribution.suspects import SMALLEST_NATS
 from mismatch_lab.attribution.token_changes import TOKEN_CHANGES, Float64
-from mismatch_lab.attribution.token_patterns import token_patterns
+from mismatch_lab.attribution.token_patterns import IMPOSSIBLE, TokenPattern, token_patterns
 from mismatch_lab.captures.capture import Capture, Rows
-from mismatch_lab.measures.grids import on_grid_share
 from mismatch_lab.schema import Cause, Confirmation, Observation
 
 NOT_SEEN = (
@@ -28,18 +27,11 @@ NOT_SEEN = (
     "mismatch-lab diagnose."
 )
 
-GRIDS: dict[str, tuple[str, float]] = {
-    "of bfloat16": ("through_bfloat16", 0),
-    "of float16": ("through_float16", 0),
-    **{f"of {digits} decimals": ("decimals", digits) for digits in (1, 2, 3, 4)},
-}
-"""name -> row of TOKEN_CHANGES and its number."""
+FEWEST_PROBES = 4
+"""Distributions at tokens that differ, needed to say whether a side agrees with its own."""
 
-ON_GRID = 0.99
-"""Share of a side's values that lie on a grid if it was rounded to it."""
-
-FEWEST = 16
-"""Values needed to speak of a grid: on that of 4 decimals one in 100 lies by chance."""
+CONTRADICTED = 0.25
+"""Share of the tokens with one possible value that the other side contradicts if it is none."""
 
 ROW_NOISE = 2.5
 """A row is off if its error is so many times that of the median row under the better reading."""
@@ -61,57 +53,40 @@ def causes_of_two(infer: Capture, train: Capture) -> list[Cause]:
         return []
     grids = {side: grid_of(logp, rows) for side, logp in values.items()}
     causes = _constants(values, grids, rows)
+    if not _apart(values) > SMALLEST_NATS:  # the constants were all there was
+        return causes
     causes += _shifted(values, rows, off_their_distribution(infer, train))
     causes += _rounded(values, grids, rows)
     return sorted(causes, key=lambda cause: -cause.confidence)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A row of GRIDS, and the share of a side's values that lie on it."""
-
-    name: str
-    share: float
-
-
-def grid_of(logp: Float64, rows: Rows) -> Grid | None:
-    """The first grid that log-probs lie on. Whole numbers lie on all of them and do not count."""
-    told = logp[np.isfinite(logp) & (logp != np.round(logp))]
-    if len(told) < FEWEST:
-        return None
-    for name in GRIDS:
-        share = on_grid_share(told.astype(np.float32), _on(name, told, rows))
-        if share >= ON_GRID:
-            return Grid(name, share)
-    return None
 
 
 def off_their_distribution(infer: Capture, train: Capture) -> Side:
     """The side whose log-probs are not those of its own distributions; `both` where none is told
     by the distributions that were recorded.
     """
+    delta = np.abs(train.logp - infer.logp)
+    scale = finite_mean_abs(delta[infer.rows.sampled])
     known: dict[Side, bool] = {}
-    scale = float(np.nanmean(np.abs(train.logp - infer.logp)[infer.rows.sampled]))
-    for side, capture in (("infer", infer), ("train", train)):
-        if capture.probe_logp is None or not len(capture.probe_positions):
-            continue
+    for side, capture in _sides(infer, train):
         at = capture.probe_positions
-        own = capture.probe_logp[np.arange(len(at)), capture.rows.token_ids[at]]
-        error = finite_mean_abs((capture.logp[at] - own)[capture.rows.sampled[at]])
-        known[side] = error > scale / 2  # type: ignore[index]
+        at = at[capture.rows.sampled[at] & (delta[at] >= scale)]  # a shift may be of some rows
+        if capture.probe_logp is None or len(at) < FEWEST_PROBES:
+            continue
+        full = capture.probe_logp[np.isin(capture.probe_positions, at)]
+        own = full[np.arange(len(at)), capture.rows.token_ids[at]]
+        known[side] = float(np.nanmedian(np.abs(capture.logp[at] - own))) > scale / 2
     off = [side for side, is_off in known.items() if is_off]
     if len(off) == 1:
         return off[0]
-    return OTHER[next(iter(known))] if len(known) == 1 else "both"
+    return OTHER[next(iter(known))] if len(known) == 1 and not off else "both"
+
+
+def _sides(infer: Capture, train: Capture) -> list[tuple[Side, Capture]]:
+    return [("infer", infer), ("train", train)]
 
 
 def _apart(values: Values) -> float:
     return finite_mean_abs(values["train"] - values["infer"])
-
-
-def _on(grid: str, logp: Float64, rows: Rows) -> Float64:
-    name, number = GRIDS[grid]
-    return TOKEN_CHANGES[name](logp, rows, number)
 
 
 def _constants(
@@ -122,13 +97,10 @@ def _constants(
     usual = float(np.nanmedian(np.abs(values["train"] - values["infer"])))
     for side, other in OTHER.items():
         sound, grid = values[other], grids[side]
-        # Rounded values meet in whole numbers by chance: what rounding can do is no sign.
-        coarse = (
-            0.0 if grid is None else float(np.nanmax(np.abs(_on(grid.name, sound, rows) - sound)))
-        )
-        noise = max(usual, coarse, SMALLEST_NATS)
+        # What rounding can do is no sign.
+        noise = max(usual, coarseness(grid, sound, rows), SMALLEST_NATS)
         for pattern in token_patterns(values[side], sound, rows, noise):
-            if not np.isfinite(pattern.value):
+            if not _is_placeholder(pattern, values[side], grid):
                 continue
             before = _apart(values)
             values[side] = np.where(pattern.tokens, np.nan, values[side])
@@ -148,6 +120,21 @@ def _constants(
             )
             causes.append(build_cause(pattern.cause, side, 0.95, said, [evidence], [left]))
     return causes
+
+
+def _is_placeholder(pattern: TokenPattern, observed: Float64, grid: Grid | None) -> bool:
+    """Whether a number stands there instead of a log-prob, and is no log-prob like others.
+
+    Sure tokens have exactly 0 in fp32 and round to it, and rounded values meet in whole numbers:
+    a possible value counts off a grid only, and where the other side contradicts much of it.
+    """
+    low, high = IMPOSSIBLE
+    if not np.isfinite(pattern.value):
+        return False
+    if pattern.value <= low or pattern.value > high:
+        return True
+    rounded = grid is not None and bool((pattern.tokens & grid.tokens).any())
+    return not rounded and pattern.tokens.sum() >= CONTRADICTED * (observed == pattern.value).sum()
 
 
 def _shifted(values: Values, rows: Rows, side: Side) -> list[Cause]:
@@ -175,20 +162,12 @@ def _shift_fit(values: Values, rows: Rows, by: float) -> Fit | None:
     plain = np.abs(values["train"] - values["infer"])
     other = np.abs(values["train"] - moved)
     row_of = rows.row_ids()
-    better = np.fmin(_by_row(plain, row_of), _by_row(other, row_of))
+    better = np.fmin(mean_by_row(plain, row_of), mean_by_row(other, row_of))
     noise = ROW_NOISE * float(np.nanmedian(better)) + SMALLEST_NATS
     flat = np.flatnonzero(np.isfinite(plain) & np.isfinite(moved))
     hypothesis = Hypothesis("shift-by-one", "one place off", tokens=(change,))
     prediction = Prediction(flat, moved[flat])
     return fit((hypothesis,), prediction, values["infer"], values["train"], row_of, noise)
-
-
-def _by_row(errors: Float64, row_of: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Float64:
-    """Mean over the finite errors of each row; NaN for a row without."""
-    finite = np.isfinite(errors)
-    count = np.bincount(row_of[finite], minlength=int(row_of[-1]) + 1)
-    total = np.bincount(row_of[finite], errors[finite], minlength=len(count))
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _rounded(values: Values, grids: Mapping[Side, Grid | None], rows: Rows) -> list[Cause]:
@@ -206,30 +185,29 @@ def _rounded(values: Values, grids: Mapping[Side, Grid | None], rows: Rows) -> l
         for which, found in on.items()
     ]
     if len(on) == 2:
-        said = f"The log-probs of both sides lie on a coarse grid, {grid.name}."
+        said = f"The log-probs of both sides lie on a coarse grid, {grid.name}{grid.extent}."
         return [build_cause("logprob-precision", "both", 0.5, said, told)]
-    best = _rounding_fit(values, side, grid.name, rows)
+    best = _rounding_fit(values, side, grid, rows)
     enough = best.explained >= MOSTLY
     more = "" if enough else " Rounding alone does not explain the difference."
-    said = f"The {NAMES[side]}'s log-probs lie on the grid {grid.name}, the other's do not.{more}"
+    where = f"on the grid {grid.name}{grid.extent}"
+    said = f"The {NAMES[side]}'s log-probs lie {where}, the other's do not.{more}"
     rounded = Confirmation(
-        experiment=f"the other side rounded to the grid {grid.name}, mean |delta|",
+        experiment=f"the other side rounded to lie {where}, mean |delta|",
         before=best.sound_nats,
         after=best.residual_nats,
     )
-    return [
-        build_cause(
-            "logprob-precision", side, 0.95 if enough else 0.5, said,
-            [*told, _explained(best)], [rounded],
-        )
-    ]  # fmt: skip
+    evidence = [*told, _explained(best)]
+    confidence = 0.95 if enough else 0.5
+    return [build_cause("logprob-precision", side, confidence, said, evidence, [rounded])]
 
 
-def _rounding_fit(values: Values, side: Side, grid: str, rows: Rows) -> Fit:
+def _rounding_fit(values: Values, side: Side, grid: Grid, rows: Rows) -> Fit:
     sound = values[OTHER[side]]
     finite = np.flatnonzero(np.isfinite(values["train"] - values["infer"]))
-    hypothesis = Hypothesis("logprob-precision", f"rounded to the grid {grid}")
-    predicted = Prediction(finite, _on(grid, sound, rows)[finite])
+    hypothesis = Hypothesis("logprob-precision", f"rounded to the grid {grid.name}{grid.extent}")
+    rounded = np.where(grid.tokens, on_grid(grid.name, sound, rows), sound)
+    predicted = Prediction(finite, rounded[finite])
     found = fit((hypothesis,), predicted, sound, values[side], rows.row_ids(), SMALLEST_NATS)
     assert found is not None  # some value is finite: the sides lie apart
     return found

@@ -1,4 +1,4 @@
-"""Log-probs that all lie on the grid of a coarse format: an exact identity, whatever else is wrong."""
+"""Log-probs that all lie on the grid of a coarse format: exact, whatever else is wrong."""
 
 from __future__ import annotations
 

@@ -16,13 +16,16 @@ LIMIT_S = 600
 
 @pytest.fixture
 def diagnose(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Run `mismatch-lab diagnose` in a process; its findings, with the run folder under `out`."""
+    """Run `mismatch-lab diagnose` in a process; its findings, with the run folder under `out`.
 
-    def run(*options: str) -> dict[str, Any]:
+    The search for a cause, the longest part of a mismatch, goes on for `budget_s`.
+    """
+
+    def run(*options: str, budget_s: int = 0) -> dict[str, Any]:
         out = tmp_path / "run"
         command = [sys.executable, "-m", "mismatch_lab.cli", "diagnose", *options]
         done = subprocess.run(
-            [*command, "--out", str(out), "--json"],
+            [*command, "--budget", str(budget_s), "--out", str(out), "--json"],
             capture_output=True,
             text=True,
             timeout=LIMIT_S,

@@ -90,8 +90,10 @@ def test_qwen3_moe_matches_in_float32(diagnose: Diagnose, qwen3_moe: Path) -> No
 def test_the_softcap_that_transformers_drops_from_gemma2(diagnose: Diagnose, gemma2: Path) -> None:
     """Planted by nobody: SDPA, its default for Gemma-2, knows no softcap of attention scores."""
     options = ("--dtype", "float32", "--depth", "standard", "--max-tokens", "24")
-    findings = diagnose(str(gemma2), *options)
+    findings = diagnose(str(gemma2), *options, budget_s=300)
     assert findings["verdict"]["status"] == "mismatch"
+    causes = [(cause["id"], cause["side"]) for cause in findings["verdict"]["causes"]]
+    assert causes == [("attention-softcap", "train")]
     assert findings["localisation"]["first_divergent_module"] == "model.layers.0.self_attn"
     assert findings["localisation"]["side"] == "train"
     assert findings["weights"] == []

@@ -1,7 +1,8 @@
 """Every command in the README's code blocks is run as it stands there.
 
-Placeholders get values: CHECKPOINT becomes a model, `patch.py:apply` an example plugin; and the
-small numpy engine stands in for the real ones, which have tests of their own.
+Placeholders get values: CHECKPOINT and OLD become models, `patch.py:apply` an example plugin; and
+the small numpy engine stands in for the real ones, which have tests of their own. So have weight
+updates and the scorecard: of those the plan is made, and the list.
 """
 
 from __future__ import annotations
@@ -23,19 +24,26 @@ COMMANDS = [line for line in LINES if line.startswith("mismatch-lab ")]
 FAKE = ["--engine", "fake", "--trainer", "fake"]
 
 
+PLUGIN = f"{ROOT / 'examples/plugins.py'}:drop_sinks"
+
+
 def ready(command: str) -> list[str]:
     """Arguments with the placeholders filled in."""
     words = shlex.split(command)[1:]
-    fake = "plugin" not in command
-    model = "fake-model" if fake else "mini-gpt-oss"
-    words = [model if word == "CHECKPOINT" else word for word in words]
-    words = [
-        str(ROOT / "examples/plugins.py") + ":drop_sinks" if "patch.py" in w else w for w in words
-    ]
+    if words[0] == "scorecard":
+        return [*words, "--list"]
+    real = "plugin" in command or "weights-before" in command
+    model = "mini-gpt-oss" if real else "fake-model"
+    words = [model if word in ("CHECKPOINT", "OLD") else word for word in words]
+    words = [PLUGIN if ".py:" in word else word for word in words]
     words = ["fake" if word in ("vllm", "fsdp") else word for word in words]
-    if words[0] == "diagnose":
-        words += FAKE if fake else ["--engine", "hf", "--trainer", "hf", "--max-tokens", "12"]
-    return words
+    if words[0] != "diagnose":
+        return words
+    if "weights-before" in command:
+        return [*words, "--dry-run"]
+    if real:
+        return [*words, "--engine", "hf", "--trainer", "hf", "--max-tokens", "12", "--budget", "0"]
+    return [*words, *FAKE]
 
 
 def test_there_are_commands() -> None:
@@ -44,15 +52,15 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.timeout(600)
 def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
-    for command in COMMANDS:
+    for words in dict.fromkeys(tuple(ready(command)) for command in COMMANDS):
         done = subprocess.run(
-            [sys.executable, "-m", "mismatch_lab.cli", *ready(command)],
+            [sys.executable, "-m", "mismatch_lab.cli", *words],
             capture_output=True,
             text=True,
             check=False,
             cwd=tmp_path,
         )
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert done.returncode == 0, f"{words}\n{done.stderr}"
 
 
 def test_the_make_targets_of_the_readme_exist() -> None:

@@ -132,6 +132,9 @@ def save(
         (["diagnose", "--engine-arg", "seed"], ["--engine-arg 'seed'", "NAME=VALUE"]),
         (["diagnose", "--temperature", "nan"], ["--temperature"]),
         (["diagnose", "--max-tokens", "0"], ["--max-tokens"]),
+        (["diagnose", "--budget", "-1"], ["--budget -1", "seconds"]),
+        (["diagnose", "--budget", "nan", "--dry-run"], ["--budget nan", "seconds"]),
+        (["diagnose", "--budget", "much"], ["--budget", "number"]),
         (["diagnose", "--colour", "red"], ["--colour"]),
         ([*FAKE, "--engine-python", "/no/python"], ["/no/python does not exist"]),
         ([*FAKE, "--engine-plugin", "plugin.py"], ["'plugin.py'", "FILE.py:FUNC"]),
@@ -196,6 +199,30 @@ def test_a_file_is_no_folder(lab: Call, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     refused(lab(*FAKE, "--out", "out"), "out is a file")
     refused(lab(*FAKE, "--out", "out/run"), "out/run")
+
+
+# ---- the plan ----------------------------------------------------------------------------------
+
+
+def test_a_dry_run_prints_the_plan_and_does_nothing(lab: Call, tmp_path: Path) -> None:
+    found = lab(*FAKE, "--dry-run", "--budget", "90", "--out", "run")
+    assert (found.code, found.err) == (0, "")
+    assert "train_micro_batch" in found.out
+    assert "renormalised over what top-k keeps" in found.out
+    assert "at most 1 min 30 s" in found.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_for_machines(lab: Call, tmp_path: Path) -> None:
+    found = lab(*FAKE, "--dry-run", "--json")
+    assert (found.code, found.err) == (0, "")
+    plan = json.loads(found.out)
+    assert [suspect["suspect"] for suspect in plan["suspects"]] == ["train", "infer", "decode"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_names_a_plugin_that_is_not_there(lab: Call) -> None:
+    refused(lab(*FAKE, "--dry-run", "--trainer-plugin", "p.py:f"), "p.py does not exist")
 
 
 # ---- compare -----------------------------------------------------------------------------------

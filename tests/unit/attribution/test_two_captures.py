@@ -136,6 +136,24 @@ def test_whole_numbers_on_a_coarse_grid_are_no_placeholders() -> None:
     assert "sentinel-values" not in {id for id, _ in named(sound(), rounded)}
 
 
+def test_rounding_of_some_rows_is_counted_and_no_placeholder() -> None:
+    rounded = np.where(sound().rows.row_ids() < 3, np.round(sound().logp, 1), sound().logp)
+    (cause,) = causes_of_two(noisy(sound(), 1e-6), with_logp(sound(), rounded))
+    assert (cause.id, cause.side) == ("logprob-precision", "train")
+    assert f"in 3 of {ROWS} rows" in cause.why
+    assert cause.confidence == 0.95
+
+
+def test_sure_tokens_are_no_placeholders_where_few_are_contradicted() -> None:
+    # 100 of 360 tokens are sure: 0 on both sides, but for 10 (10 %) that the trainer thinks rare.
+    sure = np.flatnonzero(sound().rows.sampled)[:100]
+    logp = sound().logp.copy()
+    logp[sure] = 0.0
+    other = noisy(with_logp(sound(), logp), 1e-4).logp.copy()
+    other[sure[:10]] = -2.5 + np.arange(10) / 7
+    assert causes_of_two(with_logp(sound(), logp), with_logp(sound(), other)) == []
+
+
 def test_both_sides_on_a_grid_are_told_of_both() -> None:
     one = with_logp(sound(), np.round(sound().logp, 2))
     other = with_logp(sound(), np.round(noisy(sound(), 0.1).logp, 2))

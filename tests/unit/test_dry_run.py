@@ -1,0 +1,81 @@
+"""The plan of a run says what would be done, and nothing that would not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mismatch_lab.attribution.attribute import BUDGET_S
+from mismatch_lab.dry_run import DryRun, PlannedSuspect, plan_run
+from mismatch_lab.errors import InputError
+from mismatch_lab.request import DiagnoseRequest, build_run
+
+PLUGIN = Path(__file__).parents[2] / "examples" / "plugins.py"
+
+
+def plan(**options: object) -> DryRun:
+    return plan_run(build_run(DiagnoseRequest("mini-gpt-oss", **options)))  # type: ignore[arg-type]
+
+
+def suspect(planned: DryRun, name: str) -> PlannedSuspect:
+    return next(s for s in planned.suspects if s.suspect == name)
+
+
+def causes(planned: DryRun, name: str) -> set[str]:
+    return {trial.cause for trial in suspect(planned, name).trials}
+
+
+def test_captures_are_those_of_the_run() -> None:
+    planned = plan(depth="quick", max_tokens=7)
+    assert [capture.id for capture in planned.captures] == [
+        "decode", "prefill", "prefill_repeat", "train", "train_repeat", "train_micro_batch",
+        "train_mode", "ref", "floor",
+    ]  # fmt: skip
+    assert "at most 7 tokens" in planned.captures[0].does
+    assert "first 8 rows" in planned.captures[2].does
+    assert "training mode" in planned.captures[6].does
+    assert [c.dtype for c in planned.captures[-2:]] == ["float32", "bfloat16"]
+    assert planned.budget_s == BUDGET_S
+    standard = {capture.id: capture.does for capture in plan(depth="standard").captures}
+    assert "inputs of prefill" in standard["train_on_infer"]
+    assert "modules" in standard["train"]
+
+
+def test_each_suspect_has_its_own_trials() -> None:
+    planned = plan()
+    assert "sampler-truncation" in causes(planned, "decode")
+    assert "sampler-truncation" not in causes(planned, "train") | causes(planned, "infer")
+    assert "attention-sinks-dropped" in causes(planned, "train")
+    top_k = next(t for t in suspect(planned, "decode").trials if "top-k" in t.supposed)
+    assert (top_k.values, top_k.refined) == (11, False)  # 1, 2, 3, 5, 8, 10, 20, 40, 50, 64, 100
+    scale = next(t for t in suspect(planned, "train").trials if t.cause == "logit-scale")
+    assert (scale.values, scale.refined) == (8, True)  # four factors below 1 and four above
+
+
+def test_what_is_tried_follows_the_options() -> None:
+    assert "raw-logprobs-temperature" not in causes(plan(), "decode")
+    assert "raw-logprobs-temperature" in causes(plan(temperature=0.7), "decode")
+    assert "packing-leak" not in causes(plan(), "train")
+    assert "packing-leak" in causes(plan(trainer_args=("packing=true",)), "train")
+    # A declared top-p is the one that is tried.
+    declared = suspect(plan(top_p=0.8), "decode").trials
+    assert [t.values for t in declared if t.cause == "sampler-truncation"] == [1]
+
+
+def test_parts_can_be_put_back_where_a_plugin_changed_them() -> None:
+    assert {tuple(r.causes) for r in plan().repairs if "stock" in r.repair} == set()
+    stock = [r for r in plan(trainer_plugin=f"{PLUGIN}:drop_sinks").repairs if "stock" in r.repair]
+    assert {r.side for r in stock} == {"train"}
+    assert any("attention-sinks-dropped" in r.causes for r in stock)
+    assert all(r.repair.startswith("stock ") for r in stock)
+
+
+def test_both_sides_can_load_tensors_again() -> None:
+    again = [r for r in plan().repairs if "stale-tensor" in r.causes]
+    assert [r.side for r in again] == ["train", "infer"]
+
+
+def test_a_plugin_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        plan(trainer_plugin="nowhere.py:f")
