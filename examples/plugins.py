@@ -1,6 +1,7 @@
 """Plugins: functions that get a side's torch module once its weights are loaded.
 
     mismatch-lab diagnose --trainer-plugin examples/plugins.py:drop_sinks --depth standard
+    mismatch-lab diagnose --trainer-plugin examples/plugins.py:seed_case --depth standard
     mismatch-lab diagnose --engine-plugin examples/plugins.py:nudge_experts --depth standard
     mismatch-lab diagnose --engine-plugin examples/plugins.py:print_modules
 
@@ -14,6 +15,28 @@ def drop_sinks(model: Any) -> None:
     """A trainer whose attention kernel ignores GPT-OSS's sinks: LinkedIn's bug."""
     for layer in model.model.layers:
         layer.self_attn.sinks.data.fill_(-1e4)
+
+
+def seed_case(model: Any) -> None:
+    """What LinkedIn's team met at once: sinks ignored, and routers that choose other experts in the
+    pass that takes gradients than in the one that scores."""
+    drop_sinks(model)
+    for layer in model.model.layers:
+        layer.mlp.router.register_forward_hook(_other_choice_in_training)
+
+
+def _other_choice_in_training(router: Any, args: tuple[Any, ...], output: Any) -> Any:
+    """Where the last chosen expert and the next one are close, take the other."""
+    import torch
+
+    logits, _, chosen = output
+    if not router.training:
+        return None
+    top, order = logits.topk(router.top_k + 1, dim=-1)
+    close = (top[:, -2] - top[:, -1] < 0.3)[:, None]
+    chosen = torch.cat([order[:, :-2], torch.where(close, order[:, -1:], order[:, -2:-1])], dim=-1)
+    weights = torch.softmax(logits.gather(1, chosen), dim=-1)
+    return logits, weights.to(output[1].dtype), chosen
 
 
 def nudge_experts(model: Any) -> None:

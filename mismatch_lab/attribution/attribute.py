@@ -63,8 +63,8 @@ from mismatch_lab.schema import (
 )
 
 OnEvent = Callable[[dict[str, Any]], None]
-Rerun = Callable[[SideSpec, str], Capture]
-"""(side, capture id) -> the side's scores of the run's tokens."""
+Rerun = Callable[[SideSpec, str, bool], Capture]
+"""(side, capture id, in training mode) -> the side's scores of the run's tokens."""
 
 BUDGET_S = 300.0
 """Seconds for experiments, where nothing else is asked."""
@@ -287,7 +287,21 @@ class Attributor:
         known = {cause.id for cause in self.result.causes}
         for found in own:
             if found.against == TRAINING and found.cause not in known:
-                self.result.causes.append(own_cause(found, self.found.localisation))
+                self.result.causes.append(self._confirmed_in_training(found))
+
+    def _confirmed_in_training(self, own: Disagreement) -> Cause:
+        """Put the suspected part back, and compare the passes of both modes again."""
+        cause = own_cause(own, None)
+        repair = repair_for(cause.id, self.run)
+        if repair is None:
+            return cause
+        scored = self._try(repair, "train")
+        trained = None if scored is None else self._try(repair, "train", train_mode=True)
+        if scored is None or trained is None:
+            return cause
+        left = error_of(trained, scored.logp.astype(np.float64))
+        experiment = f"trainer with {repair.label}, training against evaluation mode"
+        return self._with(cause, experiment, own.abs_delta_nats, left)
 
     def _constants(self, judged: set[str], noise_nats: float) -> None:
         """Constants among the log-probs count even where they move no average."""
@@ -346,12 +360,13 @@ class Attributor:
         left = error_of(after, inquiry.charge.sound)
         return self._with(cause, f"trainer with {repair.label}", inquiry.charge.error_nats, left)
 
-    def _try(self, repair: Repair, side: str) -> Capture | None:
+    def _try(self, repair: Repair, side: str, train_mode: bool = False) -> Capture | None:
         """The side's scores with the repair; None where it cannot be run so."""
         self._say(f"repair on trial: {repair.label}")
         began = time.monotonic()
         try:
-            capture = self.rerun(repair.spec, f"repair{len(self.result.experiments)}")
+            name = f"repair{len(self.result.experiments)}"
+            capture = self.rerun(repair.spec, name, train_mode)
             result = "scored the run's tokens again"
         except MismatchLabError as error:
             capture, result = None, f"could not be run: {error.problem}"

@@ -18,6 +18,9 @@ SAME_SHAPE = 0.4
 """Squared correlation from which on a change is taken for the predicted one at another size: in
 some heads, or for some tokens."""
 
+CLEARLY_LESS = 0.9
+"""Slope below which a change is weaker than predicted; nearer to 1 it is noise."""
+
 WORTH_A_NUMBER = 0.6
 """A further fitted number must leave at most this share of the residual."""
 
@@ -96,7 +99,7 @@ def fit(
 
 def _at_size(whole: Fit, seen: Float64, expected: Float64) -> Fit | None:
     """The same change, weaker than predicted: a defect of part of the computation."""
-    if not (0 < whole.slope < 1 and whole.shared >= SAME_SHAPE):
+    if not (0 < whole.slope < CLEARLY_LESS and whole.shared >= SAME_SHAPE):
         return None
     left = float(np.mean(np.abs(seen - whole.slope * expected)))
     if left >= whole.residual_nats:

@@ -246,13 +246,16 @@ def fallback_decode(inquiry: Inquiry, updated: bool) -> Cause:
 
 
 def own_cause(own: Disagreement, localisation: Localisation | None) -> Cause:
-    """The cause of a trainer that contradicts itself; where its modules leave their floor first."""
-    located = localisation is not None and localisation.side == "train"
+    """The cause of a trainer that contradicts itself; without a place of its own, where the
+    trainer's modules leave their floor first."""
+    location = own.location
+    if location is None and localisation is not None and localisation.side == "train":
+        location = localisation.first_divergent_module
     return _cause(
         own.cause,
         "train",
         0.9,
-        localisation.first_divergent_module if localisation is not None and located else None,
+        location,
         own.evidence,
         [],
         f"The trainer disagrees with itself ({own.against.replace('_', ' ')}), whatever the "

@@ -35,6 +35,7 @@ STOCK: dict[str, tuple[str, ...]] = {
     "router-bias": EXPERTS,
     "expert-bias": EXPERTS,
     "expert-layout": EXPERTS,
+    "routing-two-pass": EXPERTS,
 }
 """cause -> modules of a transformers trainer that are put back from the checkpoint."""
 

@@ -36,6 +36,8 @@ class Disagreement:
     """The capture it contradicts."""
     abs_delta_nats: float
     evidence: list[Observation]
+    location: str | None = None
+    """The first layer's experts that are chosen otherwise, where routers are the cause."""
 
 
 def self_disagreements(captures: Mapping[str, Capture], noise_nats: float) -> list[Disagreement]:
@@ -88,8 +90,10 @@ def _compare(first: Capture, second: Capture, name: str, noise_nats: float) -> D
     ]
     quiet = before <= UNTOUCHED_SHARE * after if np.isfinite(before) else gate <= noise_nats
     routers = touched.any() and quiet
-    cause = "routing-two-pass" if routers else _without_routers(name)
-    return Disagreement(cause, name, size, evidence)
+    if not routers:
+        return Disagreement(_without_routers(name), name, size, evidence)
+    layer = _first_layer(first, second)
+    return Disagreement("routing-two-pass", name, size, evidence, f"model.layers.{layer}.mlp")
 
 
 def _without_routers(name: str) -> str:
@@ -111,6 +115,15 @@ def _touched(first: Capture, second: Capture) -> NDArray[np.bool_] | None:
         so_far = np.logical_or.accumulate(changed[start:stop])
         touched[start + 1 : stop] = so_far[:-1]
     return touched
+
+
+def _first_layer(first: Capture, second: Capture) -> int:
+    """The first layer with another choice anywhere; there is one."""
+    assert first.router_topk is not None
+    assert second.router_topk is not None
+    a = np.sort(first.router_topk[: second.rows.n_tokens], axis=-1)
+    b = np.sort(second.router_topk, axis=-1)
+    return int(np.flatnonzero((a != b).any(axis=(0, 2)))[0])
 
 
 def _first_gate(first: Capture, second: Capture) -> float:

@@ -96,14 +96,15 @@ def _constants(captures: Mapping[str, Capture], floor: NoiseFloor, run: RunSpec)
 
 def _rerun(
     run: RunSpec, out: Path, on_event: OnEvent, after_task: AfterTask | None
-) -> Callable[[SideSpec, str], Capture]:
+) -> Callable[[SideSpec, str, bool], Capture]:
     folder = out / EXPERIMENTS
 
-    def rerun(spec: SideSpec, name: str) -> Capture:
+    def rerun(spec: SideSpec, name: str, train_mode: bool) -> Capture:
         job = ScoreJob(
             id=name,
             source=str((out / "captures" / "decode").resolve()),
             temperature=run.probe.sampling.temperature,
+            train_mode=train_mode,
         )
         task = WorkerTask(captures_dir=str(folder.resolve()), stages=[Stage(spec=spec, jobs=[job])])
         try:

@@ -1,8 +1,8 @@
 """Every command in the README's code blocks is run as it stands there.
 
 Placeholders get values: CHECKPOINT and OLD become models, `patch.py:apply` an example plugin; and
-the small numpy engine stands in for the real ones, which have tests of their own. So have weight
-updates and the scorecard: of those the plan is made, and the list.
+the small numpy engine stands in for the real ones, which have tests of their own. So have plugins,
+weight updates and the scorecard: of those the plan is made, and the list.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ BLOCKS = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.S |
 LINES = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("mismatch-lab ")]
 FAKE = ["--engine", "fake", "--trainer", "fake"]
-
-
 PLUGIN = f"{ROOT / 'examples/plugins.py'}:drop_sinks"
 
 
@@ -39,11 +37,7 @@ def ready(command: str) -> list[str]:
     words = ["fake" if word in ("vllm", "fsdp") else word for word in words]
     if words[0] != "diagnose":
         return words
-    if "weights-before" in command:
-        return [*words, "--dry-run"]
-    if real:
-        return [*words, "--engine", "hf", "--trainer", "hf", "--max-tokens", "12", "--budget", "0"]
-    return [*words, *FAKE]
+    return [*words, "--dry-run"] if real else [*words, *FAKE]
 
 
 def test_there_are_commands() -> None:

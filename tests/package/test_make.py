@@ -75,3 +75,32 @@ def test_old_python_is_refused_in_words(checkout: Path) -> None:
     assert result.returncode == 2
     assert "No Python 3.11 or newer with venv among: false" in result.stderr
     assert not (checkout / ".venv").exists()
+
+
+# Stands for the program: notes its words, makes its folder, and ends as fail-on.txt says.
+FAKE_PROGRAM = """#!/bin/sh
+echo "$@" > words.txt
+while [ "$1" != --out ]; do shift; done
+mkdir -p "$2" && echo "$2" > card.txt
+grep -q nothing fail-on.txt
+"""
+
+
+@pytest.mark.parametrize(("fail_on", "ended"), [("nothing", 0), ("card", 2)])
+def test_the_card_of_ci_fails_as_it_should_and_leaves_nothing(
+    checkout: Path, fail_on: str, ended: int
+) -> None:
+    python = f"PYTHON={checkout / 'python'}"
+    assert _make(checkout, "env", python).returncode == 0
+    program = checkout / ".venv" / "bin" / "mismatch-lab"
+    program.write_text(FAKE_PROGRAM)
+    program.chmod(0o755)
+    (checkout / "fail-on.txt").write_text(fail_on)
+    assert _make(checkout, "scorecard-ci", python).returncode == ended
+    assert "scorecard --subset ci --check" in (checkout / "words.txt").read_text()
+    assert not Path((checkout / "card.txt").read_text().strip()).exists()
+
+
+def test_ci_counts_faults_after_the_tests() -> None:
+    steps = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert steps.index("make test") < steps.index("make scorecard-ci")

@@ -47,6 +47,9 @@ def test_each_suspect_has_its_own_trials() -> None:
     assert "sampler-truncation" in causes(planned, "decode")
     assert "sampler-truncation" not in causes(planned, "train") | causes(planned, "infer")
     assert "attention-sinks-dropped" in causes(planned, "train")
+    # vLLM on a CPU reads its narrow cache back while re-scoring too; a trainer has none.
+    assert "kv-cache-quantisation" in causes(planned, "decode") & causes(planned, "infer")
+    assert "kv-cache-quantisation" not in causes(planned, "train")
     top_k = next(t for t in suspect(planned, "decode").trials if "top-k" in t.supposed)
     assert (top_k.values, top_k.refined) == (11, False)  # 1, 2, 3, 5, 8, 10, 20, 40, 50, 64, 100
     scale = next(t for t in suspect(planned, "train").trials if t.cause == "logit-scale")

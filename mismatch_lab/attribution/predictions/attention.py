@@ -117,8 +117,8 @@ def _rope_type(clues: Clues) -> str:
 
 
 def kv_cache(clues: Clues) -> list[Hypothesis]:
-    """Keys and values kept in eight bits."""
-    if clues.suspect != "decode":
+    """Keys and values kept in eight bits. Engines may read them back while re-scoring too."""
+    if clues.suspect == "train":
         return []
     kinds = (
         *(f"{kind}{how}" for kind in ("float8_e4m3fn", "float8_e5m2") for how in CUT),

@@ -1,0 +1,8 @@
+"""Makes `builders` importable: captures, hypotheses and worlds that fit on one line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

@@ -1,0 +1,144 @@
+"""Every change to whole distributions, on a vocabulary of three or four tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders import NAN, rows_of
+
+from mismatch_lab.attribution.row_changes import ROW_CHANGES, Distributions, distributions_of
+from mismatch_lab.captures.capture import Capture
+
+
+def given(probabilities: list[float], lse: float = NAN) -> Distributions:
+    """One distribution at temperature 1."""
+    return Distributions(
+        np.log([probabilities]), np.array([lse]), [np.array([0])], np.array([1]), 1.0
+    )
+
+
+def of_logits(logits: list[float], temperature: float, seen: list[int]) -> Distributions:
+    """As a head and a temperature give it; the first token seen is the prompt."""
+    scaled = np.array([logits]) / temperature
+    lse = np.log(np.exp(scaled).sum(axis=1))
+    return Distributions(scaled - lse, lse, [np.array(seen)], np.array([1]), temperature)
+
+
+def changed(name: str, sound: Distributions, value: float = 0.0) -> list[float]:
+    """The probabilities that are reported."""
+    row: list[float] = np.exp(ROW_CHANGES[name](sound, value))[0].tolist()
+    return row
+
+
+def softmax(*logits: float) -> object:
+    weights = np.exp(logits)
+    return pytest.approx((weights / weights.sum()).tolist())
+
+
+FALLING = given([0.5, 0.25, 0.125, 0.125])
+LOGITS = (2.0, -1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "left"),
+    [
+        ("top_p", 0.4, [1, 0, 0, 0]),
+        ("top_p", 0.7, [2 / 3, 1 / 3, 0, 0]),  # 0.5 does not reach 0.7, 0.75 does
+        ("top_p", 0.8, [4 / 7, 2 / 7, 1 / 7, 0]),  # of two alike the first is kept
+        ("top_p", 1.0, [0.5, 0.25, 0.125, 0.125]),
+        ("top_k", 1, [1, 0, 0, 0]),
+        ("top_k", 2, [2 / 3, 1 / 3, 0, 0]),
+        ("top_k", 3, [0.5, 0.25, 0.125, 0.125]),  # both that tie for the third place
+        ("top_k", 100, [0.5, 0.25, 0.125, 0.125]),  # there are four tokens
+        ("min_p", 0.4, [2 / 3, 1 / 3, 0, 0]),  # 0.4 of 0.5 is 0.2
+        ("min_p", 0.1, [0.5, 0.25, 0.125, 0.125]),
+        # Squares 1/4, 1/16, 1/64, 1/64 sum to 22/64.
+        ("scale", 2.0, [16 / 22, 4 / 22, 1 / 22, 1 / 22]),
+        ("scale", 0.0, [0.25, 0.25, 0.25, 0.25]),
+    ],
+)
+def test_worked_examples(name: str, value: float, left: list[float]) -> None:
+    assert changed(name, FALLING, value) == pytest.approx(left)
+
+
+def test_tokens_are_kept_wherever_they_stand() -> None:
+    assert changed("top_p", given([0.125, 0.5, 0.125, 0.25]), 0.7) == pytest.approx(
+        [0, 2 / 3, 0, 1 / 3]
+    )
+
+
+def test_the_temperature_left_out() -> None:
+    sound = of_logits([2.0, -1.0, 1.0], 2.0, [0])
+    assert changed("raw_temperature", sound) == softmax(*LOGITS)
+    # Dividing log-probs by 2 takes roots of probabilities, which sum to more than one.
+    raw = np.exp(LOGITS) / np.exp(LOGITS).sum()
+    roots = changed("temperature_on_logprobs", sound)
+    assert roots == pytest.approx(np.sqrt(raw).tolist())
+    assert sum(roots) > 1.1
+
+
+def test_a_repetition_penalty_divides_or_multiplies_what_was_seen() -> None:
+    # Tokens 0 (in the prompt) and 1 were seen: 2 / 2 = 1 and -1 * 2 = -2; all over temperature 2.
+    sound = of_logits([2.0, -1.0, 1.0], 2.0, [0, 1, 1])
+    assert changed("repetition_penalty", sound, 2.0) == softmax(0.5, -1.0, 0.5)
+
+
+def test_presence_and_frequency_count_what_was_generated() -> None:
+    # Token 2 is of the prompt and stays; token 0 was generated twice: 2 - 1 = 1, or 2 - 2 = 0.
+    sound = of_logits([2.0, -1.0, 1.0], 2.0, [2, 0, 0])
+    assert changed("presence_penalty", sound, 1.0) == softmax(0.5, -0.5, 0.5)
+    assert changed("frequency_penalty", sound, 1.0) == softmax(0.0, -0.5, 0.5)
+
+
+def test_penalties_leave_the_sound_distribution_as_it_is() -> None:
+    sound = of_logits([2.0, -1.0, 1.0], 2.0, [0, 1, 2])
+    before = sound.logp.copy()
+    for name in ROW_CHANGES:
+        ROW_CHANGES[name](sound, 1.5)
+        np.testing.assert_array_equal(sound.logp, before, name)
+
+
+def test_a_softcap_bends_logits_before_the_temperature() -> None:
+    sound = of_logits([2.0, -1.0, 1.0], 2.0, [0])
+    # 2 tanh(x / 2) is 1.5232, -0.9242, 0.9242 at 2, -1, 1.
+    assert changed("softcap", sound, 2.0) == pytest.approx(
+        (np.exp([0.76159, -0.46212, 0.46212]) / np.exp([0.76159, -0.46212, 0.46212]).sum()), 1e-4
+    )
+
+
+def test_phantom_rows_take_probability() -> None:
+    # Logits ln 2, 0, 0 sum to 4 in the exponent; four more zeros double that.
+    sound = of_logits([np.log(2), 0.0, 0.0], 1.0, [0])
+    assert changed("phantom_rows", sound, 4.0) == pytest.approx([0.25, 0.125, 0.125])
+
+
+def test_a_log_softmax_in_bfloat16() -> None:
+    # 1.003 is 1 in bfloat16; the normaliser of (0, -1) is 0.3133, between 0.3125 and 0.3145.
+    sound = of_logits([1.003, 0.0], 1.0, [0])
+    assert ROW_CHANGES["bfloat16_log_softmax"](sound, 0.0)[0].tolist() == [-0.3125, -1.3125]
+
+
+def test_an_unknown_normaliser_gives_no_numbers_where_one_is_needed() -> None:
+    needs = {"softcap", "repetition_penalty", "phantom_rows", "bfloat16_log_softmax"}
+    found = {
+        name: np.isnan(change(given([0.5, 0.25, 0.25]), 1.5)).all()
+        for name, change in ROW_CHANGES.items()
+    }
+    assert {name for name, unknown in found.items() if unknown} == needs
+
+
+def test_distributions_of_a_capture() -> None:
+    rows = rows_of(3, 3)  # token ids 0, 1, 2 and 3, 4, 5
+    capture = Capture(
+        rows,
+        np.full(6, -1.0, np.float32),
+        np.array([1, 5]),
+        np.log(np.array([[0.5, 0.5], [0.25, 0.75]], np.float32)),
+        probe_lse=np.array([2.0, 3.0], np.float32),
+    )
+    found = distributions_of(capture, np.array([1]), 0.5)
+    assert [seen.tolist() for seen in found.seen] == [[3, 4]]
+    assert found.generated_from.tolist() == [1]
+    assert np.exp(found.logp) == pytest.approx(np.array([[0.25, 0.75]]))
+    # (ln 0.25 + 3) * 0.5 and (ln 0.75 + 3) * 0.5
+    assert found.logits == pytest.approx(np.array([[0.80685, 1.35616]]), abs=1e-5)
