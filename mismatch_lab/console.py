@@ -36,8 +36,9 @@ SHOWN = (
     "train_ref",
 )
 
-WIDE = 120
-"""Columns of a terminal from which on the table also says what an edge compares."""
+WIDE = 160
+"""Columns of a terminal from which on the table also says what an edge compares: in fewer, numbers
+would be cut short for it."""
 
 
 @contextmanager

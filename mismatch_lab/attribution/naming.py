@@ -247,7 +247,8 @@ def fallback_decode(inquiry: Inquiry, updated: bool) -> Cause:
 
 def own_cause(own: Disagreement, localisation: Localisation | None) -> Cause:
     """The cause of a trainer that contradicts itself; without a place of its own, where the
-    trainer's modules leave their floor first."""
+    trainer's modules leave their floor first.
+    """
     location = own.location
     if location is None and localisation is not None and localisation.side == "train":
         location = localisation.first_divergent_module

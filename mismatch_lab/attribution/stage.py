@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mismatch_lab.attribution.attribute import BUDGET_S, Attributor, Measured
+from mismatch_lab.attribution.attribute import BUDGET_S, attribute
+from mismatch_lab.attribution.inquest import Measured
 from mismatch_lab.attribution.suspects import SUSPECTS, charge_of, noise_of
 from mismatch_lab.attribution.token_patterns import token_patterns
 from mismatch_lab.captures.capture import Capture
@@ -46,10 +47,14 @@ def with_causes(
         if not spoiled:
             return findings
         verdict = verdict.model_copy(update=spoiled)
-    found = Attributor(
-        run, out, _measured(run, out, captures, findings, floor), _rerun(run, out, on_event, after_task),
+    found = attribute(
+        run,
+        out,
+        _measured(run, out, captures, findings, floor),
+        _rerun(run, out, on_event, after_task),
         on_event,
-    ).attribute(BUDGET_S if budget_s is None else budget_s)  # fmt: skip
+        BUDGET_S if budget_s is None else budget_s,
+    )
     verdict = verdict.model_copy(
         update={
             "causes": found.causes,

@@ -19,6 +19,8 @@ from mismatch_lab.schema import Cause, Observation
 
 Ids = NDArray[np.int32]
 
+NAMES: dict[Side, str] = {"infer": "engine", "train": "trainer"}
+
 KIN = 0.5
 """Rows are of one conversation if their answers share this much of the shorter one, from either
 end."""
@@ -69,7 +71,8 @@ class TokenIds:
 def differing_ids(infer: Capture, train: Capture) -> TokenIds | None:
     """Where ids differ; None if they agree, or if most rows are not of one conversation."""
     a, b = infer.rows, train.rows
-    if a.n_rows != b.n_rows:
+    alike = np.array_equal(a.row_offsets, b.row_offsets)
+    if a.n_rows != b.n_rows or (alike and np.array_equal(a.token_ids, b.token_ids)):
         return None
     same, kin = [], 0
     prompts: list[Difference] = []
@@ -124,8 +127,11 @@ def token_id_causes(found: TokenIds, infer: Capture, train: Capture) -> list[Cau
     if found.prompts:
         doubled = {d.doubled for d in found.prompts}
         side = doubled.pop() if len(doubled) == 1 else None
-        more = ": one side has the first token twice" if side else ""
-        why = f"The prompts of {len(found.prompts)} of {found.n_rows} rows have other ids{more}."
+        more = f": the {NAMES[side]} has the first token twice" if side else ""
+        why = (
+            f"The prompts of {len(found.prompts)} of {found.n_rows} rows have other ids{more}. "
+            f"{_first(found.prompts[0], 'prompt', text)}"
+        )
         evidence = _evidence(found.prompts, found.n_rows, "prompt", text)
         causes.append(build_cause("prompt-template", side or "both", 0.95, why, evidence))
     if found.answers:
@@ -133,7 +139,8 @@ def token_id_causes(found: TokenIds, infer: Capture, train: Capture) -> list[Cau
         spelt = ", spelling the same text" if all(told) else ""
         why = (
             f"The answers of {len(found.answers)} of {found.n_rows} rows have other ids{spelt}: "
-            "the trainer scores tokens that the engine did not sample."
+            "the trainer scores tokens that the engine did not sample. "
+            f"{_first(found.answers[0], 'answer', text)}"
         )
         evidence = _evidence(found.answers, found.n_rows, "answer", text)
         evidence.append(
@@ -153,10 +160,6 @@ def _evidence(
     differences: list[Difference], n_rows: int, part: str, text: Mapping[int, str]
 ) -> list[Observation]:
     first = differences[0]
-    pair = " and ".join(
-        f"{_token(ids, first.at, text)} in the {side}'s"
-        for side, ids in (("engine", first.infer), ("trainer", first.train))
-    )
     longer = [d.longer_by for d in differences]
     return [
         Observation(
@@ -165,7 +168,8 @@ def _evidence(
             expected="0",
         ),
         Observation(
-            observation=f"first differing position in the {part} of row {first.row}: {pair}",
+            observation=f"first differing position in the {part} of row {first.row}: "
+            f"{_pair(first, text)}",
             value=first.at,
             expected="none",
         ),
@@ -176,6 +180,19 @@ def _evidence(
             expected="0",
         ),
     ]
+
+
+def _first(difference: Difference, part: str, text: Mapping[int, str]) -> str:
+    where = f"position {difference.at} of the {part} of row {difference.row}"
+    return f"First at {where}: {_pair(difference, text)}."
+
+
+def _pair(difference: Difference, text: Mapping[int, str]) -> str:
+    """Both sides' tokens at the first differing position."""
+    sides = (("engine", difference.infer), ("trainer", difference.train))
+    return " and ".join(
+        f"{_token(ids, difference.at, text)} in the {side}'s" for side, ids in sides
+    )
 
 
 def _token(ids: Ids, at: int, text: Mapping[int, str]) -> str:

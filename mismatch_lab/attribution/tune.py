@@ -74,7 +74,7 @@ def _golden(at: Callable[[float], float], low: float, high: float, *, logarithmi
 
 def _secant(at: Callable[[float], float], found: dict[float, Fit]) -> None:
     """Go to where the predicted change is there at the size predicted: slope 1."""
-    for _ in range(SECANT_STEPS):
+    for _ in range(SECANT_STEPS if len(found) > 1 else 0):
         best, second = sorted(found, key=at)[:2]
         rise = found[second].slope - found[best].slope
         if rise == 0 or found[best].slope == 1:

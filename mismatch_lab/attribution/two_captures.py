@@ -18,7 +18,7 @@ from mismatch_lab.attribution.simulate import Prediction
 from mismatch_lab.attribution.suspects import SMALLEST_NATS
 from mismatch_lab.attribution.token_changes import TOKEN_CHANGES, Float64
 from mismatch_lab.attribution.token_patterns import IMPOSSIBLE, TokenPattern, token_patterns
-from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.captures.capture import Capture, Int64, Rows, chosen_rows
 from mismatch_lab.schema import Cause, Confirmation, Observation
 
 NOT_SEEN = (
@@ -26,6 +26,9 @@ NOT_SEEN = (
     "wrong inside the model, its weights or its sampling needs modules or a reference: "
     "mismatch-lab diagnose."
 )
+
+MOST_TOKENS = 1 << 16
+"""Larger captures are looked at in part."""
 
 FEWEST_PROBES = 4
 """Distributions at tokens that differ, needed to say whether a side agrees with its own."""
@@ -44,10 +47,14 @@ Values = Mapping[Side, Float64]
 
 def causes_of_two(infer: Capture, train: Capture) -> list[Cause]:
     """Causes that two captures of the same tokens show, the surest first."""
-    rows = infer.rows
+    chosen = looked_at(infer.rows)
+    parts: list[tuple[Side, Capture]] = [
+        ("infer", chosen_rows(infer, chosen)),
+        ("train", chosen_rows(train, chosen)),
+    ]
+    rows = parts[0][1].rows
     values: dict[Side, Float64] = {
-        "infer": np.where(rows.sampled, infer.logp.astype(np.float64), np.nan),
-        "train": np.where(rows.sampled, train.logp.astype(np.float64), np.nan),
+        side: np.where(rows.sampled, part.logp.astype(np.float64), np.nan) for side, part in parts
     }
     if not _apart(values) > 0:
         return []
@@ -55,9 +62,17 @@ def causes_of_two(infer: Capture, train: Capture) -> list[Cause]:
     causes = _constants(values, grids, rows)
     if not _apart(values) > SMALLEST_NATS:  # the constants were all there was
         return causes
-    causes += _shifted(values, rows, off_their_distribution(infer, train))
+    shift = _shift(values, rows)
+    if shift is not None:
+        causes.append(_shifted(shift, off_their_distribution(infer, train)))
     causes += _rounded(values, grids, rows)
     return sorted(causes, key=lambda cause: -cause.confidence)
+
+
+def looked_at(rows: Rows) -> Int64:
+    """Rows that are looked at, spread evenly: defects of these kinds touch many."""
+    share = min(1.0, MOST_TOKENS / rows.n_tokens)
+    return np.linspace(0, rows.n_rows - 1, max(1, int(share * rows.n_rows))).astype(np.int64)
 
 
 def off_their_distribution(infer: Capture, train: Capture) -> Side:
@@ -137,12 +152,14 @@ def _is_placeholder(pattern: TokenPattern, observed: Float64, grid: Grid | None)
     return not rounded and pattern.tokens.sum() >= CONTRADICTED * (observed == pattern.value).sum()
 
 
-def _shifted(values: Values, rows: Rows, side: Side) -> list[Cause]:
-    """One side's log-probs are those of the next or the last token of the other's."""
+def _shift(values: Values, rows: Rows) -> Fit | None:
+    """The fit of one side's log-probs to the other's neighbours, where it is a good one."""
     found = [_shift_fit(values, rows, by) for by in (-1.0, 1.0)]
     best = min((f for f in found if f), key=lambda f: f.residual_nats, default=None)
-    if best is None or best.explained < MOSTLY:
-        return []
+    return best if best is not None and best.explained >= MOSTLY else None
+
+
+def _shifted(best: Fit, side: Side) -> Cause:
     where = f" {best.extent}" if best.extent else ""
     way = "before" if best.explanation[0].tokens[0].value < 0 else "after"
     said = f"The trainer's log-probs are the engine's of the token {way}{where}."
@@ -153,7 +170,7 @@ def _shifted(values: Values, rows: Rows, side: Side) -> list[Cause]:
         before=best.sound_nats,
         after=best.residual_nats,
     )
-    return [build_cause("shift-by-one", side, 0.95, said, [_explained(best)], [moved])]
+    return build_cause("shift-by-one", side, 0.95, said, [_explained(best)], [moved])
 
 
 def _shift_fit(values: Values, rows: Rows, by: float) -> Fit | None:

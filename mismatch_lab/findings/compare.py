@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mismatch_lab.attribution.token_ids import TokenIds, differing_ids, token_id_causes
-from mismatch_lab.attribution.two_captures import NOT_SEEN, causes_of_two
+from mismatch_lab.attribution.two_captures import NOT_SEEN, causes_of_two, looked_at
 from mismatch_lab.attribution.verdict import Decision, Evidence, decide
 from mismatch_lab.captures.capture import Capture, chosen_rows
 from mismatch_lab.findings.edges import measure_pair
@@ -34,7 +34,12 @@ def compare_findings(
     if decision.status != "error":
         decision = _with_causes(decision, causes_of_two(infer, train))
     routing = measure_routing({"prefill": infer, "train": train})
-    return _findings(names, edges, routing, decision, DEEPER)
+    found = _findings(names, edges, routing, decision, DEEPER)
+    seen, rows = len(looked_at(infer.rows)), infer.rows.n_rows
+    if seen == rows:
+        return found
+    part = f"Causes were looked for in {seen} of {rows} rows, spread evenly."
+    return found.model_copy(update={"notes": [*found.notes, part]})
 
 
 def _with_causes(decision: Decision, causes: list[Cause]) -> Decision:

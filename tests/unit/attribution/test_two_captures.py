@@ -7,7 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mismatch_lab.attribution.two_captures import causes_of_two, off_their_distribution
+from mismatch_lab.attribution import two_captures
+from mismatch_lab.attribution.two_captures import (
+    causes_of_two,
+    looked_at,
+    off_their_distribution,
+)
 from mismatch_lab.captures.capture import Capture, Rows
 
 ROWS, ANSWER = 12, 30
@@ -158,3 +163,10 @@ def test_both_sides_on_a_grid_are_told_of_both() -> None:
     one = with_logp(sound(), np.round(sound().logp, 2))
     other = with_logp(sound(), np.round(noisy(sound(), 0.1).logp, 2))
     assert named(one, other) == [("logprob-precision", "both")]
+
+
+def test_large_captures_are_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert looked_at(sound().rows).tolist() == list(range(ROWS))
+    monkeypatch.setattr(two_captures, "MOST_TOKENS", 31 * 4)  # four of the rows, of 31 tokens each
+    assert looked_at(sound().rows).tolist() == [0, 3, 7, 11]
+    assert named(sound(), moved(noisy(sound(), 0.02), -1)) == [("shift-by-one", "both")]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.captures.capture import Capture, Rows, chosen_rows
 from mismatch_lab.errors import CaptureError
 
 
@@ -67,3 +67,15 @@ def test_a_tap_of_another_length_is_named(capture: Capture) -> None:
 def test_a_log_prob_above_zero_is_no_log_prob(capture: Capture) -> None:
     with pytest.raises(CaptureError, match=r"above 0 \(max 0.5\)"):
         replace(capture, logp=np.full(6, 0.5, np.float32)).validate("here")
+
+
+def test_chosen_rows_come_in_the_order_asked_for(capture: Capture) -> None:
+    turned = chosen_rows(capture, np.array([1, 0]))
+    assert turned.rows.token_ids.tolist() == [8, 9, 10, 5, 6, 7]
+    assert turned.rows.row_offsets.tolist() == [0, 3, 6]
+    assert turned.rows.sampled.tolist() == [*capture.rows.sampled[3:], *capture.rows.sampled[:3]]
+    np.testing.assert_array_equal(turned.logp, np.roll(capture.logp, 3))
+    second = chosen_rows(capture, np.array([1]))
+    assert second.rows.row_offsets.tolist() == [0, 3]
+    assert second.rows.prompt_lengths.tolist() == [capture.rows.prompt_lengths[1]]
+    turned.validate("turned")

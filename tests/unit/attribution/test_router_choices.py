@@ -1,0 +1,97 @@
+"""Choices of routers against their own logits and against the reference's, by hand.
+
+Two rows of three tokens, one layer, four experts, two of them chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import answered
+
+from mismatch_lab.attribution.router_choices import RouterChoices, router_choices
+from mismatch_lab.captures.capture import Capture
+
+LOGITS = [3.0, 2.0, 1.0, 0.0]
+"""Experts 0 and 1 are the top two; the deviation is sqrt(1.25) = 1.118."""
+
+
+def side(
+    chosen: list[tuple[int, int]], logits: list[float] | None = None, logp: float = -1.0
+) -> Capture:
+    return replace(
+        answered([logp, logp], [-1.0, -1.0]),
+        router_topk=np.array(chosen, np.int16).reshape(6, 1, 2),
+        router_logits=np.array([[logits or LOGITS]] * 6, np.float32),
+    )
+
+
+TOP = [(0, 1)] * 6
+REFERENCE = side(TOP)
+
+
+def choices(of: Capture) -> RouterChoices:
+    found = router_choices(of, REFERENCE)
+    assert found is not None
+    return found
+
+
+def test_a_sound_router() -> None:
+    found = choices(side([(1, 0), *TOP[1:]]))  # in either order
+    assert (found.against_own_logits, found.directed, found.first_layer) == (0, 0, None)
+    assert (found.changed, found.gate_error, found.quiet_nats) == (0, 0, 0)
+    assert np.isnan(found.margin)
+    assert np.isnan(found.loud_nats)  # nothing comes after a change
+
+
+def test_a_bias_moves_all_choices_one_way() -> None:
+    found = choices(side([(0, 2), (0, 1), (0, 2), *TOP[3:]]))
+    # 2 of 6 choices take expert 2 for expert 1: 2 nats of the 2 that moved, both ways.
+    assert found.against_own_logits == pytest.approx(1 / 3)
+    assert found.directed == 1.0
+    assert found.margin == pytest.approx(1 / np.sqrt(1.25))
+    assert found.first_layer == 0
+    assert found.changed == pytest.approx(1 / 3)
+
+
+def test_flips_go_either_way() -> None:
+    tied = [3.0, 1.1, 1.0, 0.0]
+    other = np.array([3.0, 1.0, 1.1, 0.0], np.float32)
+    flipped = side([(0, 2), (0, 1), *TOP[2:]], tied)
+    assert flipped.router_logits is not None
+    flipped.router_logits[1, 0] = other
+    found = choices(flipped)
+    # Expert 2 gains once and loses once: nothing on balance.
+    assert (found.directed, found.first_layer) == (0, 0)
+    assert found.margin == pytest.approx(0.1 / np.std(tied), rel=1e-4)
+
+
+def test_equal_logits_may_be_taken_either_way() -> None:
+    found = choices(side([(0, 2), *TOP[1:]], [3.0, 1.0, 1.0, 0.0]))
+    assert found.against_own_logits == 0
+
+
+def test_errors_before_and_after_a_change_of_choices() -> None:
+    # The input at token 0 of row 0 goes to other experts: tokens 1 and 2 are behind it.
+    found = choices(side([(2, 3), *TOP[1:]], logp=-1.5))
+    assert (found.loud_nats, found.quiet_nats) == (0.5, 0.0)
+    later = choices(side([TOP[0], TOP[1], (2, 3), *TOP[3:]], logp=-1.5))
+    assert np.isnan(later.loud_nats)  # nothing follows the last token of a row
+    assert later.quiet_nats == 0.25  # 0.5, 0.5, 0, 0
+
+
+def test_the_first_routers_logits_are_compared() -> None:
+    assert choices(side(TOP, [3.3, 2.2, 1.1, 0.0])).gate_error == pytest.approx(0.1, rel=1e-5)
+
+
+def test_unrecorded_tokens_are_left_out() -> None:
+    found = choices(side([(-1, -1), (0, 2), *TOP[2:]]))
+    assert found.against_own_logits == pytest.approx(1 / 5)
+    assert found.changed == pytest.approx(1 / 5)
+
+
+def test_a_dense_model_has_none() -> None:
+    assert router_choices(answered([-1.0]), REFERENCE) is None
+    assert router_choices(REFERENCE, answered([-1.0])) is None
