@@ -58,8 +58,9 @@ def distributions_of(capture: Capture, probes: Int64, temperature: float) -> Dis
 def log_softmax(logits: Float64) -> Float64:
     """Along the last axis; -inf stays -inf."""
     peak = logits.max(axis=-1, keepdims=True)
-    total = np.log(np.exp(logits - peak).sum(axis=-1, keepdims=True))
-    return np.asarray(logits - peak - total)
+    with np.errstate(invalid="ignore"):  # a row of -inf alone stays NaN: nothing is left of it
+        total = np.log(np.exp(logits - peak).sum(axis=-1, keepdims=True))
+        return np.asarray(logits - peak - total)
 
 
 def raw_temperature(sound: Distributions, _value: float) -> Float64:

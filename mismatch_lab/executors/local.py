@@ -148,7 +148,8 @@ def end(process: subprocess.Popen[str]) -> None:
     """Whatever happened, nothing of the worker's session is left."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            pipe.close()
+            with contextlib.suppress(BrokenPipeError):  # a dead worker's, with a job unread in it
+                pipe.close()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

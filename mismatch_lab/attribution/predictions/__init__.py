@@ -48,6 +48,21 @@ PREDICTIONS: dict[str, Callable[[Clues], list[Hypothesis]]] = {
 """cause -> its hypotheses, cheapest experiments first. Another one is one function and one row."""
 
 
+IN_SAMPLING_ALONE = (
+    "logprob-precision",
+    "shift-by-one",
+    "terminal-token",
+    "raw-logprobs-temperature",
+    "sampler-truncation",
+    "sampling-penalties",
+    "sliding-window",
+    "kv-cache-quantisation",
+    "stale-weights",
+)
+"""Rows that can make sampling differ from re-scoring; anything else is wrong with both."""
+
+
 def hypotheses_for(clues: Clues) -> list[Hypothesis]:
     """Everything that could be wrong with a suspect and can be simulated."""
-    return [h for predict in PREDICTIONS.values() for h in predict(clues)]
+    rows = IN_SAMPLING_ALONE if clues.suspect == "decode" else tuple(PREDICTIONS)
+    return [h for row in rows for h in PREDICTIONS[row](clues)]

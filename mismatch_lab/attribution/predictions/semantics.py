@@ -39,9 +39,9 @@ def truncation(clues: Clues) -> list[Hypothesis]:
             Hypothesis("sampler-truncation", f"renormalised over top-p {declared:g}", rows=change)
         ]
     grids = {
-        "top_p": Search((0.5, 0.7, 0.8, 0.9, 0.95, 0.99), "linear"),
-        "top_k": Search((1, 2, 3, 5, 8, 10, 20, 40, 50, 64, 100), "no"),
-        "min_p": Search((0.01, 0.02, 0.05, 0.1, 0.2), "log"),
+        "top_p": Search((0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99), "linear"),
+        "top_k": Search((1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 30, 40, 50, 64, 100), "no"),
+        "min_p": Search((0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8), "log"),
     }
     return [
         Hypothesis(
@@ -60,9 +60,9 @@ def penalties(clues: Clues) -> list[Hypothesis]:
     if clues.suspect != "decode":
         return []
     grids = {
-        "repetition_penalty": Search((0.8, 0.95, 1.02, 1.05, 1.1, 1.2, 1.5), "log"),
-        "presence_penalty": Search((0.1, 0.5, 1.0, 1.5), "log"),
-        "frequency_penalty": Search((0.1, 0.5, 1.0, 1.5), "log"),
+        "repetition_penalty": Search((0.8, 0.95, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0), "log"),
+        "presence_penalty": Search((0.05, 0.1, 0.5, 1.0, 1.5, 2.0), "log"),
+        "frequency_penalty": Search((0.05, 0.1, 0.5, 1.0, 1.5, 2.0), "log"),
     }
     return [
         Hypothesis(

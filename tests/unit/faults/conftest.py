@@ -21,7 +21,7 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 1,
     "bos_token_id": None,
 }
-ROWS, LENGTH = 3, 48
+ROWS, LENGTH = 3, 64
 
 
 def config_of(model_type: str) -> Any:
@@ -81,7 +81,7 @@ def build(model_type: str) -> Any:
 
 
 def token_logp(model: Any) -> np.ndarray[Any, Any]:
-    """[3, 47] log-probs of the next tokens of fixed rows."""
+    """[3, 63] log-probs of the next tokens of fixed rows."""
     import torch
 
     ids = torch.randint(2, 96, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))

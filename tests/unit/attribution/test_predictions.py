@@ -1,0 +1,241 @@
+"""Every cause predicts what the model's config warrants, in terms that can be tried."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+import pytest
+from builders import clues
+
+from mismatch_lab.attribution import predictions
+from mismatch_lab.attribution.causes import CAUSES
+from mismatch_lab.attribution.clues import Clues
+from mismatch_lab.attribution.hypotheses import Hypothesis
+from mismatch_lab.attribution.predictions import PREDICTIONS, hypotheses_for
+from mismatch_lab.attribution.row_changes import ROW_CHANGES
+from mismatch_lab.attribution.token_changes import TOKEN_CHANGES
+from mismatch_lab.engines.alterations import ALTERATIONS
+from mismatch_lab.schema import Sampling
+
+YARN = {"rope_type": "yarn", "factor": 8.0}
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {"model_type": "llama"},
+    "gpt_oss": {
+        "model_type": "gpt_oss",
+        "num_local_experts": 8,
+        "sliding_window": 32,
+        "layer_types": ["full_attention", "sliding_attention"],
+        "rope_parameters": YARN,
+    },
+    "gemma2": {
+        "model_type": "gemma2",
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "sliding_window": 4096,
+    },
+    "tied": {"model_type": "llama", "tie_word_embeddings": True},
+}
+PROJECTIONS = ("model.layers.0.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj.weight")
+TENSORS = (*PROJECTIONS, "model.norm.weight")
+ANY_MODEL = {
+    "logprob-precision", "shift-by-one", "logit-scale", "logit-softcap", "vocab-padding",
+    "lm-head-precision", "norm-precision", "rope-precision", "rope-theta", "rope-scaling",
+    "weight-quantisation",
+}  # fmt: skip
+MOE = {
+    "router-precision", "router-renormalisation", "router-bias", "expert-bias", "expert-layout",
+}  # fmt: skip
+SAMPLING = {"sampler-truncation", "sampling-penalties"}
+ENGINE = {"kv-cache-quantisation"}
+
+
+def circumstances() -> list[Clues]:
+    """All suspects of all models, with everything that can be known of a run."""
+    known: dict[str, Any] = {
+        "sampling": Sampling(temperature=0.7),
+        "weights_before": "before",
+        "changed": TENSORS,
+        "terminal_value": 0.0,
+        "micro_batch": 4,
+    }
+    updates = (known, known | {"low_rank": PROJECTIONS}, known | {"sampling": Sampling(top_p=0.9)})
+    return [
+        clues(suspect, config, **update)
+        for suspect in ("train", "infer", "decode")
+        for config in MODELS.values()
+        for update in updates
+    ]
+
+
+def every() -> list[Hypothesis]:
+    return [h for one in circumstances() for h in hypotheses_for(one)]
+
+
+def causes_of(one: Clues) -> set[str]:
+    return {h.cause for h in hypotheses_for(one)}
+
+
+def labels(cause: str, one: Clues) -> list[str]:
+    return [h.label for h in PREDICTIONS[cause](one)]
+
+
+# ---- the table ---------------------------------------------------------------------------------
+
+
+def test_every_function_of_the_package_is_in_the_table() -> None:
+    functions = {
+        function
+        for info in iter_modules(predictions.__path__)
+        for _, function in inspect.getmembers(
+            import_module(f"{predictions.__name__}.{info.name}"), inspect.isfunction
+        )
+        if inspect.signature(function).return_annotation == "list[Hypothesis]"
+        and list(inspect.signature(function).parameters) == ["clues"]
+    }
+    assert functions == set(PREDICTIONS.values())
+    assert len(PREDICTIONS) == len(functions)
+    assert set(PREDICTIONS) <= set(CAUSES)
+
+
+def test_each_cause_of_the_table_is_predicted_of_some_run() -> None:
+    predicted = {h.cause for h in every()}
+    assert set(PREDICTIONS) <= predicted
+    # Kinds of others: a window in decoding alone, a graph with old weights, a head of its own.
+    assert predicted - set(PREDICTIONS) == {
+        "decode-prefill-divergence", "stale-graph", "untied-head",
+    }  # fmt: skip
+    assert predicted <= set(CAUSES)
+
+
+def test_what_is_predicted_can_be_tried() -> None:
+    for hypothesis in every():
+        assert {a.name for a in hypothesis.model} <= set(ALTERATIONS)
+        assert {c.name for c in hypothesis.rows} <= set(ROW_CHANGES)
+        assert {c.name for c in hypothesis.tokens} <= set(TOKEN_CHANGES)
+        assert hypothesis.model or hypothesis.rows or hypothesis.tokens or hypothesis.packing
+        assert hypothesis.label
+        if hypothesis.search is not None:
+            grid = hypothesis.search.grid
+            assert len(set(grid)) == len(grid) >= 2
+            assert hypothesis.search.refine != "log" or min(grid) > 0
+            assert hypothesis.at(grid[0]).value == grid[0]
+
+
+def test_no_two_hypotheses_of_a_run_are_the_same() -> None:
+    for one in circumstances():
+        found = [replace(h, cause="", label="") for h in hypotheses_for(one)]
+        assert len(set(found)) == len(found)
+
+
+def test_a_refined_number_counts_as_fitted() -> None:
+    for hypothesis in every():
+        refined = hypothesis.search is not None and hypothesis.search.refine != "no"
+        assert hypothesis.fitted == 1 or not refined, hypothesis.label
+
+
+# ---- what warrants what ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("llama", set()),
+        ("gpt_oss", MOE | {"attention-sinks-dropped", "sliding-window"}),
+        ("gemma2", {"attention-softcap", "sliding-window"}),
+    ],
+)
+def test_a_part_that_is_missing_is_not_wrong(model: str, more: set[str]) -> None:
+    config = MODELS[model]
+    assert causes_of(clues("infer", config)) == ANY_MODEL | ENGINE | more
+    assert causes_of(clues("train", config)) == ANY_MODEL | more
+    renamed = {"decode-prefill-divergence" if c == "sliding-window" else c for c in more}
+    assert causes_of(clues("decode", config)) == ANY_MODEL | ENGINE | SAMPLING | renamed
+
+
+def test_a_temperature_of_one_cannot_be_left_out() -> None:
+    assert labels("raw-logprobs-temperature", clues()) == []
+    assert len(labels("raw-logprobs-temperature", clues(sampling=Sampling(temperature=0.5)))) == 2
+
+
+def test_a_declared_top_p_is_what_is_tried() -> None:
+    (declared,) = PREDICTIONS["sampler-truncation"](clues(sampling=Sampling(top_p=0.9)))
+    assert [(c.name, c.value) for c in declared.rows] == [("top_p", 0.9)]
+    assert declared.search is None
+    assert len(labels("sampler-truncation", clues())) == 3  # top-p, top-k, min-p
+
+
+def test_widths_around_that_of_the_config() -> None:
+    found = PREDICTIONS["sliding-window"](clues("infer", MODELS["gpt_oss"]))
+    assert [h.model[0].value for h in found[:3]] == [0, 33, 31]
+    assert all(h.location == "model.layers.1.self_attn" for h in found)  # the first sliding layer
+    search = found[3].search
+    assert search is not None
+    assert 32.0 not in search.grid
+    assert {8.0, 16.0, 24.0, 64.0, 128.0} <= set(search.grid)
+    off = MODELS["gpt_oss"] | {"use_sliding_window": False}
+    assert labels("sliding-window", clues("infer", off)) == []
+    assert labels("sliding-window", clues("infer", {"sliding_window": None})) == []
+
+
+def test_a_cap_can_be_dropped_where_there_is_one_and_added_where_not() -> None:
+    there = PREDICTIONS["logit-softcap"](clues("infer", MODELS["gemma2"]))
+    assert [h.model[0].value for h in there] == [0.0, None]
+    assert there[1].search is not None
+    assert there[1].search.grid == (15.0, 24.0, 37.5, 60.0, 120.0)
+    (added,) = PREDICTIONS["logit-softcap"](clues("infer", MODELS["llama"]))
+    assert [c.name for c in added.rows] == ["softcap"]
+
+
+def test_scaling_can_be_lost_where_there_is_some() -> None:
+    assert len(labels("rope-scaling", clues("infer", MODELS["llama"]))) == 1
+    assert len(labels("rope-scaling", clues("infer", MODELS["gpt_oss"]))) == 3
+    older = {"rope_scaling": {"type": "linear", "factor": 2.0}}
+    assert len(labels("rope-scaling", clues("infer", older))) == 3
+
+
+def test_packing_takes_a_trainer_with_several_rows() -> None:
+    assert len(labels("packing-leak", clues("train", micro_batch=2))) == 2
+    assert labels("packing-leak", clues("train", micro_batch=1)) == []
+    assert labels("packing-leak", clues("infer", micro_batch=2)) == []
+
+
+def test_the_last_token_takes_a_constant() -> None:
+    assert labels("terminal-token", clues()) == []
+    (found,) = PREDICTIONS["terminal-token"](clues(terminal_value=0.0))
+    assert found.tokens[0].value == 0.0
+
+
+def test_old_weights_take_an_update() -> None:
+    stale = {"stale-weights", "stale-tensor", "adapter-not-delivered", "stale-graph", "untied-head"}
+    assert not causes_of(clues("infer", MODELS["tied"])) & stale
+    updated: dict[str, Any] = {"weights_before": "before", "changed": TENSORS}
+    assert causes_of(clues("infer", {}, **updated)) & stale == {"stale-weights", "stale-tensor"}
+    assert causes_of(clues("infer", MODELS["tied"], **updated)) & stale == {
+        "stale-weights", "stale-tensor", "untied-head",
+    }  # fmt: skip
+    assert causes_of(clues("decode", {}, **updated)) & stale == {"stale-graph"}
+    (all_old,) = PREDICTIONS["stale-weights"](clues("infer", {}, **updated))
+    assert (all_old.model[0].value, all_old.model[0].tensors) == ("before", None)
+    single = PREDICTIONS["stale-tensor"](clues("infer", {}, **updated))
+    assert [h.model[0].tensors for h in single] == [(name,) for name in TENSORS]
+
+
+def test_an_adapter_is_told_by_rank_or_by_what_it_changed() -> None:
+    low = clues("infer", weights_before="b", changed=TENSORS, low_rank=PROJECTIONS)
+    (missing,) = PREDICTIONS["adapter-not-delivered"](low)
+    assert missing.model[0].tensors == PROJECTIONS
+    assert len(labels("stale-weights", low)) == 1  # a norm changed too
+    projections = clues("infer", weights_before="b", changed=PROJECTIONS)
+    assert len(labels("adapter-not-delivered", projections)) == 1
+    assert labels("stale-weights", projections) == []  # the same, by its better name
+    assert labels("adapter-not-delivered", clues("infer", weights_before="b", changed=TENSORS)) == []
+
+
+def test_of_many_changed_tensors_none_is_tried_alone() -> None:
+    many = tuple(f"t{i}" for i in range(61))
+    assert labels("stale-tensor", clues("infer", weights_before="b", changed=many)) == []
+    assert len(labels("stale-tensor", clues("infer", weights_before="b", changed=many[1:]))) == 60
