@@ -88,7 +88,9 @@ class Inquest:
         if grid is not None:
             given = (*given, grid.hypothesis)
             rounded = rounded_sound(charge, grid, rows)
-            self.outcome.causes.append(cause_of_grid(charge, grid, rounded.error_nats))
+            coarse = cause_of_grid(charge, grid, rounded.error_nats)
+            if (coarse.id, coarse.side) not in {(c.id, c.side) for c in self.outcome.causes}:
+                self.outcome.causes.append(coarse)  # once, however often the side is searched
             charge = rounded
         world = World(self.lab, own, self.temperature)
         return investigate(charge, self._clues(charge), rows, world, given)

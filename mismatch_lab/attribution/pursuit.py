@@ -34,6 +34,12 @@ WORTHWHILE = 0.6
 AS_GOOD = 1.15
 """Residuals within this factor of the best are ties, as far as the data can say."""
 
+COARSE_NATS = 1e-4
+"""Noise above this is that of half precision."""
+
+NEARLY = 0.95
+"""Share of the error that an explanation in half precision need remove."""
+
 MOSTLY = 0.8
 """An explanation of this share is kept; what is left is looked for among all hypotheses again."""
 
@@ -117,8 +123,12 @@ class Search:
         return pursuit
 
     def enough(self, found: Fit) -> bool:
-        """Whether nothing but noise is left."""
-        return found.residual_nats <= self.noise_nats
+        """Whether nothing but noise is left.
+
+        In half precision a defect also changes what rounding does: a small rest is that.
+        """
+        coarse = self.noise_nats > COARSE_NATS and found.explained >= NEARLY
+        return coarse or found.residual_nats <= self.noise_nats
 
     def _extended(self, frontier: list[Fit], hopeful: list[Hypothesis]) -> list[Fit]:
         promising = sorted(frontier, key=_promise)[:BEAM]

@@ -85,7 +85,6 @@ class Made:
 
 
 Make = Callable[..., Made]
-Rerun = Callable[[SideSpec, str], Capture]
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +92,7 @@ def reruns(monkeypatch: pytest.MonkeyPatch) -> list[SideSpec]:
     """Nothing starts a process; sides asked for again cannot be run, and are listed."""
     asked: list[SideSpec] = []
 
-    def refuse(spec: SideSpec, _name: str) -> Capture:
+    def refuse(spec: SideSpec, _name: str, _train_mode: bool) -> Capture:
         asked.append(spec)
         raise EngineError("no such side")
 
@@ -141,16 +140,16 @@ def test_healthy_sides_need_no_explanation(make: Make) -> None:
     assert found.verdict.experiments == []
 
 
-def test_log_probs_of_scaled_logits_while_sampling(make: Make) -> None:
-    found = make(engine_args=("defect=decode",)).attributed()
+def test_sampling_that_leaves_the_temperature_out(make: Make) -> None:
+    found = make(engine_args=("defect=temperature_raw",), temperature=0.6).attributed()
     cause = only(found)
-    assert (cause.id, cause.side) == ("logit-scale", "infer")
+    assert (cause.id, cause.side) == ("raw-logprobs-temperature", "infer")
     assert cause.confidence > 0.9
-    assert "1.5" in cause.why  # logits times 1 + 0.5
     (confirmed,) = cause.confirmed_by
     assert confirmed.after < 1e-3 * confirmed.before
-    assert found.verdict.ruled_out
-    assert "logit-scale" not in {r.id for r in found.verdict.ruled_out}
+    ruled_out = {r.id for r in found.verdict.ruled_out}
+    assert "sampling-penalties" in ruled_out
+    assert cause.id not in ruled_out
 
 
 def test_a_trainer_that_leaves_the_temperature_out(make: Make) -> None:
@@ -167,13 +166,11 @@ def test_a_random_trainer(make: Make, reruns: list[SideSpec]) -> None:
     assert "could not be run" in found.verdict.experiments[0].result
 
 
-def test_a_changed_tensor_is_loaded_again(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_changed_tensor_is_loaded_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make(trainer_args=("defect=tensor",))
     asked: list[SideSpec] = []
 
-    def rerun(spec: SideSpec, _name: str) -> Capture:
+    def rerun(spec: SideSpec, _name: str, _train_mode: bool) -> Capture:
         asked.append(spec)
         return made.sound_train()
 
@@ -184,6 +181,20 @@ def test_a_changed_tensor_is_loaded_again(
     assert cause.confidence == 0.95
     assert cause.confirmed_by[-1].after < 1e-3 * cause.confirmed_by[-1].before
     assert [spec.resync for spec in asked] == [(TENSOR,)]
+
+
+def test_a_coarse_format_is_named_once_however_often_it_is_met(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(trainer_args=("defect=tensor",))
+
+    def rounded(capture: Capture) -> Capture:
+        return replace(capture, logp=np.round(capture.logp, 2))
+
+    made.captures["train"] = rounded(made.captures["train"])
+    monkeypatch.setattr(stage, "_rerun", lambda *_: lambda *_: rounded(made.sound_train()))
+    found = told(made.attributed())
+    assert sorted(found) == [("logprob-precision", "train"), ("stale-tensor", "train")]
 
 
 def test_constants_among_log_probs_are_a_mismatch_whatever_the_average(make: Make) -> None:

@@ -71,7 +71,10 @@ def test_what_a_named_cause_leaves_unexplained(cause: str, left: tuple[str, ...]
 
 
 def test_several_causes_explain_together() -> None:
-    differ = ("model.layers.0.mlp.experts.gate_up_proj", "model.layers.0.mlp.experts.down_proj_bias")
+    differ = (
+        "model.layers.0.mlp.experts.gate_up_proj",
+        "model.layers.0.mlp.experts.down_proj_bias",
+    )
     assert unexplained(differ, {"expert-layout", "expert-bias"}) == ()
     assert unexplained(differ, set()) == differ
 

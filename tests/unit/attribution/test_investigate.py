@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from builders import AdditiveWorld, a_charge, clues, rows_of
 
-from mismatch_lab.attribution import investigate as module
 from mismatch_lab.attribution.hypotheses import Explanation
 from mismatch_lab.attribution.investigate import Inquiry, investigate
-from mismatch_lab.attribution.simulate import Prediction
+from mismatch_lab.attribution.predictions import hypotheses_for
+from mismatch_lab.attribution.simulate import Prediction, World
 from mismatch_lab.attribution.suspects import Charge
 from mismatch_lab.attribution.token_changes import Float64
 
 ROWS = rows_of(*[5] * 10)
 LAST = ROWS.row_offsets[1:] - 1
-SOUND = -0.501 - 0.01 * np.arange(50)
+SOUND: Float64 = -0.501 - 0.01 * np.arange(50.0)
 SOUND[ROWS.row_offsets[:-1]] = np.nan
 ALTERNATING = np.where(np.arange(50) % 2, 0.3, -0.3)
 SINKS = np.where(np.arange(50) % 3, 0.2, -0.3)
@@ -97,9 +97,9 @@ class InLayers(AdditiveWorld):
     def predict(self, explanation: Explanation) -> Prediction | None:
         if any(h.cause != "attention-sinks-dropped" for h in explanation):
             return None
-        layers = [h.model[0].layers for h in explanation]
         flat = np.flatnonzero(np.isfinite(SOUND))
-        change = {(): 0.0, ((1,),): SINKS}.get(tuple(layers), ALTERNATING)  # type: ignore[call-overload]
+        layers = [h.model[0].layers for h in explanation]
+        change = SINKS if layers == [(1,)] else ALTERNATING
         return Prediction(flat, (SOUND + change)[flat])
 
 
@@ -119,11 +119,9 @@ def test_a_budget_that_ends_is_told() -> None:
 
 
 def test_known_defects_hold_beside_what_is_found() -> None:
-    known = module.hypotheses_for(clues("train", GPT_OSS))[0]
+    known = hypotheses_for(clues("train", GPT_OSS))[0]
     both = AdditiveWorld(SOUND, {known.cause: 0 * SINKS, "attention-sinks-dropped": SINKS})
-    found = investigate(
-        charge_of(SOUND + SINKS), clues("train", GPT_OSS), ROWS, both, (known,)
-    )
+    found = investigate(charge_of(SOUND + SINKS), clues("train", GPT_OSS), ROWS, both, (known,))
     assert [h.cause for h in found.whole] == [known.cause, "attention-sinks-dropped"]
     assert all(asked[0] == known.cause for asked in both.asked)
 
@@ -131,7 +129,12 @@ def test_known_defects_hold_beside_what_is_found() -> None:
 def test_exploring_is_on_the_first_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = world()
     sizes: list[int] = []
-    monkeypatch.setattr(asked, "small", lambda first: sizes.append(first) or asked)
+
+    def small_of(first_rows: int) -> World:
+        sizes.append(first_rows)
+        return asked
+
+    monkeypatch.setattr(asked, "small", small_of)
     found_in(SOUND + SINKS, asked)
     assert sizes == [8]
     few = replace(charge_of(SOUND + SINKS), observed=(SOUND + SINKS)[:40], sound=SOUND[:40])

@@ -34,7 +34,9 @@ THETA = altered_by(
 SCALE = searched("logit-scale", (1.0, 2.0)).at(1.25)
 
 
-def inquiry(best: Fit | None = None, *ties: Fit, patterns: list[TokenPattern] | None = None) -> Inquiry:
+def inquiry(
+    best: Fit | None = None, *ties: Fit, patterns: list[TokenPattern] | None = None
+) -> Inquiry:
     return Inquiry(CHARGE, patterns or [], Pursuit(best, list(ties)), left_nats=0.5)
 
 

@@ -13,6 +13,7 @@ from mismatch_lab.attribution.observed_causes import (
     misread_cause,
     observed_causes,
 )
+from mismatch_lab.attribution.token_changes import Float64
 from mismatch_lab.attribution.token_reads import FIRST_INPUT
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.schema import Localisation, ModuleError
@@ -116,7 +117,7 @@ def test_a_module_says_nothing_of_the_other_side_or_other_weights() -> None:
     ("wrong", "cause"), [([0], "prompt-template"), ([1], "retokenisation"), ([], None)],
 )  # fmt: skip
 def test_tokens_read_as_others(wrong: list[int], cause: str | None) -> None:
-    def tapped(inputs: np.ndarray) -> Capture:  # type: ignore[type-arg]
+    def tapped(inputs: Float64) -> Capture:
         return replace(
             answered([-1.0, -1.0]),
             probe_positions=np.array([1, 2]),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from builders import rows_of
 
-from mismatch_lab.attribution.token_patterns import TokenPattern, token_patterns
 from mismatch_lab.attribution.token_changes import Float64
+from mismatch_lab.attribution.token_patterns import TokenPattern, token_patterns
 
 ROWS = rows_of(*[5] * 10)
 LAST = ROWS.row_offsets[1:] - 1
@@ -17,7 +17,7 @@ NOISE = 1e-3
 
 def sound() -> Float64:
     """-0.501, -0.511, …: none whole, no two alike."""
-    logp = -0.501 - 0.01 * np.arange(50)
+    logp = -0.501 - 0.01 * np.arange(50.0)
     logp[ROWS.row_offsets[:-1]] = np.nan
     return logp
 

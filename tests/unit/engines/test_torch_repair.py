@@ -38,9 +38,7 @@ class Model(nn.Module):
 
     def __init__(self, value: float, window: int = 8) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            nn.ModuleDict({"attn": Block(value, window)}) for _ in range(2)
-        )
+        self.layers = nn.ModuleList(nn.ModuleDict({"attn": Block(value, window)}) for _ in range(2))
         self.lm_head = nn.Linear(1, 1, bias=False)
         nn.init.constant_(self.lm_head.weight, value)
         self.config = Config(window=window)

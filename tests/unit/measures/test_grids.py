@@ -38,9 +38,7 @@ def test_shapes_are_kept() -> None:
 def test_to_float16() -> None:
     # Steps of 2^-10 between 1 and 2; nothing above 65504.
     values = np.array([1 + 2.0**-10, 1 + 2.0**-12, 1e5, -np.inf, np.nan])
-    np.testing.assert_array_equal(
-        to_float16(values), [1 + 2.0**-10, 1.0, np.inf, -np.inf, np.nan]
-    )
+    np.testing.assert_array_equal(to_float16(values), [1 + 2.0**-10, 1.0, np.inf, -np.inf, np.nan])
 
 
 def test_the_share_on_the_grid_counts_finite_values_other_than_0() -> None:
