@@ -17,7 +17,7 @@ from mismatch_lab.attribution.token_changes import Float64
 
 ROWS = rows_of(*[5] * 10)
 LAST = ROWS.row_offsets[1:] - 1
-SOUND: Float64 = -0.501 - 0.01 * np.arange(50.0)
+SOUND = -np.linspace(0.501, 0.991, 50)
 SOUND[ROWS.row_offsets[:-1]] = np.nan
 ALTERNATING = np.where(np.arange(50) % 2, 0.3, -0.3)
 SINKS = np.where(np.arange(50) % 3, 0.2, -0.3)

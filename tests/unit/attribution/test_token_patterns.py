@@ -17,7 +17,7 @@ NOISE = 1e-3
 
 def sound() -> Float64:
     """-0.501, -0.511, …: none whole, no two alike."""
-    logp = -0.501 - 0.01 * np.arange(50.0)
+    logp = -np.linspace(0.501, 0.991, 50)
     logp[ROWS.row_offsets[:-1]] = np.nan
     return logp
 

@@ -1,0 +1,52 @@
+"""A side scored again for an experiment: a real process of the fake engine, and nothing left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import rows_of, run_of, side
+
+from mismatch_lab.attribution.stage import EXPERIMENTS, _rerun
+from mismatch_lab.captures.capture import Capture
+from mismatch_lab.captures.store import save_capture
+from mismatch_lab.errors import InputError
+from mismatch_lab.schema import Manifest
+
+ROWS = rows_of(3, 2)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A run's folder with what was sampled."""
+    manifest = Manifest(
+        id="decode", side="infer", engine="fake", engine_version="", model="fake",
+        dtype="float32", sampling=None, logprob_space="processed", patched=[], host="",
+        packages={}, rows=2, tokens=5, wall_s=0.0, arrays_sha256="",
+    )  # fmt: skip
+    capture = Capture(ROWS, np.full(5, -1.0, np.float32))
+    save_capture(tmp_path / "captures" / "decode", capture, manifest)
+    return tmp_path
+
+
+def test_the_runs_tokens_are_scored_and_the_capture_is_gone(out: Path) -> None:
+    seen: list[tuple[str, list[str]]] = []
+
+    def after_task(task: str, folder: Path) -> None:
+        seen.append((task, sorted(path.name for path in folder.iterdir())))
+
+    rerun = _rerun(run_of(), out, lambda event: None, after_task)
+    capture = rerun(side("train"), "repair0", False)
+    np.testing.assert_array_equal(capture.rows.token_ids, ROWS.token_ids)
+    assert np.isfinite(capture.logp[ROWS.sampled]).all()
+    # Whoever spoils captures of the trainer's task spoils this one too.
+    assert seen == [("trainer", ["repair0"])]
+    assert not (out / EXPERIMENTS).exists()
+
+
+def test_a_side_that_cannot_be_run_leaves_nothing(out: Path) -> None:
+    rerun = _rerun(run_of(), out, lambda event: None, None)
+    with pytest.raises(InputError, match="no defect 'love'"):
+        rerun(side("train", args={"defect": "love"}), "repair0", False)
+    assert not (out / EXPERIMENTS).exists()
