@@ -19,7 +19,8 @@ def drop_sinks(model: Any) -> None:
 
 def seed_case(model: Any) -> None:
     """What LinkedIn's team met at once: sinks ignored, and routers that choose other experts in the
-    pass that takes gradients than in the one that scores."""
+    pass that takes gradients than in the one that scores.
+    """
     drop_sinks(model)
     for layer in model.model.layers:
         layer.mlp.router.register_forward_hook(_other_choice_in_training)

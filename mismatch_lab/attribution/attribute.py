@@ -136,7 +136,7 @@ def _model(inquest: Inquest, charge: Charge, own: list[Disagreement]) -> Inquiry
     left = unexplained(tensors, {cause.id for cause in named})
     if left:
         named, inquiry = _weights(inquest, charge, left, named, inquiry)
-    elif not any(c.confidence > MOSTLY for c in named):
+    elif not (inquiry.done and named) and not any(c.confidence > MOSTLY for c in named):
         seen = observed_causes(charge, found.captures, found.localisation, not tensors)
         named = [cause_observed(charge, o) for o in seen] + named
     inquest.outcome.add([_repaired(inquest, cause, inquiry) for cause in named], inquiry)

@@ -90,7 +90,8 @@ def fit(
         product / size if size > 0 else 0.0,
         product**2 / (size * total) if size > 0 and total > 0 else 0.0,
     )
-    variants = [_at_size(whole, seen, expected)]
+    # Of several changes together, none can be told to be weaker.
+    variants = [_at_size(whole, seen, expected)] if len(explanation) == 1 else []
     if any(h.tokens for h in explanation):
         variants.append(_in_some_rows(whole, seen, expected, row_of[flat], noise_nats))
     better = [v for v in variants if v is not None]

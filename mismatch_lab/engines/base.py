@@ -36,8 +36,6 @@ class ScoreRequest:
     each module is fed these instead of its own input, so that its error stands alone."""
     packing: Packing | None = None
     """Rows of a micro-batch one after another in one sequence; None is the engine's own choice."""
-    copies: int = 1
-    """Tapped rows are scored in a batch of so many copies of themselves."""
     alter: tuple[Alteration, ...] = ()
     """Changes to the model for the length of this request."""
 

@@ -40,8 +40,6 @@ class ScoreJob(Strict):
     fingerprint: bool = False
     packing: Packing | None = None
     """Overrides the engine's own (transformers engines)."""
-    copies: int = 1
-    """Tapped rows are scored in a batch of so many copies: what a larger batch does to them."""
     alter: tuple[Alteration, ...] = ()
     """Changes to the model that hold for this job alone (transformers engines)."""
 

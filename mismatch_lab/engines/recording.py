@@ -36,7 +36,6 @@ def score_job(engine: Engine, job: ScoreJob, captures: Path, progress: Progress)
         train_mode=job.train_mode,
         replay=replay,
         packing=job.packing,
-        copies=job.copies,
         alter=job.alter,
     )
     capture = engine.score(source.rows, request, progress)

@@ -39,10 +39,7 @@ class TorchScorer:
         micro_batch: int,
         progress: Progress,
     ) -> dict[int, RowRecord]:
-        """Records of the chosen rows. Hidden states are tapped one row at a time.
-
-        Where tapped rows are scored in several copies, what is recorded is of the first copy.
-        """
+        """Records of the chosen rows. Hidden states are tapped one row at a time."""
         tapped = [row for row in chosen_rows if row in request.tap_rows]
         others = [row for row in chosen_rows if row not in request.tap_rows]
         batches = [others[i : i + micro_batch] for i in range(0, len(others), micro_batch)]
@@ -66,8 +63,7 @@ class TorchScorer:
         self, rows: Rows, batch: list[int], request: ScoreRequest
     ) -> dict[int, RowRecord]:
         tapped = batch[0] in request.tap_rows
-        chosen = batch * request.copies if tapped else batch
-        inputs = lay_out(rows, chosen, request.packing or self.packing, self.device)
+        inputs = lay_out(rows, batch, request.packing or self.packing, self.device)
         if tapped:
             keep = torch.from_numpy(local_probes(rows, request.probe_positions, batch[0]) - 1)
             self.tap.start(inputs.ids.shape[1], keep.to(self.device))
@@ -84,7 +80,7 @@ class TorchScorer:
                 request,
                 None if routing is None else (routing[0][i, start:stop], routing[1][i, start:stop]),
             )
-            for row, (i, start, stop) in zip(batch, inputs.places, strict=False)
+            for row, (i, start, stop) in zip(batch, inputs.places, strict=True)
         }
 
     def _routing(self, request: ScoreRequest, shape: torch.Size) -> tuple[Tensor, Tensor] | None:

@@ -51,7 +51,7 @@ def test_each_suspect_has_its_own_trials() -> None:
     assert "kv-cache-quantisation" in causes(planned, "decode") & causes(planned, "infer")
     assert "kv-cache-quantisation" not in causes(planned, "train")
     top_k = next(t for t in suspect(planned, "decode").trials if "top-k" in t.supposed)
-    assert (top_k.values, top_k.refined) == (11, False)  # 1, 2, 3, 5, 8, 10, 20, 40, 50, 64, 100
+    assert (top_k.values, top_k.refined) == (16, False)  # 1 to 6, then coarser, up to 100
     scale = next(t for t in suspect(planned, "train").trials if t.cause == "logit-scale")
     assert (scale.values, scale.refined) == (8, True)  # four factors below 1 and four above
 

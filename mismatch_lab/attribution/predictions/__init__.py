@@ -55,6 +55,7 @@ IN_SAMPLING_ALONE = (
     "raw-logprobs-temperature",
     "sampler-truncation",
     "sampling-penalties",
+    "logit-scale",
     "sliding-window",
     "kv-cache-quantisation",
     "stale-weights",

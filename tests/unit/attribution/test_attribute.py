@@ -15,7 +15,6 @@ import pytest
 
 from mismatch_lab.attribution import attribute, stage
 from mismatch_lab.captures.capture import Capture
-from mismatch_lab.captures.store import load_capture
 from mismatch_lab.engines.fake import FakeEngine
 from mismatch_lab.engines.fake_defects import TENSOR
 from mismatch_lab.engines.jobs import ScoreJob
@@ -214,11 +213,3 @@ def test_a_budget_that_is_used_up_is_noted(make: Make) -> None:
     assert told(found) == [("decode-prefill-divergence", "infer")]
     assert any("budget" in note for note in found.notes)
     assert found.verdict.experiments == []
-
-
-def test_captures_of_experiments_are_no_part_of_the_run(make: Make) -> None:
-    made = make(engine_args=("defect=decode",))
-    before = sorted(path.name for path in made.out.rglob("*"))
-    made.attributed()
-    assert sorted(path.name for path in made.out.rglob("*")) == before
-    assert load_capture(made.out / "captures" / "decode")[0].rows.n_rows == 10

@@ -40,6 +40,15 @@ def test_half_of_the_change_is_there_at_half_its_size() -> None:
     assert (found.slope, found.shared, found.explained) == pytest.approx((0.5, 1, 1))
 
 
+@pytest.mark.parametrize("size", [0.95, 1.5])
+def test_a_change_of_nearly_its_size_or_a_larger_one_is_taken_as_it_is(size: float) -> None:
+    expected = [0.2, 0.4, -0.2, 0.4]
+    found = fitted(expected, [size * change for change in expected])
+    assert (found.extent, found.fitted) == ("", 0)
+    assert found.slope == pytest.approx(size)
+    assert found.residual_nats == pytest.approx(abs(size - 1) * 0.3)
+
+
 def test_the_opposite_change_doubles_the_error() -> None:
     found = fitted([0.1, 0.2, 0.1, 0.2], [-0.1, -0.2, -0.1, -0.2])
     assert found.extent == ""
@@ -66,6 +75,31 @@ def test_a_change_of_tokens_may_be_there_in_some_rows() -> None:
     assert found.slope == pytest.approx(1)
     # A change to the model is there in all rows: 0.15 nats of 0.15 are left.
     assert fitted([0.2, 0.4, 0.2, 0.4], [0.2, 0.4, 0, 0]).explained == pytest.approx(0)
+
+
+def in_two_rows(expected: list[float], seen: list[float], noise_nats: float) -> Fit:
+    """Of tokens in a row of three and a row of one."""
+    found = fit(
+        (TOKENS,), Prediction(np.arange(4), SOUND + expected), SOUND, SOUND + seen,
+        np.array([0, 0, 0, 1]), noise_nats,
+    )  # fmt: skip
+    assert found is not None
+    return found
+
+
+def test_of_two_ways_to_be_there_in_part_the_better_one_is_taken() -> None:
+    # Slope (3 * 0.04 + 0.16) / 0.64 = 0.4375: 0.1125 nats are left at that size of 0.225 at full
+    # size; with a change in the second row only, three times 0.1 is left.
+    found = in_two_rows([0.4] * 4, [0.1, 0.1, 0.1, 0.4], noise_nats=0.2)
+    assert found.extent == "in 1 of 2 rows"
+    assert found.residual_nats == pytest.approx(0.075)
+
+
+def test_a_row_is_left_out_only_where_that_helps_much() -> None:
+    # 0.11 / 4 nats are left of the whole change, 0.09 / 4 without the second row: 82 % of it.
+    found = in_two_rows([0.2] * 4, [0.2, 0.2, 0.2, 0.09], noise_nats=0.1)
+    assert found.extent == ""
+    assert found.residual_nats == pytest.approx(0.0275)
 
 
 def test_numbers_that_are_none_are_left_out() -> None:

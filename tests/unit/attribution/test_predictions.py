@@ -55,7 +55,7 @@ MOE = {
 }  # fmt: skip
 ENGINE = {"kv-cache-quantisation"}
 SAMPLING = ENGINE | {
-    "logprob-precision", "shift-by-one", "sampler-truncation", "sampling-penalties",
+    "logit-scale", "logprob-precision", "shift-by-one", "sampler-truncation", "sampling-penalties",
 }  # fmt: skip
 
 

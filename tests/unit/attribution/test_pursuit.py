@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import NAN, AdditiveWorld, altered_by, searched
+from builders import NAN, AdditiveWorld, a_fit, altered_by, searched
 
 from mismatch_lab.attribution.hypotheses import Hypothesis
 from mismatch_lab.attribution.pursuit import Pursuit, Search, finite_mean_abs
@@ -74,6 +74,14 @@ def test_two_causes_at_once() -> None:
     assert found.best.residual_nats == pytest.approx(0)
 
 
+def test_no_cause_is_combined_with_itself() -> None:
+    world = AdditiveWorld(SOUND, CHANGES)
+    seen = SOUND + CHANGES["rope-theta"] + CHANGES["logit-scale"]
+    Search(world, SOUND, seen, np.zeros(4, int), 0.01, ()).run(ALL)
+    assert any(len(asked) == 2 for asked in world.asked)
+    assert all(len(set(asked)) == len(asked) for asked in world.asked)
+
+
 def test_three_causes_at_once_two_with_numbers() -> None:
     hypotheses = [
         plain("norm-precision"),
@@ -121,6 +129,21 @@ def test_when_the_budget_ends_the_best_so_far_is_told() -> None:
     assert set(found.tried) == {"logit-scale", "rope-theta"}
     nothing = pursue(CHANGES["rope-theta"], ALL, budget=0)
     assert (nothing.finished, nothing.best, nothing.tried) == (False, None, {})
+
+
+@pytest.mark.parametrize(
+    ("noise_nats", "left", "enough"),
+    [
+        (0.01, 0.01, True),
+        (0.01, 0.05, True),  # noise of half precision, and 95 % is gone
+        (0.01, 0.06, False),
+        (1e-5, 0.05, False),  # in float32 nothing but noise may be left
+        (1e-5, 1e-5, True),
+    ],
+)
+def test_when_nothing_but_noise_is_left(noise_nats: float, left: float, enough: bool) -> None:
+    search = Search(AdditiveWorld(SOUND, {}), SOUND, SOUND, np.zeros(4, int), noise_nats, ())
+    assert search.enough(a_fit((ALL[0],), left)) is enough
 
 
 def test_what_is_given_holds_in_every_prediction() -> None:

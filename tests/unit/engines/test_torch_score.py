@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ import torch
 from torch import nn
 
 from mismatch_lab.captures.capture import Float32, Rows
-from mismatch_lab.captures.probes import probe_positions, tap_rows
 from mismatch_lab.engines.assemble import RowRecord
 from mismatch_lab.engines.base import ScoreRequest
 from mismatch_lab.engines.torch_model import BodyAndHead
@@ -75,17 +73,6 @@ def test_a_request_overrides_the_engines_own_packing(parts: BodyAndHead) -> None
     np.testing.assert_array_equal(leaky, asked)
     padded = logp(records(parts, ScoreRequest(packing="none"), "leaky"))
     np.testing.assert_array_equal(padded, logp(records(parts, ScoreRequest())))
-
-
-def test_copies_of_a_tapped_row_are_recorded_once(parts: BodyAndHead) -> None:
-    request = ScoreRequest(
-        probe_positions=probe_positions(ROWS, PLAN, taps=True), tap_rows=tap_rows(ROWS, PLAN)
-    )
-    assert request.tap_rows == (0,)
-    once, copied = records(parts, request), records(parts, replace(request, copies=3))
-    assert set(once) == set(copied) == {0, 1, 2}
-    assert furthest(logp(once), logp(copied)) < 1e-5
-    assert once[0].hidden.keys() == copied[0].hidden.keys() != set()
 
 
 def test_the_normaliser_is_recorded_with_the_distribution(parts: BodyAndHead) -> None:
