@@ -106,7 +106,8 @@ def _examine(inquest: Inquest) -> Outcome:
         if charge.suspect == "infer":
             given, sound_engine = inquiry.whole, inquiry.done
     inquest.outcome.causes += in_training_mode(inquest, own)
-    for suspect in set(SUSPECTS) - {charge.suspect for charge in charged}:
+    judged = {charge.suspect for charge in charged}
+    for suspect in [one for one in SUSPECTS if one not in judged]:
         # Constants among the log-probs count even where they move no average.
         one = charge_of(suspect, found.captures, noise_nats)
         inquest.outcome.causes += constants_of(one, found.captures["decode"].rows)
@@ -172,7 +173,7 @@ def _decode(inquest: Inquest, charge: Charge, given: Explanation, sound_engine: 
         inquiry = inquest.search(charge, (), found.captures["prefill"])
     named = named_causes(inquiry, found.localisation)
     if not named and not inquiry.done:
-        named = [fallback_decode(inquiry, updated)]
+        named = fallback_decode(inquiry, updated)
     inquest.outcome.add(named, inquiry)
 
 

@@ -17,6 +17,8 @@ def build_cause(
     why: str,
     evidence: list[Observation],
     confirmed_by: list[Confirmation] | None = None,
+    location: str | None = None,
+    decides: str = "",
 ) -> Cause:
     """A cause of the catalogue, with family and remedy from its entry.
 
@@ -28,10 +30,11 @@ def build_cause(
         id=id,
         family=entry.family,
         side=side,
-        confidence=confidence,
-        location=None,
+        confidence=round(confidence, 3),
+        location=location,
         evidence=evidence,
         confirmed_by=confirmed_by or [],
         remedy=Remedy(id=entry.remedy_id, how=entry.remedy),
         why=why,
+        decides=decides,
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from mismatch_lab.attribution.build_cause import Side, build_cause
 from mismatch_lab.attribution.causes import load_cause
 from mismatch_lab.attribution.fit import Fit
 from mismatch_lab.attribution.hypotheses import Hypothesis
@@ -22,11 +23,10 @@ from mismatch_lab.schema import (
     Confirmation,
     Localisation,
     Observation,
-    Remedy,
     RuledOut,
 )
 
-SIDE = {"decode": "infer", "infer": "infer", "train": "train"}
+SIDE: dict[str, Side] = {"decode": "infer", "infer": "infer", "train": "train"}
 
 NAMED = 0.28
 """An explanation that removes less of the error than this names nothing."""
@@ -69,7 +69,7 @@ def cause_of_weights(
     side, location = SIDE[charge.suspect], tensors[0]
     if kind[0] == "weight-quantisation":
         location = tensors[0].rpartition(".")[0]
-    return _cause(kind[0], side, confidence, location, evidence, [], kind[1])
+    return build_cause(kind[0], side, confidence, kind[1], evidence, location=location)
 
 
 def cause_of_grid(charge: Charge, grid: ValueGrid, left_nats: float) -> Cause:
@@ -89,39 +89,14 @@ def cause_of_grid(charge: Charge, grid: ValueGrid, left_nats: float) -> Cause:
     )
     why = f"Every value is one that this format can hold: {grid.hypothesis.label}."
     side = SIDE[charge.suspect]
-    return _cause("logprob-precision", side, 0.97, None, evidence, [confirmation], why)
+    return build_cause("logprob-precision", side, 0.97, why, evidence, [confirmation])
 
 
 def cause_observed(charge: Charge, found: Observed) -> Cause:
     """A cause that the recorded data show by themselves."""
     side = SIDE[charge.suspect]
-    return _cause(
-        found.cause, side, found.confidence, found.location, found.evidence, [], found.why
-    )
-
-
-def _cause(
-    cause_id: str,
-    inquiry_side: str,
-    confidence: float,
-    location: str | None,
-    evidence: list[Observation],
-    confirmed_by: list[Confirmation],
-    why: str,
-    decides: str = "",
-) -> Cause:
-    entry = load_cause(cause_id)
-    return Cause(
-        id=cause_id,
-        family=entry.family,
-        side=inquiry_side,  # type: ignore[arg-type]
-        confidence=round(confidence, 3),
-        location=location,
-        evidence=evidence,
-        confirmed_by=confirmed_by,
-        remedy=Remedy(id=entry.remedy_id, how=entry.remedy),
-        why=why,
-        decides=decides,
+    return build_cause(
+        found.cause, side, found.confidence, found.why, found.evidence, location=found.location
     )
 
 
@@ -160,14 +135,14 @@ def _of_hypothesis(
     )
     tied = share < 1
     decides = load_cause(hypothesis.cause).confirmation if tied else ""
-    return _cause(
+    return build_cause(
         hypothesis.cause,
         SIDE[charge.suspect],
         share * _confidence(inquiry, found),
-        _location(hypothesis, localisation, SIDE[charge.suspect]),
+        f"The suspect says what the reference says with this defect: {label}.",
         evidence,
         [confirmation],
-        f"The suspect says what the reference says with this defect: {label}.",
+        _location(hypothesis, localisation, SIDE[charge.suspect]),
         decides,
     )
 
@@ -217,19 +192,13 @@ def _of_pattern(inquiry: Inquiry, pattern: TokenPattern) -> Cause:
         before=inquiry.charge.error_nats,
         after=inquiry.left_nats,
     )
-    return _cause(
-        pattern.cause,
-        SIDE[inquiry.charge.suspect],
-        0.95,
-        None,
-        evidence,
-        [confirmation],
-        f"{count} tokens carry {what}{shown} whatever the model says of them.",
-    )
+    why = f"{count} tokens carry {what}{shown} whatever the model says of them."
+    side = SIDE[inquiry.charge.suspect]
+    return build_cause(pattern.cause, side, 0.95, why, evidence, [confirmation])
 
 
-def fallback_decode(inquiry: Inquiry, updated: bool) -> Cause:
-    """Sampling that is wrong, and nothing more is known."""
+def fallback_decode(inquiry: Inquiry, updated: bool) -> list[Cause]:
+    """Sampling that is wrong, and nothing more is known; after an update of the weights, a tie."""
     evidence = [
         Observation(
             observation="sampling against re-scoring of the same tokens, mean |delta| in nats",
@@ -239,10 +208,15 @@ def fallback_decode(inquiry: Inquiry, updated: bool) -> Cause:
         *position_profile(inquiry.charge),
     ]
     known = "The engine's sampling disagrees with its own re-scoring, nothing simulated explains it"
-    if updated:
-        why = f"{known}, and the engine's weights were updated: keys and values of before remain."
-        return _cause("stale-prefix-cache", "infer", 0.5, None, evidence, [], why)
-    return _cause("decode-prefill-divergence", "infer", 0.6, None, evidence, [], f"{known}.")
+    plain = "decode-prefill-divergence"
+    if not updated:
+        return [build_cause(plain, "infer", 0.6, f"{known}.", evidence)]
+    why = f"{known}; the weights were updated, and keys and values of before may remain."
+    decides = load_cause("stale-prefix-cache").confirmation
+    return [
+        build_cause(cause, "infer", 0.5, why, evidence, decides=decides)
+        for cause in ("stale-prefix-cache", plain)
+    ]
 
 
 def own_cause(own: Disagreement, localisation: Localisation | None) -> Cause:
@@ -252,16 +226,11 @@ def own_cause(own: Disagreement, localisation: Localisation | None) -> Cause:
     location = own.location
     if location is None and localisation is not None and localisation.side == "train":
         location = localisation.first_divergent_module
-    return _cause(
-        own.cause,
-        "train",
-        0.9,
-        location,
-        own.evidence,
-        [],
+    why = (
         f"The trainer disagrees with itself ({own.against.replace('_', ' ')}), whatever the "
-        "engine says.",
+        "engine says."
     )
+    return build_cause(own.cause, "train", 0.9, why, own.evidence, location=location)
 
 
 def ruled_out(inquiry: Inquiry, named: Iterable[str]) -> list[RuledOut]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mismatch_lab.attribution.expert_changes import after_change, changed_sets, finite_mean
 from mismatch_lab.captures.capture import Capture
 
 DIRECTED = 0.5
@@ -54,8 +55,9 @@ def router_choices(side: Capture, reference: Capture) -> RouterChoices | None:
     own, directed, margin, first_layer = _against_own(
         side.router_topk[recorded], side.router_logits[recorded]
     )
-    changed = (_sets(side.router_topk) != _sets(reference.router_topk)).any(axis=(1, 2)) & recorded
-    touched = _after_change(changed, side)
+    choices = changed_sets(side.router_topk, reference.router_topk)
+    changed = np.asarray(choices.any(axis=1) & recorded)
+    touched = after_change(changed, side.rows)
     delta = np.abs(side.logp.astype(np.float64) - reference.logp)
     first, other = side.router_logits[recorded, 0], reference.router_logits[recorded, 0]
     return RouterChoices(
@@ -64,8 +66,8 @@ def router_choices(side: Capture, reference: Capture) -> RouterChoices | None:
         margin,
         first_layer,
         float(changed[recorded].mean()) if recorded.any() else float("nan"),
-        _mean(delta[~touched]),
-        _mean(delta[touched]),
+        finite_mean(delta[~touched]),
+        finite_mean(delta[touched]),
         float(np.linalg.norm(first - other) / max(float(np.linalg.norm(other)), 1e-30)),
     )
 
@@ -101,20 +103,3 @@ def _against_own(
         float(np.median(margins)),
         int(np.flatnonzero(wrong.any(axis=0))[0]),
     )
-
-
-def _sets(topk: NDArray[np.int16]) -> NDArray[np.int16]:
-    return np.sort(topk, axis=-1)
-
-
-def _after_change(changed: NDArray[np.bool_], side: Capture) -> NDArray[np.bool_]:
-    touched = np.zeros(len(changed), bool)
-    for start, stop in side.rows.spans():
-        so_far = np.logical_or.accumulate(changed[start:stop])
-        touched[start + 1 : stop] = so_far[:-1]
-    return touched
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else float("nan")

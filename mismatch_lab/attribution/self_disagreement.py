@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mismatch_lab.attribution.expert_changes import after_change, changed_sets, finite_mean
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.schema import Observation
 
@@ -61,7 +62,7 @@ def self_disagreements(captures: Mapping[str, Capture], noise_nats: float) -> li
 def _compare(first: Capture, second: Capture, name: str, noise_nats: float) -> Disagreement | None:
     tokens = second.rows.n_tokens
     delta = np.abs(second.logp.astype(np.float64) - first.logp[:tokens])
-    size = _mean(delta[second.rows.sampled])
+    size = finite_mean(delta[second.rows.sampled])
     if not size > noise_nats:
         return None
     evidence = [_seen(f"trainer against {WHAT[name]}, mean |delta| in nats", size, "0")]
@@ -69,7 +70,7 @@ def _compare(first: Capture, second: Capture, name: str, noise_nats: float) -> D
     if touched is None:
         return Disagreement(_without_routers(name), name, size, evidence)
     # Prompts count here: experts change early in a row, and few sampled tokens come before that.
-    after, before = _mean(delta[touched]), _mean(delta[~touched])
+    after, before = finite_mean(delta[touched]), finite_mean(delta[~touched])
     gate = _first_gate(first, second)
     evidence += [
         _seen(
@@ -107,23 +108,16 @@ def _touched(first: Capture, second: Capture) -> NDArray[np.bool_] | None:
     if first.router_topk is None or second.router_topk is None:
         return None
     tokens = second.rows.n_tokens
-    a = np.sort(first.router_topk[:tokens], axis=-1)
-    b = np.sort(second.router_topk, axis=-1)
-    changed = (a != b).any(axis=(1, 2))
-    touched = np.zeros(tokens, bool)
-    for start, stop in second.rows.spans():
-        so_far = np.logical_or.accumulate(changed[start:stop])
-        touched[start + 1 : stop] = so_far[:-1]
-    return touched
+    changed = changed_sets(first.router_topk[:tokens], second.router_topk)
+    return after_change(np.asarray(changed.any(axis=1)), second.rows)
 
 
 def _first_layer(first: Capture, second: Capture) -> int:
     """The first layer with another choice anywhere; there is one."""
     assert first.router_topk is not None
     assert second.router_topk is not None
-    a = np.sort(first.router_topk[: second.rows.n_tokens], axis=-1)
-    b = np.sort(second.router_topk, axis=-1)
-    return int(np.flatnonzero((a != b).any(axis=(0, 2)))[0])
+    changed = changed_sets(first.router_topk[: second.rows.n_tokens], second.router_topk)
+    return int(np.flatnonzero(changed.any(axis=0))[0])
 
 
 def _first_gate(first: Capture, second: Capture) -> float:
@@ -133,11 +127,6 @@ def _first_gate(first: Capture, second: Capture) -> float:
     a = first.router_logits[: second.rows.n_tokens, 0].astype(np.float64)
     size = float(np.linalg.norm(a))
     return float(np.linalg.norm(second.router_logits[:, 0] - a) / size) if size else float("nan")
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else float("nan")
 
 
 def _seen(observation: str, value: float, expected: str) -> Observation:
