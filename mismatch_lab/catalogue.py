@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mismatch_lab.attribution.causes import CAUSES, all_causes
+from mismatch_lab.attribution.knobs import KNOBS
 from mismatch_lab.engines.base import ENGINE_ABOUT
 from mismatch_lab.errors import InputError
 from mismatch_lab.explain_cause import print_cause
@@ -29,6 +30,9 @@ def print_list(what: str) -> None:
             (name, f"{m.description} [{m.unit}]") for name, m in EDGE_MEASURES.items()
         ],
         "causes": lambda: [(cause.id, cause.family, cause.title) for cause in all_causes()],
+        "knobs": lambda: [
+            (knob.id, knob.side, knob.does, ", ".join(sorted(knob.cures))) for knob in KNOBS
+        ],
         "faults": _fault_rows,
     }
     rows = tables[what]()

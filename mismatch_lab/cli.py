@@ -173,7 +173,9 @@ def report(
 
 @app.command("list")
 def list_(
-    what: Annotated[Literal["engines", "probes", "measures", "causes", "faults"], typer.Argument()],
+    what: Annotated[
+        Literal["engines", "probes", "measures", "causes", "knobs", "faults"], typer.Argument()
+    ],
     debug: DebugOption = False,
 ) -> None:
     """What there is to choose from."""
@@ -209,6 +211,7 @@ def scorecard(
         list[str] | None, typer.Option(help="plain, medium or slight; repeatable.")
     ] = None,
     part: Annotated[str, typer.Option(help="I/N: every N-th case from the I-th on.")] = "1/1",
+    workers: Annotated[int, typer.Option(min=1, help="Cases at a time.")] = 1,
     engine: Annotated[str, typer.Option(help="vllm or hf.")] = "vllm",
     dtype: Annotated[
         str | None, typer.Option(help="Of the faults that show in it: float32 or bfloat16.")
@@ -249,6 +252,7 @@ def scorecard(
             overwrite,
             list_only,
             render_only,
+            workers,
             ("mismatch-lab", *sys.argv[1:]),
         )
     )

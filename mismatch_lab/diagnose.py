@@ -14,6 +14,7 @@ from mismatch_lab.engines.checkpoint import checkpoint_state
 from mismatch_lab.engines.plugin import check_plugin
 from mismatch_lab.errors import InputError
 from mismatch_lab.executors.cache import run_cached
+from mismatch_lab.executors.warm import warm_workers
 from mismatch_lab.findings.build import build_findings, load_captures
 from mismatch_lab.plan import plan_tasks
 from mismatch_lab.schema import Findings, RunSpec, write_json
@@ -55,7 +56,7 @@ def diagnose(
         if side.plugin is not None:
             check_plugin(side.plugin)
     prepare_folder(out, overwrite)
-    with _locked(out):
+    with _locked(out), warm_workers():
         write_json(out / RUN_FILE, run)
         timings: dict[str, float] = {}
         models = [m for m in (run.infer.model, run.infer.weights_before) if m is not None]

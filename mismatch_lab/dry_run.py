@@ -5,8 +5,9 @@ from __future__ import annotations
 from mismatch_lab.attribution.attribute import BUDGET_S
 from mismatch_lab.attribution.clues import Clues, read_config
 from mismatch_lab.attribution.hypotheses import Hypothesis
+from mismatch_lab.attribution.knobs.base import ASKED, DEFAULT, PLANTED
+from mismatch_lab.attribution.knobs.choose import choices
 from mismatch_lab.attribution.predictions import hypotheses_for
-from mismatch_lab.attribution.repairs import STOCK, repair_for
 from mismatch_lab.attribution.suspects import SUSPECTS
 from mismatch_lab.engines.jobs import Job
 from mismatch_lab.engines.plugin import check_plugin
@@ -20,6 +21,10 @@ SIMULATED = (
 STARTED_AGAIN = "on the side itself, started again: as long as its first start"
 OF_WEIGHTS = ("stale-tensor", "stale-weights", "untied-head", "router-bias", "weight-quantisation")
 AGAIN = "tensors that are not the checkpoint's, loaded again"
+UNLIKE = "where fingerprints show it"
+LIKELY = {ASKED: "it was set for this run", PLANTED: "the plugin may", DEFAULT: "as it comes"}
+"""Why a knob is considered; in this order."""
+
 LATER = (
     "What the run shows decides which of these are tried, in which layers and in which pairs; "
     "constants, token patterns and a side that contradicts itself are read off its captures."
@@ -54,12 +59,13 @@ class PlannedSuspect(Strict):
     trials: list[PlannedTrial]
 
 
-class PlannedRepair(Strict):
-    """One part put right on the real side, where a cause was named."""
+class PlannedKnob(Strict):
+    """One thing that can be set otherwise on the real side, to separate or confirm causes."""
 
-    causes: list[str]
     side: str
-    repair: str
+    does: str
+    takes_away: list[str]
+    why: str
 
 
 class DryRun(Strict):
@@ -69,10 +75,10 @@ class DryRun(Strict):
     prompts: int
     captures: list[PlannedCapture]
     suspects: list[PlannedSuspect]
-    repairs: list[PlannedRepair]
+    knobs: list[PlannedKnob]
     budget_s: float
     cost_of_trial: str = SIMULATED
-    cost_of_repair: str = STARTED_AGAIN
+    cost_of_knob: str = STARTED_AGAIN
     note: str = LATER
 
 
@@ -93,7 +99,7 @@ def plan_run(run: RunSpec, budget_s: float | None = None) -> DryRun:
             PlannedSuspect(suspect=clues.suspect, trials=[_trial(h) for h in hypotheses_for(clues)])
             for clues in _clues(run)
         ],
-        repairs=_repairs(run),
+        knobs=_knobs(run),
         budget_s=BUDGET_S if budget_s is None else budget_s,
     )
 
@@ -161,14 +167,22 @@ def _trial(hypothesis: Hypothesis) -> PlannedTrial:
     )
 
 
-def _repairs(run: RunSpec) -> list[PlannedRepair]:
-    """Repairs of causes that a search may name, and of weights that are not the checkpoint's."""
-    stock: dict[str, list[str]] = {}
-    for cause in (*STOCK, "dropout-active"):
-        repair = repair_for(cause, run)
-        if repair is not None:
-            stock.setdefault(repair.label, []).append(cause)
+def _knobs(run: RunSpec) -> list[PlannedKnob]:
+    """Every knob that can be turned, the most likely first; tensors loaded again beside them."""
+    found = {c.knob.id: c for suspect in SUSPECTS for c in choices(run, suspect)}
+    ordered = sorted(found.values(), key=lambda c: (c.turn.likely, c.turn.slower))
     return [
-        *(PlannedRepair(causes=c, side="train", repair=label) for label, c in stock.items()),
-        *(PlannedRepair(causes=[*OF_WEIGHTS], side=s, repair=AGAIN) for s in ("train", "infer")),
+        *(
+            PlannedKnob(
+                side=c.knob.side,
+                does=c.knob.does,
+                takes_away=sorted(c.knob.cures),
+                why=LIKELY[c.turn.likely],
+            )
+            for c in ordered
+        ),
+        *(
+            PlannedKnob(side=side, does=AGAIN, takes_away=[*OF_WEIGHTS], why=UNLIKE)
+            for side in ("train", "infer")
+        ),
     ]

@@ -18,7 +18,7 @@ PIPED_WIDTH = 200
 
 
 def print_plan(console: Console, plan: DryRun) -> None:
-    """Captures, what would be tried on a mismatch, and repairs on trial."""
+    """Captures, what would be tried on a mismatch, and knobs."""
     if not console.is_terminal and console.width < PIPED_WIDTH:
         console.width = PIPED_WIDTH
     _say(console, f"plan of {plan.run}: {plan.prompts} prompts; nothing is started or written.")
@@ -27,9 +27,9 @@ def print_plan(console: Console, plan: DryRun) -> None:
     _head(console, f"on a mismatch, for at most {seconds(plan.budget_s)}: what each suspect may be")
     _say(console, f"{plan.cost_of_trial}; n+: n values, then others between the best of them")
     console.print(_trials(plan))
-    _head(console, "repairs on trial, where a cause is named")
-    _say(console, plan.cost_of_repair)
-    console.print(_repairs(plan))
+    _head(console, "then on the side itself, what separates or confirms the causes left")
+    _say(console, plan.cost_of_knob)
+    console.print(_knobs(plan))
     _say(console, f"\n{plan.note}")
 
 
@@ -74,8 +74,9 @@ def _values(trial: PlannedTrial) -> str:
     return f"{trial.values}+" if trial.refined else str(trial.values)
 
 
-def _repairs(plan: DryRun) -> Table:
-    table = _table("side", "repair", "causes")
-    for repair in plan.repairs:
-        table.add_row(repair.side, Text(repair.repair), Text(", ".join(repair.causes)))
+def _knobs(plan: DryRun) -> Table:
+    table = _table("side", "with", "considered as", "may take away")
+    for knob in plan.knobs:
+        cells = (knob.side, knob.does, knob.why, ", ".join(knob.takes_away))
+        table.add_row(*map(Text, cells))
     return table

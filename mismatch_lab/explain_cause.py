@@ -10,9 +10,11 @@ from rich.text import Text
 from mismatch_lab.attribution.causes import FRAMEWORKS, load_cause
 from mismatch_lab.attribution.causes.base import CauseEntry
 from mismatch_lab.attribution.causes.pairs import tells_apart
+from mismatch_lab.attribution.knobs import KNOBS
 
 INDENT = (0, 0, 0, 2)
 """Padding of a section's body: columns on the left."""
+SIDES = {"train": "trainer", "infer": "engine"}
 NAME_WIDTH = 9
 """Of the column with the frameworks' names."""
 
@@ -29,6 +31,7 @@ def print_cause(console: Console, id: str) -> None:
     _section(console, "How it happens", cause.mechanism)
     _section(console, "How it shows", cause.signature)
     _section(console, "How it is confirmed", cause.confirmation)
+    _knobs(console, cause.id)
     _neighbours(console, cause)
     _section(console, f"Remedy: {cause.remedy_id}", cause.remedy)
     _remedies(console, cause)
@@ -54,6 +57,17 @@ def _heading(console: Console, title: str) -> None:
 def _section(console: Console, title: str, body: str) -> None:
     _heading(console, title)
     console.print(Padding(Text(body), INDENT))
+
+
+def _knobs(console: Console, cause: str) -> None:
+    """What `diagnose` turns on the side itself."""
+    curing = [knob for knob in KNOBS if cause in knob.cures]
+    if not curing:
+        return
+    _heading(console, "Its effect goes away with")
+    for knob in curing:
+        surely = "" if cause in knob.clears else ", where that is what causes it"
+        console.print(Text(f"  {knob.does} ({SIDES[knob.side]}){surely}"))
 
 
 def _neighbours(console: Console, cause: CauseEntry) -> None:

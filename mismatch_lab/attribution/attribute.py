@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mismatch_lab.attribution.changed_weights import kind_of_change, unexplained
+from mismatch_lab.attribution.confirm import confirmed, without_cause
 from mismatch_lab.attribution.engine_update import old_tensors, outlived
 from mismatch_lab.attribution.hypotheses import Explanation
 from mismatch_lab.attribution.inquest import Inquest, Measured, Outcome
@@ -13,7 +16,6 @@ from mismatch_lab.attribution.investigate import Inquiry, sound_in
 from mismatch_lab.attribution.lab import Lab, PackedAs, Scorer, open_session
 from mismatch_lab.attribution.mixture import EXPLAINED
 from mismatch_lab.attribution.naming import (
-    NAMED,
     cause_observed,
     cause_of_weights,
     constants_of,
@@ -23,7 +25,7 @@ from mismatch_lab.attribution.naming import (
 )
 from mismatch_lab.attribution.observed_causes import misread_cause, observed_causes
 from mismatch_lab.attribution.pursuit import MOSTLY
-from mismatch_lab.attribution.repairs import error_of, repair_for, resync
+from mismatch_lab.attribution.repairs import error_of, resync
 from mismatch_lab.attribution.self_disagreement import (
     TRAINING,
     Disagreement,
@@ -55,6 +57,7 @@ def attribute(
     rerun: Rerun,
     on_event: OnEvent,
     budget_s: float = BUDGET_S,
+    cost_s: Mapping[str, float] | None = None,
 ) -> Attribution:
     """Name the causes of a mismatch.
 
@@ -62,15 +65,18 @@ def attribute(
         run: what was asked.
         out: the run's folder.
         found: what was measured.
-        rerun: scores the run's tokens with a side that is repaired on trial.
+        rerun: asks a side that is changed on trial.
         on_event: is told what happens.
-        budget_s: seconds for simulations.
+        budget_s: seconds for experiments.
+        cost_s: side -> seconds that one trial on it takes.
     """
-    trials = Trials(rerun, on_event)
+    trials = Trials(rerun, on_event, time.monotonic() + budget_s, cost_s)
     with open_session(run.ref, out) as session:
         lab = _lab(run, found, session, budget_s)
         outcome = _examine(Inquest(run, found, lab, trials))
         trials.record_lab(lab)
+    if trials.skipped:
+        outcome.notes.append(f"The budget did not pay for: {'; '.join(trials.skipped)}.")
     causes = sorted(outcome.causes, key=lambda cause: -cause.confidence)
     return Attribution(causes, outcome.ruled_out, trials.records, outcome.notes)
 
@@ -140,7 +146,7 @@ def _model(inquest: Inquest, charge: Charge, own: list[Disagreement]) -> Inquiry
     elif not (inquiry.done and named) and not any(c.confidence > MOSTLY for c in named):
         seen = observed_causes(charge, found.captures, found.localisation, not tensors)
         named = [cause_observed(charge, o) for o in seen] + named
-    inquest.outcome.add([_repaired(inquest, cause, inquiry) for cause in named], inquiry)
+    inquest.outcome.add(_tested(inquest, charge, named), inquiry)
     return inquiry
 
 
@@ -150,7 +156,7 @@ def _since_update(inquest: Inquest, charge: Charge) -> tuple[Charge, Explanation
     old, given = old_tensors(
         inquest.run, found.captures, found.localisation, inquest.lab, noise_nats
     )
-    inquest.outcome.causes += old
+    inquest.outcome.causes += confirmed(inquest, charge, old)
     if given:
         charge = sound_in(inquest.lab, given, charge, inquest.temperature)
     before = max((c.before for cause in old for c in cause.confirmed_by), default=0.0)
@@ -174,7 +180,17 @@ def _decode(inquest: Inquest, charge: Charge, given: Explanation, sound_engine: 
     named = named_causes(inquiry, found.localisation)
     if not named and not inquiry.done:
         named = fallback_decode(inquiry, updated)
-    inquest.outcome.add(named, inquiry)
+    inquest.outcome.add(_tested(inquest, charge, named), inquiry)
+
+
+def _tested(inquest: Inquest, charge: Charge, named: list[Cause]) -> list[Cause]:
+    """Causes after experiments on the side itself; without any, at least what takes it away."""
+    if named:
+        return confirmed(inquest, charge, named)
+    gone = without_cause(inquest, charge)
+    if gone is not None:
+        inquest.outcome.notes.append(gone)
+    return named
 
 
 def _weights(
@@ -192,7 +208,7 @@ def _weights(
         return [*named, cause], inquiry
     side = inquest.run.train if charge.suspect == "train" else inquest.run.infer
     repair = resync(side, tensors)
-    after = inquest.trials.attempt(repair, charge.suspect)
+    after = inquest.trials.rescore(repair.label, repair.spec, charge.suspect)
     if after is None:
         return [cause, *named], inquiry
     left = error_of(after, charge.sound)
@@ -205,17 +221,3 @@ def _weights(
     rest = inquest.search(inquest.repaired(charge, after, left))
     found = [c for c in named_causes(rest, inquest.found.localisation) if c.id != cause.id]
     return [cause, *found], rest
-
-
-def _repaired(inquest: Inquest, cause: Cause, inquiry: Inquiry) -> Cause:
-    """Repair the suspected part alone on the trainer, and see whether the effect goes."""
-    known = cause.id == "dropout-active" or bool(cause.confirmed_by[1:])
-    if inquiry.charge.suspect != "train" or cause.confidence < NAMED or known:
-        return cause
-    repair = repair_for(cause.id, inquest.run)
-    after = None if repair is None else inquest.trials.attempt(repair, "train")
-    if repair is None or after is None:
-        return cause
-    left = error_of(after, inquiry.charge.sound)
-    before = inquiry.charge.error_nats
-    return confirmed_by(cause, f"trainer with {repair.label}", before, left)

@@ -46,11 +46,21 @@ def named_causes(inquiry: Inquiry, localisation: Localisation | None) -> list[Ca
     if best is not None and best.explained >= NAMED:
         ties = [tie for tie in inquiry.pursuit.ties if tie.explained >= NAMED]
         share = 1.0 / (1 + len(ties))
+        certain = _in_all([best, *ties])
         for found in (best, *ties):
             causes += [
-                _of_hypothesis(inquiry, found, h, localisation, share) for h in found.explanation
+                _of_hypothesis(
+                    inquiry, found, h, localisation, 1.0 if h.cause in certain else share
+                )
+                for h in found.explanation
+                if found is best or h.cause not in certain
             ]
     return causes
+
+
+def _in_all(ties: list[Fit]) -> set[str]:
+    """Causes that every explanation needs: there is no doubt about those."""
+    return set.intersection(*({h.cause for h in fit.explanation} for fit in ties))
 
 
 def cause_of_weights(

@@ -1,8 +1,4 @@
-"""Repairs on the real side: one part put back as it should be, everything else left as it is.
-
-A cause that a simulation named is confirmed when repairing that part alone makes the effect go
-away on the program itself.
-"""
+"""Repairs on the real side: one part put back as it should be, everything else left as it is."""
 
 from __future__ import annotations
 
@@ -11,33 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from mismatch_lab.attribution.knobs.base import PLANTED
+from mismatch_lab.attribution.knobs.choose import choices, next_choice
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.schema import RunSpec, SideSpec
-
-ATTENTION = ("*.self_attn", "*.attn", "config")
-ROTARY = ("*rotary_emb*", "*.self_attn", "config")
-EXPERTS = ("*.mlp", "config")
-
-STOCK: dict[str, tuple[str, ...]] = {
-    "attention-sinks-dropped": ATTENTION,
-    "sliding-window": ATTENTION,
-    "attention-softcap": ATTENTION,
-    "rope-precision": ROTARY,
-    "rope-theta": ROTARY,
-    "rope-scaling": ROTARY,
-    "logit-scale": ("lm_head", "config"),
-    "logit-softcap": ("lm_head", "config"),
-    "vocab-padding": ("lm_head", "config"),
-    "lm-head-precision": ("lm_head",),
-    "norm-precision": ("*norm*",),
-    "router-precision": EXPERTS,
-    "router-renormalisation": EXPERTS,
-    "router-bias": EXPERTS,
-    "expert-bias": EXPERTS,
-    "expert-layout": EXPERTS,
-    "routing-two-pass": EXPERTS,
-}
-"""cause -> modules of a transformers trainer that are put back from the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +22,10 @@ class Repair:
 
 
 def repair_for(cause: str, run: RunSpec) -> Repair | None:
-    """The repair of the trainer that would take a cause away; None where there is none."""
-    spec = run.train
-    if cause == "dropout-active":
-        return Repair("dropout disabled", spec.model_copy(update={"no_dropout": True}))
-    if cause not in STOCK or spec.plugin is None:
-        return None
-    return Repair(
-        f"stock {', '.join(STOCK[cause])}", spec.model_copy(update={"stock": STOCK[cause]})
-    )
+    """What of a patched trainer is put back to take a cause away; None where there is nothing."""
+    put_back = [c for c in choices(run, "train") if c.turn.likely == PLANTED]
+    choice = next_choice(put_back, {cause})
+    return None if choice is None else Repair(choice.knob.does, choice.turn.trial.spec)
 
 
 def resync(side: SideSpec, tensors: tuple[str, ...]) -> Repair:

@@ -9,15 +9,17 @@ from typing import Any
 
 from mismatch_lab.attribution.attribute import BUDGET_S, attribute
 from mismatch_lab.attribution.inquest import Measured
+from mismatch_lab.attribution.knobs.base import Trial
 from mismatch_lab.attribution.suspects import SUSPECTS, charge_of, noise_of
 from mismatch_lab.attribution.token_patterns import token_patterns
+from mismatch_lab.attribution.trials import SCORED, Rerun
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.store import load_capture, load_manifest
-from mismatch_lab.engines.jobs import ScoreJob, Stage, WorkerTask
+from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
 from mismatch_lab.executors.local import run_task
 from mismatch_lab.findings.weights import tensors_unlike
 from mismatch_lab.request import resolve_dtype
-from mismatch_lab.schema import Findings, NoiseFloor, RunSpec, SideSpec
+from mismatch_lab.schema import Findings, NoiseFloor, RunSpec
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -55,6 +57,7 @@ def with_causes(
         _rerun(run, out, on_event, after_task),
         on_event,
         BUDGET_S if budget_s is None else budget_s,
+        _costs(findings.timings_s),
     )
     verdict = verdict.model_copy(
         update={
@@ -102,25 +105,41 @@ def _constants(captures: Mapping[str, Capture], floor: NoiseFloor, run: RunSpec)
     return {}
 
 
-def _rerun(
-    run: RunSpec, out: Path, on_event: OnEvent, after_task: AfterTask | None
-) -> Callable[[SideSpec, str, bool], Capture]:
+def _rerun(run: RunSpec, out: Path, on_event: OnEvent, after_task: AfterTask | None) -> Rerun:
     folder = out / EXPERIMENTS
 
-    def rerun(spec: SideSpec, name: str, train_mode: bool) -> Capture:
-        job = ScoreJob(
-            id=name,
-            source=str((out / "captures" / "decode").resolve()),
-            temperature=run.probe.sampling.temperature,
-            train_mode=train_mode,
-        )
-        task = WorkerTask(captures_dir=str(folder.resolve()), stages=[Stage(spec=spec, jobs=[job])])
+    def rerun(trial: Trial) -> dict[str, Capture]:
+        jobs = _jobs(run, trial, out / "captures")
+        stage = Stage(spec=trial.spec, jobs=jobs)
+        task = WorkerTask(captures_dir=str(folder.resolve()), stages=[stage])
         try:
-            run_task(task, name, out / "logs", on_event)
+            run_task(task, f"trial-{trial.spec.side}", out / "logs", on_event)
             if after_task is not None:
-                after_task(TASKS.get(spec.side, name), folder)
-            return load_capture(folder / name)[0]
+                after_task(TASKS.get(trial.spec.side, EXPERIMENTS), folder)
+            return {job.id: load_capture(folder / job.id)[0] for job in jobs}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     return rerun
+
+
+def _jobs(run: RunSpec, trial: Trial, captures: Path) -> list[Job]:
+    sampling, recorded = trial.sampling, str(captures.resolve())
+    if sampling is not None:
+        again = ScoreJob(id="prefill", source="decode", temperature=sampling.temperature)
+        return [GenerateJob(id="decode", prompts=run.prompts, sampling=sampling), again]
+    choices = trial.routing_from
+    return [
+        ScoreJob(
+            id=SCORED,
+            source=f"{recorded}/decode",
+            temperature=run.probe.sampling.temperature,
+            train_mode=trial.train_mode,
+            routing_from=None if choices is None else f"{recorded}/{choices}",
+        )
+    ]
+
+
+def _costs(timings_s: Mapping[str, float]) -> dict[str, float]:
+    """side -> seconds of its first start and captures, where they were measured."""
+    return {side: timings_s[task] for side, task in TASKS.items() if task in timings_s}

@@ -49,7 +49,7 @@ def _without_dropout(
     """A random trainer: disable dropout on trial, and look at what is left without it."""
     cause = own_cause(own, inquest.found.localisation)
     repair = repair_for("dropout-active", inquest.run)
-    after = None if repair is None else inquest.trials.attempt(repair, "train")
+    after = None if repair is None else inquest.trials.rescore(repair.label, repair.spec, "train")
     if repair is None or after is None:
         return [cause, *sure]
     left = error_of(after, charge.sound)
@@ -81,8 +81,12 @@ def _confirmed(inquest: Inquest, own: Disagreement) -> Cause:
     repair = repair_for(cause.id, inquest.run)
     if repair is None:
         return cause
-    scored = inquest.trials.attempt(repair, "train")
-    trained = None if scored is None else inquest.trials.attempt(repair, "train", train_mode=True)
+    scored = inquest.trials.rescore(repair.label, repair.spec, "train")
+    trained = (
+        None
+        if scored is None
+        else inquest.trials.rescore(repair.label, repair.spec, "train", train_mode=True)
+    )
     if scored is None or trained is None:
         return cause
     left = error_of(trained, scored.logp.astype(np.float64))

@@ -1,49 +1,99 @@
-"""Repairs on trial, run on the real side, and the record of every experiment."""
+"""Trials on the real side, and the record of every experiment."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from mismatch_lab.attribution.lab import Lab
-from mismatch_lab.attribution.repairs import Repair
+from mismatch_lab.attribution.knobs.base import Trial
+from mismatch_lab.attribution.lab import NEVER, Lab
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.errors import MismatchLabError
 from mismatch_lab.schema import Cause, Confirmation, ExperimentRecord, SideSpec
 
 OnEvent = Callable[[dict[str, Any]], None]
-Rerun = Callable[[SideSpec, str, bool], Capture]
-"""(side, capture id, in training mode) -> the side's scores of the run's tokens."""
+Captures = Mapping[str, Capture]
+
+SCORED = "scored"
+"""Capture of a trial that scores the run's own tokens."""
+
+Rerun = Callable[[Trial], Captures]
+"""Runs a trial: `SCORED`, or where it samples anew, `decode` and `prefill`."""
 
 
 class Trials:
-    """Runs repairs, and keeps what was run."""
+    """Runs trials, and keeps what was run."""
 
-    def __init__(self, rerun: Rerun, on_event: OnEvent) -> None:
+    def __init__(
+        self,
+        rerun: Rerun,
+        on_event: OnEvent,
+        deadline: float | None = None,
+        cost_s: Mapping[str, float] | None = None,
+    ) -> None:
+        """Args:
+        rerun: runs a trial on the real side.
+        on_event: is told what happens.
+        deadline: of the monotonic clock; a trial that would end later is not begun.
+        cost_s: side -> seconds that a trial on it takes, as far as known.
+        """
         self.rerun = rerun
         self.on_event = on_event
+        self.deadline = time.monotonic() + NEVER if deadline is None else deadline
+        self.cost_s = dict(cost_s or {})
         self.records: list[ExperimentRecord] = []
+        self.skipped: list[str] = []
+        """Trials that the budget did not pay for."""
+        self._kept: dict[str, Captures | None] = {}
 
-    def attempt(self, repair: Repair, side: str, train_mode: bool = False) -> Capture | None:
-        """The side's scores with the repair; None where it cannot be run so."""
-        self.say(f"repair on trial: {repair.label}")
+    def attempt(
+        self, label: str, trial: Trial, suspect: str, slower: float = 1.0
+    ) -> Captures | None:
+        """What the side says with one thing changed; None where it cannot be run so, or not within
+        the budget.
+
+        Args:
+            label: what is changed, for people.
+            trial: the changed side and what it is asked.
+            suspect: whose error is examined.
+            slower: seconds it takes, in those that the side took at first.
+        """
+        where: Literal["train", "infer"] = "train" if suspect == "train" else "infer"
+        name, key = f"{suspect} with {label}", _key(trial)
+        if key in self._kept:
+            return self._kept[key]
+        if time.monotonic() + slower * self.cost_s.get(where, 0.0) > self.deadline:
+            self.skipped.append(name)
+            return None
+        self.say(f"on trial: {name}")
         began = time.monotonic()
+        captures: Captures | None
         try:
-            capture = self.rerun(repair.spec, f"repair{len(self.records)}", train_mode)
-            result = "scored the run's tokens again"
+            captures = self.rerun(trial)
+            what = "scored the run's tokens" if trial.sampling is None else "sampled and scored"
+            result = f"{what} again"
         except MismatchLabError as error:
-            capture, result = None, f"could not be run: {error.problem}"
-        where: Literal["train", "infer"] = "train" if side == "train" else "infer"
-        self.records.append(
-            ExperimentRecord(
-                name=f"{side} with {repair.label}",
-                side=where,
-                cost_s=time.monotonic() - began,
-                result=result,
-            )
-        )
-        return capture
+            captures, result = None, f"could not be run: {error.problem}"
+        cost_s = time.monotonic() - began
+        self.records.append(ExperimentRecord(name=name, side=where, cost_s=cost_s, result=result))
+        self._kept[key] = captures
+        return captures
+
+    def found(self, label: str, suspect: str, result: str) -> None:
+        """Say what came of a trial."""
+        name = f"{suspect} with {label}"
+        self.records = [
+            one.model_copy(update={"result": result}) if one.name == name else one
+            for one in self.records
+        ]
+
+    def rescore(
+        self, label: str, spec: SideSpec, suspect: str, train_mode: bool = False
+    ) -> Capture | None:
+        """Scores of the run's tokens by a side put right in one thing; None as for `attempt`."""
+        captures = self.attempt(label, Trial(spec, train_mode=train_mode), suspect)
+        return None if captures is None else captures[SCORED]
 
     def record_lab(self, lab: Lab) -> None:
         """All simulations as one entry."""
@@ -62,6 +112,12 @@ class Trials:
     def say(self, text: str) -> None:
         """Tell the user what is going on."""
         self.on_event({"event": "stage", "text": text})
+
+
+def _key(trial: Trial) -> str:
+    """Equal for equal trials: nothing is run twice."""
+    sampling = trial.sampling.model_dump_json() if trial.sampling else ""
+    return f"{trial.spec.model_dump_json()} {sampling} {trial.routing_from} {trial.train_mode}"
 
 
 def confirmed_by(cause: Cause, experiment: str, before: float, after: float) -> Cause:

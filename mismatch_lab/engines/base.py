@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mismatch_lab.captures.capture import Capture, Float32, Int64, Rows
 from mismatch_lab.schema import Alteration, OptionValue, Packing, Prompt, Sampling, SideSpec
@@ -34,6 +35,8 @@ class ScoreRequest:
     replay: dict[str, Float32] | None = None
     """Module inputs of another side at the probe positions, `NAME:in` -> [P, D]: in the tap rows
     each module is fed these instead of its own input, so that its error stands alone."""
+    routing_replay: NDArray[np.int16] | None = None
+    """[T, L, K] experts that routers choose in place of their own; -1 leaves a choice to them."""
     packing: Packing | None = None
     """Rows of a micro-batch one after another in one sequence; None is the engine's own choice."""
     alter: tuple[Alteration, ...] = ()

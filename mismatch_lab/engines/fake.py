@@ -104,7 +104,7 @@ class FakeEngine:
         Raises:
             NotApplicableError: asked to be altered.
         """
-        if request.alter or request.packing:
+        if request.alter or request.packing or request.routing_replay is not None:
             raise NotApplicableError("The fake engine's model cannot be altered.")
         check_lengths(np.diff(rows.row_offsets).tolist(), 0, self.context_length, self.spec.model)
         self._passes += 1

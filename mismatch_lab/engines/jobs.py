@@ -37,6 +37,8 @@ class ScoreJob(Strict):
     """Score only this many rows (self-comparisons need few)."""
     replay_from: str | None = None
     """Capture whose module inputs are fed to this side's modules."""
+    routing_from: str | None = None
+    """Capture whose expert choices the routers follow (transformers engines)."""
     fingerprint: bool = False
     packing: Packing | None = None
     """Overrides the engine's own (transformers engines)."""

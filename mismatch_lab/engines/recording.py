@@ -6,11 +6,15 @@ import platform
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mismatch_lab.captures.capture import Capture, first_rows
 from mismatch_lab.captures.probes import probe_positions, tap_rows
 from mismatch_lab.captures.store import load_capture
 from mismatch_lab.engines.base import Engine, Progress, ScoreRequest
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob
+from mismatch_lab.errors import CaptureError
 from mismatch_lab.provenance import package_versions
 from mismatch_lab.schema import LogprobSpace, Manifest, SideSpec
 
@@ -35,11 +39,26 @@ def score_job(engine: Engine, job: ScoreJob, captures: Path, progress: Progress)
         micro_batch=job.micro_batch,
         train_mode=job.train_mode,
         replay=replay,
+        routing_replay=_choices(job, captures, source.rows.n_tokens),
         packing=job.packing,
         alter=job.alter,
     )
     capture = engine.score(source.rows, request, progress)
     return replace(capture, weights=engine.fingerprint()) if job.fingerprint else capture
+
+
+def _choices(job: ScoreJob, captures: Path, tokens: int) -> NDArray[np.int16] | None:
+    """Expert choices to follow.
+
+    Raises:
+        CaptureError: the capture recorded none.
+    """
+    if job.routing_from is None:
+        return None
+    recorded = load_capture(captures / job.routing_from)[0].router_topk
+    if recorded is None:
+        raise CaptureError(f"Capture {job.routing_from} recorded no routing to follow.")
+    return recorded[:tokens]
 
 
 def manifest_of(

@@ -16,6 +16,7 @@ from mismatch_lab.engines.chunked_logp import log_softmax, token_logp
 from mismatch_lab.engines.torch_batch import lay_out
 from mismatch_lab.engines.torch_model import BodyAndHead
 from mismatch_lab.engines.torch_routing import RoutingTap
+from mismatch_lab.engines.torch_routing_replay import RoutingReplay
 from mismatch_lab.schema import Packing
 
 
@@ -30,6 +31,7 @@ class TorchScorer:
         self.device = device
         self.routing = RoutingTap(parts.model, top_k)
         self.tap = Tap(tappable(parts.model))
+        self._follow: RoutingReplay | None = None
 
     def score(
         self,
@@ -49,6 +51,10 @@ class TorchScorer:
             stack.callback(self.parts.model.eval)
             if request.routing and self.routing.routers:
                 stack.enter_context(self.routing.attached())
+            self._follow = None
+            if request.routing_replay is not None:
+                self._follow = RoutingReplay(self.routing.routers, request.routing_replay)
+                stack.enter_context(self._follow.attached())
             for batch in batches:
                 records |= self._score_batch(rows, batch, request)
                 progress(len(records), len(chosen_rows))
@@ -64,6 +70,8 @@ class TorchScorer:
     ) -> dict[int, RowRecord]:
         tapped = batch[0] in request.tap_rows
         inputs = lay_out(rows, batch, request.packing or self.packing, self.device)
+        if self._follow is not None:
+            self._follow.place(rows, batch, inputs)
         if tapped:
             keep = torch.from_numpy(local_probes(rows, request.probe_positions, batch[0]) - 1)
             self.tap.start(inputs.ids.shape[1], keep.to(self.device))

@@ -149,10 +149,11 @@ class VllmEngine:
 
     def score(self, rows: Rows, request: ScoreRequest, progress: Progress) -> Capture:
         """See `Engine.score`; one sequence per forward, or all handed over at once."""
-        if request.replay is not None or request.train_mode or request.alter:
+        replays = request.replay is not None or request.routing_replay is not None
+        if replays or request.train_mode or request.alter:
             raise InputError(
-                "vLLM cannot replay another side's inputs, be altered for one job, nor run in "
-                "training mode."
+                "vLLM cannot replay another side's inputs or routing, be altered for one job, nor "
+                "run in training mode."
             )
         if not self._updated:
             raise InputError("An engine with a weight update to make samples before it scores.")

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,13 @@ from mismatch_lab.registry import resolve
 from mismatch_lab.schema import SideSpec
 
 Emit = Callable[..., None]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command line of this module; returns the exit code."""
+    if platform.system() == "Linux":
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return main(arguments[0], serve="--serve" in arguments[1:])
 
 
 def main(task_file: str, serve: bool = False) -> int:
@@ -180,8 +187,6 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    if platform.system() == "Linux":
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    code = main(sys.argv[1], serve="--serve" in sys.argv[2:])
+    code = run(sys.argv[1:])
     sys.stdout.flush()
     os._exit(code)  # engines leave threads behind that would keep the process

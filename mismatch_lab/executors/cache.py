@@ -126,7 +126,8 @@ def _sources(task: WorkerTask) -> dict[str, str]:
     """Checksums of the captures that the task reads and does not make."""
     jobs = [job for stage in task.stages for job in stage.jobs]
     scored = [job for job in jobs if not isinstance(job, GenerateJob)]
-    read = {name for job in scored for name in (job.source, job.replay_from) if name is not None}
+    named = ((job.source, job.replay_from, job.routing_from) for job in scored)
+    read = {name for names in named for name in names if name is not None}
     captures = Path(task.sources_dir or task.captures_dir)
     return {
         name: load_manifest(captures / name).arrays_sha256

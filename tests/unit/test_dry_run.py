@@ -67,16 +67,24 @@ def test_what_is_tried_follows_the_options() -> None:
 
 
 def test_parts_can_be_put_back_where_a_plugin_changed_them() -> None:
-    assert {tuple(r.causes) for r in plan().repairs if "stock" in r.repair} == set()
-    stock = [r for r in plan(trainer_plugin=f"{PLUGIN}:drop_sinks").repairs if "stock" in r.repair]
-    assert {r.side for r in stock} == {"train"}
-    assert any("attention-sinks-dropped" in r.causes for r in stock)
-    assert all(r.repair.startswith("stock ") for r in stock)
+    assert [k for k in plan().knobs if k.does.startswith("stock ")] == []
+    knobs = plan(trainer_plugin=f"{PLUGIN}:drop_sinks").knobs
+    stock = [k for k in knobs if k.does.startswith("stock ")]
+    assert {k.side for k in stock} == {"train"}
+    assert any("attention-sinks-dropped" in k.takes_away for k in stock)
+    # What somebody changed comes before what nobody did.
+    others = [knobs.index(k) for k in knobs if k.does == "eager experts"]
+    assert max(knobs.index(k) for k in stock) < min(others)
+
+
+def test_what_the_user_set_is_the_first_suspect() -> None:
+    first = plan(engine_args=("kv_cache_dtype=fp8",)).knobs[0]
+    assert (first.side, first.takes_away) == ("infer", ["kv-cache-quantisation"])
 
 
 def test_both_sides_can_load_tensors_again() -> None:
-    again = [r for r in plan().repairs if "stale-tensor" in r.causes]
-    assert [r.side for r in again] == ["train", "infer"]
+    again = [k for k in plan().knobs if k.does.endswith("loaded again")]
+    assert [k.side for k in again] == ["train", "infer"]
 
 
 def test_a_plugin_that_is_not_there_is_refused() -> None:

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from mismatch_lab.attribution import attribute, stage
+from mismatch_lab.attribution.knobs.base import Trial
+from mismatch_lab.attribution.trials import SCORED
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.engines.fake import FakeEngine
 from mismatch_lab.engines.fake_defects import TENSOR
@@ -91,8 +93,8 @@ def reruns(monkeypatch: pytest.MonkeyPatch) -> list[SideSpec]:
     """Nothing starts a process; sides asked for again cannot be run, and are listed."""
     asked: list[SideSpec] = []
 
-    def refuse(spec: SideSpec, _name: str, _train_mode: bool) -> Capture:
-        asked.append(spec)
+    def refuse(trial: Trial) -> dict[str, Capture]:
+        asked.append(trial.spec)
         raise EngineError("no such side")
 
     monkeypatch.setattr(stage, "_rerun", lambda *_: refuse)
@@ -169,9 +171,9 @@ def test_a_changed_tensor_is_loaded_again(make: Make, monkeypatch: pytest.Monkey
     made = make(trainer_args=("defect=tensor",))
     asked: list[SideSpec] = []
 
-    def rerun(spec: SideSpec, _name: str, _train_mode: bool) -> Capture:
-        asked.append(spec)
-        return made.sound_train()
+    def rerun(trial: Trial) -> dict[str, Capture]:
+        asked.append(trial.spec)
+        return {SCORED: made.sound_train()}
 
     monkeypatch.setattr(stage, "_rerun", lambda *_: rerun)
     found = made.attributed()
@@ -191,7 +193,7 @@ def test_a_coarse_format_is_named_once_however_often_it_is_met(
         return replace(capture, logp=np.round(capture.logp, 2))
 
     made.captures["train"] = rounded(made.captures["train"])
-    monkeypatch.setattr(stage, "_rerun", lambda *_: lambda *_: rounded(made.sound_train()))
+    monkeypatch.setattr(stage, "_rerun", lambda *_: lambda _: {SCORED: rounded(made.sound_train())})
     found = told(made.attributed())
     assert sorted(found) == [("logprob-precision", "train"), ("stale-tensor", "train")]
 

@@ -1,4 +1,4 @@
-"""Which repair takes a cause away on the trainer itself."""
+"""What is put right on a side itself, and what is left then."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from builders import answered, run_of, side
 
-from mismatch_lab.attribution.causes import CAUSES
-from mismatch_lab.attribution.repairs import STOCK, error_of, repair_for, resync
+from mismatch_lab.attribution.repairs import error_of, repair_for, resync
 
 PLUGGED = run_of(train=side("train", plugin="file.py:plant"))
 
@@ -19,20 +18,18 @@ def test_dropout_is_disabled() -> None:
     assert repair.label == "dropout disabled"
 
 
-@pytest.mark.parametrize("cause", STOCK)
-def test_modules_are_put_back_where_a_plugin_may_have_changed_them(cause: str) -> None:
-    repair = repair_for(cause, PLUGGED)
+def test_modules_are_put_back_where_a_plugin_may_have_changed_them() -> None:
+    repair = repair_for("expert-layout", PLUGGED)
     assert repair is not None
-    assert repair.spec.stock == STOCK[cause]
+    assert repair.spec.stock == ("*.mlp", "config")
     assert repair.spec.plugin == "file.py:plant"
     assert repair.spec.side == "train"
-    assert repair_for(cause, run_of()) is None  # a stock trainer has nothing to put back
+    assert repair_for("expert-layout", run_of()) is None  # a stock trainer has nothing to put back
 
 
 def test_other_causes_have_no_repair() -> None:
-    assert set(STOCK) <= set(CAUSES)
-    for cause in set(CAUSES) - set(STOCK) - {"dropout-active"}:
-        assert repair_for(cause, PLUGGED) is None
+    assert repair_for("shift-by-one", PLUGGED) is None
+    assert repair_for("numerics-floor", PLUGGED) is None
 
 
 def test_tensors_are_loaded_again() -> None:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from builders import rows_of, run_of, side
 
+from mismatch_lab.attribution.knobs.base import Trial
 from mismatch_lab.attribution.stage import EXPERIMENTS, _rerun
+from mismatch_lab.attribution.trials import SCORED
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.store import save_capture
 from mismatch_lab.errors import InputError
-from mismatch_lab.schema import Manifest
+from mismatch_lab.schema import Manifest, Prompt, Sampling
 
 ROWS = rows_of(3, 2)
 
@@ -37,16 +39,31 @@ def test_the_runs_tokens_are_scored_and_the_capture_is_gone(out: Path) -> None:
         seen.append((task, sorted(path.name for path in folder.iterdir())))
 
     rerun = _rerun(run_of(), out, lambda event: None, after_task)
-    capture = rerun(side("train"), "repair0", False)
+    (capture,) = rerun(Trial(side("train"))).values()
     np.testing.assert_array_equal(capture.rows.token_ids, ROWS.token_ids)
     assert np.isfinite(capture.logp[ROWS.sampled]).all()
     # Whoever spoils captures of the trainer's task spoils this one too.
-    assert seen == [("trainer", ["repair0"])]
+    assert seen == [("trainer", [SCORED])]
     assert not (out / EXPERIMENTS).exists()
 
 
 def test_a_side_that_cannot_be_run_leaves_nothing(out: Path) -> None:
     rerun = _rerun(run_of(), out, lambda event: None, None)
     with pytest.raises(InputError, match="no defect 'love'"):
-        rerun(side("train", args={"defect": "love"}), "repair0", False)
+        rerun(Trial(side("train", args={"defect": "love"})))
     assert not (out / EXPERIMENTS).exists()
+
+
+def test_sampling_anew_gives_both_passes_of_the_engine(out: Path) -> None:
+    seen: list[str] = []
+    prompt = Prompt(id="sum", text="1 plus 2?")
+    run = run_of().model_copy(update={"prompts": [prompt]})
+    rerun = _rerun(run, out, lambda event: None, lambda task, folder: seen.append(task))
+    captures = rerun(Trial(side("infer"), Sampling(temperature=0.5, max_tokens=4)))
+    assert set(captures) == {"decode", "prefill"}
+    sampled = captures["decode"].rows.sampled
+    assert sampled.sum() > 0
+    np.testing.assert_allclose(
+        captures["decode"].logp[sampled], captures["prefill"].logp[sampled], atol=1e-5
+    )
+    assert seen == ["engine"]

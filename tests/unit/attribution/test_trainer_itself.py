@@ -10,6 +10,7 @@ from builders import NAN, FakeLab, a_charge, a_fit, altered_by, answered, run_of
 from mismatch_lab.attribution.build_cause import build_cause
 from mismatch_lab.attribution.inquest import Inquest, Measured
 from mismatch_lab.attribution.investigate import Inquiry
+from mismatch_lab.attribution.knobs.base import Trial
 from mismatch_lab.attribution.pursuit import Pursuit
 from mismatch_lab.attribution.self_disagreement import (
     AGAIN,
@@ -18,7 +19,7 @@ from mismatch_lab.attribution.self_disagreement import (
     Disagreement,
 )
 from mismatch_lab.attribution.trainer_itself import in_training_mode, with_own
-from mismatch_lab.attribution.trials import Trials
+from mismatch_lab.attribution.trials import SCORED, Trials
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.errors import EngineError
 from mismatch_lab.schema import Cause, Localisation, ModuleError, SideSpec
@@ -37,12 +38,12 @@ class Side:
         self.answers = list(answers)
         self.asked: list[tuple[SideSpec, bool]] = []
 
-    def __call__(self, spec: SideSpec, _name: str, train_mode: bool) -> Capture:
-        self.asked.append((spec, train_mode))
+    def __call__(self, trial: Trial) -> dict[str, Capture]:
+        self.asked.append((trial.spec, trial.train_mode))
         answer = self.answers.pop(0)
         if answer is None:
             raise EngineError("cannot be run")
-        return answer
+        return {SCORED: answer}
 
 
 def inquest(real: Side | None = None, where: Localisation | None = None) -> Inquest:

@@ -2,52 +2,62 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from builders import answered, side
 
 from mismatch_lab.attribution.build_cause import build_cause
+from mismatch_lab.attribution.knobs.base import Trial
 from mismatch_lab.attribution.lab import Lab
-from mismatch_lab.attribution.repairs import Repair, resync
-from mismatch_lab.attribution.trials import Trials, confirmed_by
+from mismatch_lab.attribution.repairs import resync
+from mismatch_lab.attribution.trials import SCORED, Trials, confirmed_by
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.engines.jobs import ScoreJob
 from mismatch_lab.errors import EngineError
-from mismatch_lab.schema import Alteration, SideSpec
+from mismatch_lab.schema import Alteration
 
 ANSWER = answered([-1.0])
-REPAIR = Repair("x put back", side("train", stock=("x",)))
 
 
 class Side:
-    """A real side that notes how it was asked; it cannot be repaired by loading tensors again."""
+    """A real side that notes how it was asked; it cannot load tensors again."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[SideSpec, str, bool]] = []
+        self.asked: list[Trial] = []
 
-    def __call__(self, spec: SideSpec, name: str, train_mode: bool) -> Capture:
-        self.asked.append((spec, name, train_mode))
-        if spec.resync:
+    def __call__(self, trial: Trial) -> dict[str, Capture]:
+        self.asked.append(trial)
+        if trial.spec.resync:
             raise EngineError("no such tensor")
-        return ANSWER
+        return {SCORED: ANSWER}
 
 
-def test_every_attempt_is_recorded_under_a_name_of_its_own() -> None:
+def test_every_attempt_is_recorded() -> None:
     real, said = Side(), list[dict[str, Any]]()
     trials = Trials(real, said.append)
-    assert trials.attempt(REPAIR, "train") is ANSWER
-    assert trials.attempt(REPAIR, "train", train_mode=True) is ANSWER
-    assert trials.attempt(resync(side("infer"), ("t",)), "decode") is None
-    assert [(name, mode) for _, name, mode in real.asked] == [
-        ("repair0", False), ("repair1", True), ("repair2", False),
-    ]  # fmt: skip
+    stock, old = side("train", stock=("x",)), resync(side("infer"), ("t",))
+    assert trials.rescore("stock x", stock, "train") is ANSWER
+    assert trials.rescore("stock x", stock, "train", train_mode=True) is ANSWER
+    assert trials.rescore(old.label, old.spec, "decode") is None
+    assert [trial.train_mode for trial in real.asked] == [False, True, False]
     assert [(r.side, r.name) for r in trials.records] == [
-        ("train", "train with x put back"),
-        ("train", "train with x put back"),
+        ("train", "train with stock x"),
+        ("train", "train with stock x"),
         ("infer", "decode with t loaded again"),
     ]
     assert "no such tensor" in trials.records[2].result
     assert len(said) == 3
+
+
+def test_what_the_budget_does_not_pay_for_is_not_begun() -> None:
+    real = Side()
+    trials = Trials(real, lambda event: None, time.monotonic() + 50, {"train": 30.0})
+    assert trials.attempt("x", Trial(side("train")), "train", slower=2.0) is None  # 60 s
+    assert trials.attempt("x", Trial(side("train")), "train") == {SCORED: ANSWER}  # 30 s
+    assert trials.attempt("y", Trial(side("infer")), "decode") is not None  # nobody knows
+    assert trials.skipped == ["train with x"]
+    assert len(real.asked) == 2
 
 
 def test_simulations_are_one_entry() -> None:

@@ -1,0 +1,37 @@
+"""The catalogue of knobs: what can be set otherwise on a side, and what each cause says of it."""
+
+from __future__ import annotations
+
+from mismatch_lab.attribution.knobs import engine, modules, sampling, trainer
+from mismatch_lab.attribution.knobs.base import Knob
+
+KNOBS: tuple[Knob, ...] = (
+    # sampling
+    sampling.TEMPERATURE_1,
+    sampling.TOP_P_1,
+    sampling.LOGPROBS_MODE,
+    sampling.GENERATION_CONFIG,
+    # engine
+    engine.FRESH_ENGINE,
+    engine.PREFIX_CACHE,
+    engine.KV_CACHE_DTYPE,
+    engine.EAGER_MODE,
+    engine.ATTENTION_BACKEND,
+    engine.QUANTISATION,
+    engine.ENGINE_FLOAT32,
+    # trainer
+    trainer.PACKING_OFF,
+    trainer.MICRO_BATCH_1,
+    trainer.ATTENTION_EAGER,
+    trainer.EXPERTS_EAGER,
+    trainer.ROUTING_REPLAY,
+    trainer.TRAINER_FLOAT32,
+    # a patched trainer
+    modules.STOCK_ATTENTION,
+    modules.STOCK_ROTARY,
+    modules.STOCK_HEAD,
+    modules.STOCK_NORMS,
+    modules.STOCK_EXPERTS,
+    modules.NO_DROPOUT,
+)
+"""Another knob is one entry in its module and one row; a cause that it concerns is in its sets."""

@@ -1,0 +1,106 @@
+"""Knobs of the engine that samples: caches, graphs, kernels, formats."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from mismatch_lab.attribution.knobs.base import ASKED, Knob, Trial, Turn, all_but, with_option
+from mismatch_lab.attribution.knobs.precision import PRECISION, in_float32
+from mismatch_lab.schema import RunSpec
+
+OF_UPDATES = (
+    "stale-weights", "stale-tensor", "adapter-not-delivered", "untied-head", "stale-prefix-cache",
+    "stale-graph", "expert-layout", "router-bias",
+)  # fmt: skip
+"""What an update of the weights can leave behind."""
+
+KERNELS = (
+    "attention-sinks-dropped", "attention-softcap", "sliding-window", "kv-cache-quantisation",
+    "decode-prefill-divergence",
+)  # fmt: skip
+"""What attention kernels get wrong."""
+
+ROUNDED = PRECISION | {"kv-cache-quantisation"}
+
+
+def _plain(run: RunSpec, name: str, wanted: str | bool) -> Turn | None:
+    """Only where the user set it: our own default is the plain value."""
+    return with_option(run.infer, name, wanted, wanted)
+
+
+def _without(run: RunSpec, name: str) -> Turn | None:
+    if name not in run.infer.args:
+        return None
+    args = {key: value for key, value in run.infer.args.items() if key != name}
+    return Turn(Trial(run.infer.model_copy(update={"args": args})), ASKED)
+
+
+def _fresh(run: RunSpec) -> Turn | None:
+    if run.infer.weight_update is None:
+        return None
+    started = {"weights_before": None, "weight_update": None}
+    return Turn(Trial(run.infer.model_copy(update=started)), ASKED)
+
+
+FRESH_ENGINE = Knob(
+    id="fresh-engine",
+    does="a new start on the checkpoint in place of an update",
+    suspects=("infer", "decode"),
+    turn=_fresh,
+    may_clear=frozenset(OF_UPDATES),
+    keeps=all_but(*OF_UPDATES),
+)
+
+PREFIX_CACHE = Knob(
+    id="prefix-cache",
+    does="no prefix cache",
+    suspects=("decode",),
+    turn=partial(_plain, name="enable_prefix_caching", wanted=False),
+    may_clear=frozenset({"stale-prefix-cache"}),
+    keeps=all_but("stale-prefix-cache"),
+)
+
+KV_CACHE_DTYPE = Knob(
+    id="kv-cache-dtype",
+    does="keys and values cached in the model's dtype",
+    suspects=("infer", "decode"),
+    turn=partial(_plain, name="kv_cache_dtype", wanted="auto"),
+    may_clear=frozenset({"kv-cache-quantisation"}),
+    keeps=all_but("kv-cache-quantisation"),
+)
+
+EAGER_MODE = Knob(
+    id="eager-mode",
+    does="neither graphs nor compiled code",
+    suspects=("infer", "decode"),
+    turn=partial(_plain, name="enforce_eager", wanted=True),
+    may_clear=frozenset({"stale-graph", "decode-prefill-divergence"}),
+    keeps=frozenset({"kv-cache-quantisation", "stale-prefix-cache", *OF_UPDATES[:4]}),
+)
+
+ATTENTION_BACKEND = Knob(
+    id="attention-backend",
+    does="vLLM's own choice of attention kernels",
+    suspects=("infer", "decode"),
+    turn=partial(_without, name="attention_backend"),
+    may_clear=frozenset(KERNELS),
+    keeps=all_but(*KERNELS),
+)
+
+QUANTISATION = Knob(
+    id="quantisation",
+    does="weights as the checkpoint holds them",
+    suspects=("infer",),
+    turn=partial(_without, name="quantization"),
+    may_clear=frozenset({"weight-quantisation"}),
+    keeps=all_but("weight-quantisation"),
+)
+
+ENGINE_FLOAT32 = Knob(
+    id="engine-float32",
+    does="everything in float32",
+    suspects=("infer", "decode"),
+    turn=lambda run: in_float32(run.infer),
+    may_clear=ROUNDED,
+    keeps=all_but(*ROUNDED),
+)

@@ -1,0 +1,130 @@
+"""The catalogue of knobs, and which is turned next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from builders import run_of, side
+
+from mismatch_lab.attribution.causes import CAUSES
+from mismatch_lab.attribution.knobs import KNOBS
+from mismatch_lab.attribution.knobs.base import ASKED, DEFAULT, PLANTED, Knob, all_but
+from mismatch_lab.attribution.knobs.choose import choices, next_choice
+from mismatch_lab.schema import RunSpec
+
+
+def vllm(**args: Any) -> RunSpec:
+    return run_of(side("train", engine="fsdp"), side("infer", engine="vllm", args=args))
+
+
+def trainer(plugin: str | None = None, **args: Any) -> RunSpec:
+    return run_of(side("train", engine="hf", args=args, plugin=plugin))
+
+
+def test_knobs_have_names_of_their_own_and_contradict_nothing() -> None:
+    assert len({knob.id for knob in KNOBS}) == len(KNOBS)
+    assert len({(knob.side, knob.does) for knob in KNOBS}) == len(KNOBS)
+    for knob in KNOBS:
+        assert knob.cures, knob.id
+        assert not knob.cures & knob.keeps, knob.id
+        assert not knob.clears & knob.may_clear, knob.id
+        assert knob.cures | knob.keeps <= set(CAUSES), knob.id
+        assert len({s == "train" for s in knob.suspects}) == 1, knob.id  # of one side
+
+
+def test_a_cause_that_is_none_is_refused() -> None:
+    with pytest.raises(KeyError):
+        all_but("logit-skale")
+
+
+@pytest.mark.parametrize("run", [vllm(), trainer()])
+def test_what_stands_plain_already_is_not_turned(run: RunSpec) -> None:
+    found = {c.knob.id for c in choices(run, "decode")}
+    assert found == set()  # temperature 1, the whole distribution, nothing set
+
+
+@pytest.mark.parametrize(
+    ("args", "knob", "after"),
+    [
+        ({"kv_cache_dtype": "fp8"}, "kv-cache-dtype", {"kv_cache_dtype": "auto"}),
+        ({"enforce_eager": False}, "eager-mode", {"enforce_eager": True}),
+        ({"attention_backend": "FLASHINFER"}, "attention-backend", {}),
+        ({"generation_config": "auto"}, "generation-config", {"generation_config": "vllm"}),
+    ],
+)
+def test_what_the_user_set_on_the_engine_can_be_turned_back(
+    args: dict[str, Any], knob: str, after: dict[str, Any]
+) -> None:
+    (choice,) = choices(vllm(**args), "decode")
+    assert (choice.knob.id, choice.turn.likely) == (knob, ASKED)
+    assert choice.turn.trial.spec.args == after
+
+
+def test_temperature_is_turned_by_sampling_anew() -> None:
+    run = vllm()
+    sampling = run.probe.sampling.model_copy(update={"temperature": 0.6})
+    run = run.model_copy(update={"probe": run.probe.model_copy(update={"sampling": sampling})})
+    (choice,) = choices(run, "decode")
+    assert choice.turn.trial.sampling is not None
+    assert choice.turn.trial.sampling.temperature == 1.0
+
+
+def test_a_trainer_in_half_precision_can_be_run_in_float32() -> None:
+    half = side("train", engine="fsdp", args={"param_dtype": "bfloat16"}).model_copy(
+        update={"dtype": "bfloat16"}
+    )
+    found = {c.knob.id: c.turn for c in choices(run_of(half), "train")}
+    spec = found["trainer-float32"].trial.spec
+    assert (spec.dtype, spec.args) == ("float32", {})
+    assert "trainer-float32" not in {c.knob.id for c in choices(trainer(), "train")}
+
+
+def test_routing_is_replayed_where_it_was_recorded() -> None:
+    found = {c.knob.id: c.turn.trial for c in choices(trainer(), "train")}
+    assert found["routing-replay"].routing_from == "ref"
+    run = trainer()
+    capture = run.probe.capture.model_copy(update={"routing": False})
+    blind = run.model_copy(update={"probe": run.probe.model_copy(update={"capture": capture})})
+    assert "routing-replay" not in {c.knob.id for c in choices(blind, "train")}
+
+
+def test_an_engine_that_is_not_transformers_has_none_of_its_options() -> None:
+    assert {c.knob.id for c in choices(run_of(), "train")} == {"no-dropout"}
+
+
+def named(run: RunSpec, *causes: str, suspect: Any = "train") -> str | None:
+    choice = next_choice(choices(run, suspect), set(causes))
+    return None if choice is None else choice.knob.id
+
+
+def test_one_cause_wants_what_takes_it_away() -> None:
+    assert named(trainer(), "shift-by-one") is None
+    assert named(trainer(), "attention-softcap") == "attention-eager"
+    # A plugin is likelier to have done it than the default.
+    assert named(trainer(plugin="p.py:f"), "attention-softcap") == "stock-attention"
+    # What the user set himself is likelier still.
+    asked = trainer(plugin="p.py:f", attn_implementation="sdpa")
+    assert named(asked, "attention-softcap") == "attention-eager"
+
+
+def test_several_causes_want_what_separates_them() -> None:
+    run = vllm(kv_cache_dtype="fp8", enforce_eager=False)
+    tied = ("kv-cache-quantisation", "decode-prefill-divergence")
+    # A quantised cache goes and a divergence stays with a plain cache; both may go otherwise.
+    assert named(run, *tied, suspect="decode") == "kv-cache-dtype"
+    assert named(trainer(), "logit-scale", "vocab-padding") is None  # nothing tells them apart
+    leak = ("packing-leak", "logit-scale")
+    assert named(trainer(packing=True), *leak) == "packing-off"
+
+
+def test_how_likely_a_knob_matters_goes_before_what_it_separates() -> None:
+    order = [c.turn.likely for c in choices(trainer(plugin="p.py:f", packing=True), "train")]
+    assert set(order) == {ASKED, PLANTED, DEFAULT}
+
+
+def test_a_knob_belongs_to_the_side_of_its_suspects() -> None:
+    sides = {knob.id: knob.side for knob in KNOBS}
+    assert sides["temperature-1"] == "infer"
+    assert sides["stock-head"] == "train"
+    assert isinstance(KNOBS[0], Knob)
