@@ -34,6 +34,7 @@ from mismatch_lab.attribution.self_disagreement import (
 from mismatch_lab.attribution.suspects import SUSPECTS, Charge, charge_of, charges
 from mismatch_lab.attribution.trainer_itself import in_training_mode, with_own
 from mismatch_lab.attribution.trials import OnEvent, Rerun, Trials, confirmed_by
+from mismatch_lab.attribution.unlisted import CONVINCING, unlisted_cause
 from mismatch_lab.schema import Cause, ExperimentRecord, RuledOut, RunSpec
 
 BUDGET_S = 300.0
@@ -146,6 +147,9 @@ def _model(inquest: Inquest, charge: Charge, own: list[Disagreement]) -> Inquiry
     elif not (inquiry.done and named) and not any(c.confidence > MOSTLY for c in named):
         seen = observed_causes(charge, found.captures, found.localisation, not tensors)
         named = [cause_observed(charge, o) for o in seen] + named
+    if not inquiry.done and not any(c.confidence > CONVINCING for c in named):
+        unknown = unlisted_cause(charge, found.captures, found.localisation, inquest.config)
+        named = [*([unknown] if unknown else []), *named]
     inquest.outcome.add(_tested(inquest, charge, named), inquiry)
     return inquiry
 
@@ -179,7 +183,7 @@ def _decode(inquest: Inquest, charge: Charge, given: Explanation, sound_engine: 
         inquiry = inquest.search(charge, (), found.captures["prefill"])
     named = named_causes(inquiry, found.localisation)
     if not named and not inquiry.done:
-        named = fallback_decode(inquiry, updated)
+        named = fallback_decode(inquiry, updated, sound_engine)
     inquest.outcome.add(_tested(inquest, charge, named), inquiry)
 
 

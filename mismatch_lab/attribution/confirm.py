@@ -10,10 +10,12 @@ import numpy as np
 from mismatch_lab.attribution.inquest import Inquest
 from mismatch_lab.attribution.knobs.base import DEFAULT, Knob
 from mismatch_lab.attribution.knobs.choose import Choice, choices, next_choice
+from mismatch_lab.attribution.knobs.modules import stock_module
 from mismatch_lab.attribution.naming import NAMED
 from mismatch_lab.attribution.repairs import error_of
 from mismatch_lab.attribution.suspects import Charge
 from mismatch_lab.attribution.trials import SCORED, Captures, confirmed_by
+from mismatch_lab.attribution.unlisted import UNLISTED
 from mismatch_lab.schema import Cause, RuledOut
 
 GONE, STAYS = 0.2, 0.5
@@ -47,7 +49,10 @@ def confirmed(inquest: Inquest, charge: Charge, causes: list[Cause]) -> list[Cau
     settled = _break_tie(inquest, charge, tied, available) if tied else []
     others = [cause for cause in causes if cause not in tied]
     several = len(others) + bool(tied) > 1
-    settled += [_confirm(inquest, charge, cause, available, several) for cause in others]
+    settled += [
+        _confirm(inquest, charge, cause, _of_place(inquest, cause) or available, several)
+        for cause in others
+    ]
     return sorted(settled, key=lambda cause: -cause.confidence)
 
 
@@ -103,6 +108,15 @@ def _confirm(
             doubted = {"confidence": min(cause.confidence, DOUBTED)}
             return confirmed_by(cause, experiment, before, left).model_copy(update=doubted)
     return cause
+
+
+def _of_place(inquest: Inquest, cause: Cause) -> list[Choice]:
+    """The module of a defect without a name, put back."""
+    if cause.id != UNLISTED or cause.location is None:
+        return []
+    knob = stock_module(cause.location)
+    turn = knob.turn(inquest.run) if cause.side == "train" else None
+    return [Choice(knob, turn)] if turn is not None else []
 
 
 def _error_with(inquest: Inquest, charge: Charge, choice: Choice) -> float | None:

@@ -13,8 +13,10 @@ def changed_sets(a: NDArray[np.int16], b: NDArray[np.int16]) -> NDArray[np.bool_
 
     Args:
         a: [T, L, K] choices of one side.
-        b: [T, L, K] choices of the other.
+        b: [T, L, K'] choices of the other; sets of different sizes differ.
     """
+    if a.shape[-1] != b.shape[-1]:
+        return np.ones(a.shape[:-1], bool)
     return np.asarray((np.sort(a, axis=-1) != np.sort(b, axis=-1)).any(axis=-1))
 
 

@@ -16,6 +16,7 @@ from mismatch_lab.attribution.profile import position_profile
 from mismatch_lab.attribution.self_disagreement import Disagreement
 from mismatch_lab.attribution.suspects import Charge
 from mismatch_lab.attribution.token_patterns import TokenPattern, token_patterns
+from mismatch_lab.attribution.unlisted import contradicted
 from mismatch_lab.attribution.value_grid import ValueGrid
 from mismatch_lab.captures.capture import Rows
 from mismatch_lab.schema import (
@@ -42,9 +43,11 @@ def named_causes(inquiry: Inquiry, localisation: Localisation | None) -> list[Ca
         localisation: where modules diverge, if that was recorded.
     """
     causes = [_of_pattern(inquiry, pattern) for pattern in inquiry.patterns]
-    best = inquiry.pursuit.best
-    if best is not None and best.explained >= NAMED:
-        ties = [tie for tie in inquiry.pursuit.ties if tie.explained >= NAMED]
+    fits = [fit for fit in (inquiry.pursuit.best, *inquiry.pursuit.ties) if fit is not None]
+    good = [fit for fit in fits if fit.explained >= NAMED]
+    good = [fit for fit in good if not contradicted(fit, inquiry.charge, localisation)]
+    if good:
+        best, *ties = good
         share = 1.0 / (1 + len(ties))
         certain = _in_all([best, *ties])
         for found in (best, *ties):
@@ -207,8 +210,11 @@ def _of_pattern(inquiry: Inquiry, pattern: TokenPattern) -> Cause:
     return build_cause(pattern.cause, side, 0.95, why, evidence, [confirmation])
 
 
-def fallback_decode(inquiry: Inquiry, updated: bool) -> list[Cause]:
-    """Sampling that is wrong, and nothing more is known; after an update of the weights, a tie."""
+def fallback_decode(inquiry: Inquiry, updated: bool, sound_engine: bool) -> list[Cause]:
+    """Sampling that is wrong, and nothing more is known; after an update of the weights, a tie.
+
+    An engine that re-scores wrongly as well may do so for the same reason: little is said then.
+    """
     evidence = [
         Observation(
             observation="sampling against re-scoring of the same tokens, mean |delta| in nats",
@@ -220,7 +226,8 @@ def fallback_decode(inquiry: Inquiry, updated: bool) -> list[Cause]:
     known = "The engine's sampling disagrees with its own re-scoring, nothing simulated explains it"
     plain = "decode-prefill-divergence"
     if not updated:
-        return [build_cause(plain, "infer", 0.6, f"{known}.", evidence)]
+        confidence = 0.6 if sound_engine else 0.3
+        return [build_cause(plain, "infer", confidence, f"{known}.", evidence)]
     why = f"{known}; the weights were updated, and keys and values of before may remain."
     decides = load_cause("stale-prefix-cache").confirmation
     return [

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from mismatch_lab.attribution.router_choices import (
     DIRECTED,
     NEAR_TIE,
@@ -14,6 +16,7 @@ from mismatch_lab.attribution.router_choices import (
 from mismatch_lab.attribution.suspects import CAPTURED, Charge
 from mismatch_lab.attribution.token_reads import misread_tokens
 from mismatch_lab.captures.capture import Capture
+from mismatch_lab.findings.localise import module_pair
 from mismatch_lab.findings.modules import kind_of
 from mismatch_lab.schema import Localisation, ModuleError, Observation
 
@@ -26,6 +29,10 @@ KIND_CAUSES = {
     "head": "lm-head-precision",
 }
 """Kinds of module whose error, if it has the size of coarse rounding, has a name."""
+
+EVERYWHERE, FAIR = 0.3, 0.05
+"""At least this share of a module's outputs is wrong by this share of the typical error, where it
+is rounding; a clamp or a wrong row touches few."""
 
 QUIET = 0.1
 """Tokens before any change of experts must carry less than this share of the others' error."""
@@ -62,7 +69,7 @@ def observed_causes(
         named = _routers(choices, charge, localisation)
         if named is not None:
             return [named]
-    module = coarse_module(charge, localisation, weights_equal)
+    module = coarse_module(charge, captures, localisation, weights_equal)
     return [] if module is None else [module]
 
 
@@ -129,16 +136,25 @@ def _starts_at_routing(
     recorded, else by the tokens that come before any change of experts.
     """
     first = _first_module(localisation)
-    if first is not None:
-        return first.kind in ("router", "experts", "mlp")
+    if first is not None and localisation is not None:
+        layer = first.name.rpartition(".mlp")[0]
+        recorded = any(
+            m.kind == "router" and m.name.startswith(f"{layer}.mlp.")
+            for m in localisation.per_module
+        )
+        # What runs after a sound router is no router.
+        return first.kind == "router" or (first.kind in ("experts", "mlp") and not recorded)
     quiet = choices.quiet_nats <= max(QUIET * choices.loud_nats, charge.noise_nats)
     return quiet and choices.changed > 0
 
 
 def coarse_module(
-    charge: Charge, localisation: Localisation | None, weights_equal: bool
+    charge: Charge,
+    captures: Mapping[str, Capture],
+    localisation: Localisation | None,
+    weights_equal: bool,
 ) -> Observed | None:
-    """The first module to leave its floor, if by as much as coarse rounding does."""
+    """The first module to leave its floor, if by as much as coarse rounding does and as evenly."""
     module = _first_module(localisation)
     if module is None or not weights_equal or localisation is None:
         return None
@@ -146,6 +162,9 @@ def coarse_module(
     error = module.train_error if side == "train" else module.infer_error
     low, high = COARSE_ROUNDING
     if localisation.side != side or module.kind not in KIND_CAUSES or not low < error < high:
+        return None
+    spread = _spread("train_on_infer" if side == "train" else "prefill", captures, module)
+    if spread < EVERYWHERE:
         return None
     return Observed(
         KIND_CAUSES[module.kind],
@@ -155,6 +174,27 @@ def coarse_module(
         f"{module.name} is the first to leave its floor, with equal weights, by as much as one "
         "rounding to half precision.",
     )
+
+
+def _spread(suspect: str, captures: Mapping[str, Capture], module: ModuleError) -> float:
+    """Share of a module's outputs that are wrong by a fair part of the typical error: rounding
+    leaves few of them alone. 1 where outputs were not recorded.
+    """
+    wrong, right = (captures.get(name) for name in (suspect, "ref_on_infer"))
+    if wrong is None or right is None:
+        return 1.0
+    outputs = module_pair(wrong, right, module.name)
+    if outputs[0] is None or outputs[1] is None:
+        return 1.0
+    left, expected = outputs
+    difference = left.astype(np.float64) - expected
+    difference = difference[np.isfinite(difference).all(axis=1)]
+    if not difference.size:
+        return 1.0
+    # A head's log-probs all move with their normaliser.
+    away = np.abs(difference - np.median(difference, axis=1, keepdims=True))
+    typical = np.sqrt(np.mean(away**2))
+    return float(np.mean(away > FAIR * typical))
 
 
 def _first_module(localisation: Localisation | None) -> ModuleError | None:

@@ -7,7 +7,7 @@ log-sum-exp that normalised them, and returns what the defective one reports. Pu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ class Distributions:
     generated_from: Int64
     """[P] how many of these are prompt."""
     temperature: float
+    drawn: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    """[P] the token that was sampled from each."""
 
     @property
     def logits(self) -> Float64:
@@ -52,6 +54,7 @@ def distributions_of(capture: Capture, probes: Int64, temperature: float) -> Dis
         [rows.token_ids[a:p].astype(np.int64) for a, p in zip(starts, positions, strict=True)],
         rows.prompt_lengths[row_ids].astype(np.int64),
         temperature,
+        rows.token_ids[positions].astype(np.int64),
     )
 
 
@@ -104,6 +107,14 @@ def min_p(sound: Distributions, value: float) -> Float64:
     """Renormalised over tokens of at least `value` times the likeliest one's probability."""
     threshold = sound.logp.max(axis=1) + np.log(value)
     return _renormalised(sound.logp, sound.logp >= threshold[:, None])
+
+
+def never_drawn(sound: Distributions, value: float) -> Float64:
+    """Without tokens that were drawn nowhere, though `value` of them or more were expected."""
+    expected = np.exp(sound.logp).sum(axis=0)
+    suppressed = expected >= value
+    suppressed[sound.drawn] = False
+    return _renormalised(sound.logp, np.broadcast_to(~suppressed, sound.logp.shape))
 
 
 def _renormalised(logp: Float64, kept: NDArray[np.bool_]) -> Float64:
@@ -159,6 +170,7 @@ ROW_CHANGES: dict[str, Callable[[Distributions, float], Float64]] = {
     "top_p": top_p,
     "top_k": top_k,
     "min_p": min_p,
+    "never_drawn": never_drawn,
     "repetition_penalty": repetition_penalty,
     "presence_penalty": presence_penalty,
     "frequency_penalty": frequency_penalty,

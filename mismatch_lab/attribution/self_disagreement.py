@@ -24,6 +24,10 @@ UNTOUCHED_SHARE = 0.1
 """Where tokens before any change of experts differ by less than this share of those after it, the
 routers are what differs."""
 
+JUMP = 30.0
+"""Where router logits differ by so many times more than before it, the first change of experts of a
+row is no near-tie that noise decided: something before the router did that."""
+
 ITS_OWN = 2.0
 """Training mode adds something of its own where it differs so many times as much as repetition."""
 
@@ -90,7 +94,16 @@ def _compare(first: Capture, second: Capture, name: str, noise_nats: float) -> D
         ),
     ]
     quiet = before <= UNTOUCHED_SHARE * after if np.isfinite(before) else gate <= noise_nats
-    routers = touched.any() and quiet
+    jump = _jump(first, second)
+    evidence.append(
+        _seen(
+            "router logits at the first change of experts of each row, relative difference over "
+            "that of tokens before",
+            jump,
+            "near 1 where the routers' own noise changes choices",
+        )
+    )
+    routers = touched.any() and quiet and not jump > JUMP
     if not routers:
         return Disagreement(_without_routers(name), name, size, evidence)
     layer = _first_layer(first, second)
@@ -127,6 +140,31 @@ def _first_gate(first: Capture, second: Capture) -> float:
     a = first.router_logits[: second.rows.n_tokens, 0].astype(np.float64)
     size = float(np.linalg.norm(a))
     return float(np.linalg.norm(second.router_logits[:, 0] - a) / size) if size else float("nan")
+
+
+def _jump(first: Capture, second: Capture) -> float:
+    """Median over rows: relative difference of router logits at the first change of experts, over
+    its median at the tokens before; NaN where not recorded, or nothing changes.
+    """
+    if first.router_logits is None or second.router_logits is None:
+        return float("nan")
+    assert first.router_topk is not None
+    assert second.router_topk is not None
+    tokens = second.rows.n_tokens
+    changed = changed_sets(first.router_topk[:tokens], second.router_topk)
+    a = first.router_logits[:tokens].astype(np.float64)
+    b = second.router_logits.astype(np.float64)
+    size = np.maximum(np.linalg.norm(a, axis=-1), 1e-30)
+    relative = np.linalg.norm(b - a, axis=-1) / size
+    jumps = []
+    for start, stop in second.rows.spans():
+        token = np.flatnonzero(changed[start:stop].any(axis=1))[:1]
+        if len(token) and token[0] > 0:
+            at = start + int(token[0])
+            layer = int(np.flatnonzero(changed[at])[0])
+            before = float(np.median(relative[start:at, layer]))
+            jumps.append(relative[at, layer] / max(before, np.finfo(np.float32).eps))
+    return float(np.median(jumps)) if jumps else float("nan")
 
 
 def _seen(observation: str, value: float, expected: str) -> Observation:

@@ -69,9 +69,7 @@ class World:
             sound = distributions_of(base, probes, self.temperature)
             for change in row_changes:
                 changed = ROW_CHANGES[change.name](sound, change.value)
-                sound = type(sound)(
-                    changed, sound.lse, sound.seen, sound.generated_from, sound.temperature
-                )
+                sound = replace(sound, logp=changed)
             logp = np.full(len(logp), np.nan)
             logp[flat] = sound.logp[np.arange(len(flat)), base.rows.token_ids[flat]]
         for hypothesis in explanation:

@@ -24,6 +24,12 @@ MANY = 0.2
 """Another number is a constant if this share of wrong tokens carries it; on a coarse grid, or near
 certainty, a few tokens share a value by chance."""
 
+NEARLY_ALL = 0.8
+"""Share of wrong tokens that must carry a neighbour's log-prob; by chance few do."""
+
+FEW = 0.5
+"""Where more of all tokens are wrong, it is no matter of single ones."""
+
 CLEAR = 20.0
 """A token is wrong by itself when it is off by this many times the noise."""
 
@@ -63,6 +69,11 @@ def token_patterns(
         cause = "terminal-token" if not (tokens & ~last).any() else "sentinel-values"
         found.append(TokenPattern(cause, tokens, value, float(error[tokens].mean())))
     rest = wrong & ~constant
+    neighbours = _of_neighbour(observed, sound, rest, limit)
+    if rest.sum() > REPEATED and neighbours.sum() >= NEARLY_ALL * rest.sum():
+        if rest.sum() < FEW * rows.sampled.sum():
+            found.append(TokenPattern("shift-by-one", rest, np.nan, float(error[rest].mean())))
+        return found
     inside = rows.sampled & ~last & np.isfinite(error)
     clean_inside = inside.any() and float(np.mean(error[inside & ~constant])) <= limit / CLEAR
     if rest.sum() > REPEATED and not (rest & ~last).any() and clean_inside:
@@ -77,6 +88,15 @@ def _constants(observed: Float64, wrong: NDArray[np.bool_]) -> NDArray[np.bool_]
     whole |= (values == np.round(values)) & ((values <= low) | (values > high))
     many = (counts >= max(REPEATED + 1, MANY * counts.sum())) & (counts > 1)
     return np.asarray(wrong & np.isin(observed, values[whole | many]))
+
+
+def _of_neighbour(
+    observed: Float64, sound: Float64, tokens: NDArray[np.bool_], limit: float
+) -> NDArray[np.bool_]:
+    """[T] whether a token carries what belongs to the token before or after it."""
+    before, after = np.roll(sound, 1), np.roll(sound, -1)
+    near = np.fmin(np.abs(observed - before), np.abs(observed - after))
+    return np.asarray(tokens & (near <= limit))
 
 
 def _last_sampled(rows: Rows) -> NDArray[np.bool_]:

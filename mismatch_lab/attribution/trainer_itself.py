@@ -36,7 +36,7 @@ def with_own(
     sure = [cause for cause in named if cause.confidence > MOSTLY]
     if mine[0].against != OTHER_BATCH:
         return _without_dropout(inquest, mine[0], sure, charge)
-    located = coarse_module(charge, localisation, weights_equal=True)
+    located = coarse_module(charge, inquest.found.captures, localisation, weights_equal=True)
     if located is not None and located.cause != "router-precision":
         # Coarse rounding falls otherwise in another batch.
         return [cause_observed(charge, located), *named]

@@ -43,10 +43,14 @@ class RoutingTap:
                 handle.remove()
 
     def stacked(self) -> tuple[Tensor, Tensor]:
-        """([B·n, L, K] choices, best first; [B·n, L, E] logits)."""
+        """([B·n, L, K] choices, best first; [B·n, L, E] logits).
+
+        K is the largest of all layers; a layer that chooses fewer has its last choice repeated.
+        """
         names = list(self.routers)
+        most = max(self.chosen[n].shape[-1] for n in names)
         return (
-            torch.stack([self.chosen[n] for n in names], dim=1),
+            torch.stack([_padded(self.chosen[n], most) for n in names], dim=1),
             torch.stack([self.logits[n] for n in names], dim=1),
         )
 
@@ -65,3 +69,8 @@ class RoutingTap:
             self.chosen[name] = chosen.gather(-1, order).to(torch.int16).cpu()
 
         return hook
+
+
+def _padded(chosen: Tensor, most: int) -> Tensor:
+    missing = most - chosen.shape[-1]
+    return torch.cat([chosen, chosen[:, -1:].expand(-1, missing)], dim=-1) if missing else chosen

@@ -63,6 +63,7 @@ def localise(
         _module(captures, name, UNIT_ROUNDOFF[dtype], floor_ratio)
         for name in sorted(shared, key=execution_order)
     ]
+    modules = [_as_a_whole(m, modules) for m in modules]
     culprit = next((m for m in modules if m.diverges), None)
     return Localisation(
         depth=depth,
@@ -86,7 +87,9 @@ def module_error(hidden: Float32 | None, reference: Float32 | None) -> tuple[flo
     with np.errstate(divide="ignore", invalid="ignore"):
         difference = np.linalg.norm(hidden - expected, axis=1)
         relative = difference / np.linalg.norm(expected, axis=1)
-    relative = np.sort(relative[np.isfinite(relative)])
+    # Infinite where it should be finite is as wrong as can be; what was not recorded is NaN.
+    relative[np.isinf(hidden).any(axis=1) & np.isfinite(expected).all(axis=1)] = np.inf
+    relative = np.sort(relative[~np.isnan(relative)])
     if not len(relative):
         return math.nan, 0
     kept = relative[: max(1, math.ceil(len(relative) * (1 - TRIMMED)))]
@@ -116,10 +119,19 @@ def _module(
         infer_error=infer_error,
         train_error=train_error,
         floor=floor,
-        # A layer is the sum of its parts, which are judged themselves.
-        diverges=kind != "layer" and isolated > limit and max(infer_error, train_error) > limit,
+        diverges=isolated > limit and max(infer_error, train_error) > limit,
         n=n,
     )
+
+
+def _as_a_whole(module: ModuleError, modules: list[ModuleError]) -> ModuleError:
+    """A layer is the sum of its parts, which are judged themselves: it is wrong only where all of
+    them are right (a residual that is left out, or added up in another precision).
+    """
+    if module.kind != "layer" or not module.diverges:
+        return module
+    part = any(m.diverges for m in modules if m.name.startswith(f"{module.name}."))
+    return module.model_copy(update={"diverges": not part})
 
 
 def module_pair(a: Capture, b: Capture, name: str) -> tuple[Float32, Float32] | tuple[None, None]:

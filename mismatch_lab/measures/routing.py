@@ -27,7 +27,7 @@ class RoutingAgreement:
 
     Attributes:
         top1_agreement: share of (token, layer) whose first choice is the same.
-        set_overlap: mean over (token, layer) of |A and B| / k.
+        set_overlap: mean over (token, layer) of |A and B| / k, of the larger k where they differ.
         flipped_token_share: share of tokens with a flipped layer, among those recorded at all.
         top1_agreement_per_layer: one estimate for each of L layers.
         set_overlap_per_layer: one estimate for each of L layers.
@@ -59,7 +59,7 @@ def routing_agreement(
 
     Args:
         router_topk_infer: int [T, L, K], experts in order of preference; -1 = not recorded.
-        router_topk_train: int [T, L, K].
+        router_topk_train: int [T, L, K'].
         row_ids: int [T], ascending.
 
     Returns:
@@ -67,13 +67,15 @@ def routing_agreement(
         whose `n_dropped` counts those not recorded.
 
     Raises:
-        ValueError: shapes differ or are not [T, L, K], or `row_ids` does not ascend.
+        ValueError: tokens or layers differ, shapes are not [T, L, K], or `row_ids` does not ascend.
     """
-    check_shapes(router_topk_infer=router_topk_infer, router_topk_train=router_topk_train)
+    check_shapes(
+        router_topk_infer=router_topk_infer[..., :1], router_topk_train=router_topk_train[..., :1]
+    )
     if router_topk_infer.ndim != 3 or router_topk_infer.shape[2] == 0:
         raise ValueError(f"router choices must be [T, L, K], got {list(router_topk_infer.shape)}")
     check_lengths(router_topk_infer=router_topk_infer, row_ids=row_ids)
-    seen: BoolArray = np.all((router_topk_infer >= 0) & (router_topk_train >= 0), axis=2)
+    seen: BoolArray = _recorded(router_topk_infer) & _recorded(router_topk_train)
     top1: BoolArray = router_topk_infer[:, :, 0] == router_topk_train[:, :, 0]
     overlap = _set_overlap(router_topk_infer, router_topk_train)
     top1_layers, top1_all = _by_layer(top1, seen, row_ids)
@@ -116,12 +118,17 @@ def delta_by_flip(
 
 def _set_overlap(infer: AnyInts, train: AnyInts) -> FloatArray:
     """|A and B| / k at each (token, layer): [T, L, K] twice -> float64 [T, L]."""
-    k = infer.shape[2]
     shared: FloatArray = np.zeros(infer.shape[:2])
-    for choice in range(k):
+    for choice in range(infer.shape[2]):
         shared += (infer[:, :, choice : choice + 1] == train).any(axis=2)
-    overlap: FloatArray = shared / k
+    overlap: FloatArray = shared / max(infer.shape[2], train.shape[2])
     return overlap
+
+
+def _recorded(topk: AnyInts) -> BoolArray:
+    """[T, L] whether every choice of a token is there."""
+    recorded: BoolArray = np.all(topk >= 0, axis=2)
+    return recorded
 
 
 def _by_layer(

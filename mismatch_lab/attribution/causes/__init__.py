@@ -63,6 +63,8 @@ CAUSES: dict[str, str] = {
     # trainer
     "dropout-active": f"{_HERE}.dropout_active:CAUSE",
     "batch-variance": f"{_HERE}.batch_variance:CAUSE",
+    # any family: what is none of these
+    "unlisted": f"{_HERE}.unlisted:CAUSE",
 }
 """id -> "module:CAUSE", family by family."""
 

@@ -56,6 +56,7 @@ CAUSE = CauseEntry(
     ),
     fault=None,
     neighbours=(
+        "unlisted",
         "norm-precision",
         "lm-head-precision",
         "batch-variance",

@@ -260,6 +260,10 @@ _PAIRS: dict[tuple[str, str], str] = {
         "Sample without prefix caching, then with enforce_eager: each acquits one. A stale graph "
         "hits all requests, a stale prefix only cache hits."
     ),
+    ("numerics-floor", "unlisted"): (
+        "Rounding is everywhere and of the floor's size; a defect begins in one module, and that "
+        "module leaves its floor on equal inputs."
+    ),
     ("stale-graph", "stale-tensor"): (
         "The engine's own prefill: with a stale graph it is right, with a stale tensor it is as "
         "wrong as decode."

@@ -38,6 +38,11 @@ def _knob(part: str, modules: tuple[str, ...], causes: Iterable[str]) -> Knob:
     )
 
 
+def stock_module(name: str) -> Knob:
+    """One module alone put back, for a defect that has no name but a place."""
+    return _knob(name, (name, CONFIG), ("unlisted",))
+
+
 STOCK_ATTENTION = _knob("attention", ("*.self_attn", "*.attn", CONFIG), ATTENTION_CAUSES)
 STOCK_ROTARY = _knob("rotary", ("*rotary_emb*", "*.self_attn", CONFIG), ROTARY_CAUSES)
 STOCK_HEAD = _knob("head", ("lm_head", CONFIG), HEAD_CAUSES)

@@ -122,7 +122,8 @@ def kv_cache(clues: Clues) -> list[Hypothesis]:
         return []
     kinds = (
         *(f"{kind}{how}" for kind in ("float8_e4m3fn", "float8_e5m2") for how in CUT),
-        "int8:scaled",
+        *(f"{kind}{how}" for kind in ("int8", "int4") for how in (":scaled", ":per_token")),
+        "float8_e4m3fn:per_token",
         "bfloat16",
         "float16",
     )

@@ -8,6 +8,8 @@ from mismatch_lab.schema import Alteration
 
 FACTORS = (0.25, 0.5, 0.8, 0.95, 1.05, 1.25, 2.0, 4.0)
 HEAD = "lm_head"
+SUPPRESSED = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Expected draws, none of which happened: by chance at e to the minus so many."""
 
 
 def raw_temperature(clues: Clues) -> list[Hypothesis]:
@@ -30,13 +32,23 @@ def raw_temperature(clues: Clues) -> list[Hypothesis]:
 
 def truncation(clues: Clues) -> list[Hypothesis]:
     """Renormalised over the tokens that top-p, top-k or min-p keep."""
-    if clues.suspect != "decode":
+    if clues.suspect == "train":
         return []
+    suppressed = Hypothesis(
+        "sampler-truncation",
+        "some tokens can never be sampled (banned words, a bias); expected so often",
+        rows=(RowChange("never_drawn"),),
+        search=Search(SUPPRESSED, "no"),
+        fitted=1,
+    )
+    if clues.suspect == "infer":
+        return [suppressed]
     declared = clues.sampling.top_p
     if declared < 1:
         change = (RowChange("top_p", declared),)
         return [
-            Hypothesis("sampler-truncation", f"renormalised over top-p {declared:g}", rows=change)
+            Hypothesis("sampler-truncation", f"renormalised over top-p {declared:g}", rows=change),
+            suppressed,
         ]
     grids = {
         "top_p": Search((0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99), "linear"),
@@ -52,7 +64,7 @@ def truncation(clues: Clues) -> list[Hypothesis]:
             fitted=1,
         )
         for name, search in grids.items()
-    ]
+    ] + [suppressed]
 
 
 def penalties(clues: Clues) -> list[Hypothesis]:

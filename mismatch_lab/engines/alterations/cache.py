@@ -26,8 +26,9 @@ def kv_dtype(model: nn.Module, alteration: Alteration) -> Iterator[None]:
     """Keys (after RoPE) and values as they come back from a cache of a narrower format.
 
     Value: a dtype, for a scale of 1; `DTYPE:scaled`, for one that takes the largest magnitude of
-    the tensor to the format's largest; or `DTYPE:truncated`, for a scale of 1 and fp8 numbers cut
-    off towards zero (vLLM's CPU backend, 0.32).
+    the tensor to the format's largest; `DTYPE:per_token`, for such a scale of every token and head;
+    or `DTYPE:truncated`, for a scale of 1 and fp8 numbers cut off towards zero (vLLM's CPU backend,
+    0.32).
     """
     narrow = _narrowing(text(alteration))
     if next(model.parameters()).dtype == _plain_dtype(alteration):
@@ -65,11 +66,16 @@ def _narrowing(value: str) -> Callable[[Tensor], Tensor]:
     if how == "scaled":
         check_format(name)
         return lambda tensor: scaled_rounded(tensor, name)
+    if how == "per_token":
+        check_format(name)
+        return lambda tensor: scaled_rounded(tensor, name, (-1,))
     dtype = float_dtype(name)
     if how == "truncated" and dtype.itemsize == 1:
         return lambda tensor: truncated(tensor, dtype)
     if how:
-        raise InputError(f"A cache cannot be {value!r}.", "After the colon: scaled, truncated.")
+        raise InputError(
+            f"A cache cannot be {value!r}.", "After the colon: scaled, per_token, truncated."
+        )
     return lambda tensor: rounded(tensor, dtype)
 
 

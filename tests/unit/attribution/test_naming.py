@@ -146,13 +146,13 @@ def test_what_was_observed_is_named_as_it_was() -> None:
 
 
 def test_unexplained_sampling_after_an_update_is_a_tie() -> None:
-    tied = fallback_decode(inquiry(), updated=True)
+    tied = fallback_decode(inquiry(), updated=True, sound_engine=True)
     assert [(c.id, c.confidence) for c in tied] == [
         ("stale-prefix-cache", 0.5),
         ("decode-prefill-divergence", 0.5),
     ]
     assert all(c.decides for c in tied)
-    (fallback,) = fallback_decode(inquiry(), updated=False)
+    (fallback,) = fallback_decode(inquiry(), updated=False, sound_engine=True)
     assert (fallback.id, fallback.side) == ("decode-prefill-divergence", "infer")
     assert fallback.evidence[0].value == 1.0
 

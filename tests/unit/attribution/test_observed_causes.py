@@ -98,18 +98,38 @@ def test_an_error_that_begins_at_the_routers() -> None:
 def test_a_module_off_by_one_coarse_rounding(
     name: str, kind: str, error: float, cause: str | None
 ) -> None:
-    found = coarse_module(CHARGE, localised(name, kind, error), weights_equal=True)
+    found = coarse_module(CHARGE, {}, localised(name, kind, error), weights_equal=True)
     assert (None if found is None else found.cause) == cause
     assert found is None or found.location == name
 
 
+def test_a_clamp_is_no_rounding() -> None:
+    """Both are off by as much; rounding moves every logit, a clamp one of ten."""
+
+    def headed(logits: Float64) -> Capture:
+        return replace(
+            answered([-1.0, -1.0]),
+            probe_positions=np.array([1, 2]),
+            probe_logp=logits.astype(np.float32),
+        )
+
+    sound = np.tile(np.arange(10.0), (2, 1))
+    clamped, rounded = sound.copy(), sound + 0.01 * np.tile([1.0, -1.0], (2, 5))
+    clamped[:, 9] -= 0.03
+    where = localised("lm_head", "head", 0.003)
+    for wrong, named in ((clamped, None), (rounded, "lm-head-precision")):
+        captures = {"train_on_infer": headed(wrong), "ref_on_infer": headed(sound)}
+        found = coarse_module(CHARGE, captures, where, weights_equal=True)
+        assert (None if found is None else found.cause) == named
+
+
 def test_a_module_says_nothing_of_the_other_side_or_other_weights() -> None:
     where = localised("lm_head", "head", 0.003)
-    assert coarse_module(CHARGE, where, weights_equal=False) is None
-    assert coarse_module(replace(CHARGE, suspect="infer"), where, weights_equal=True) is None
-    assert coarse_module(CHARGE, None, weights_equal=True) is None
+    assert coarse_module(CHARGE, {}, where, weights_equal=False) is None
+    assert coarse_module(replace(CHARGE, suspect="infer"), {}, where, weights_equal=True) is None
+    assert coarse_module(CHARGE, {}, None, weights_equal=True) is None
     nowhere = where.model_copy(update={"first_divergent_module": None})
-    assert coarse_module(CHARGE, nowhere, weights_equal=True) is None
+    assert coarse_module(CHARGE, {}, nowhere, weights_equal=True) is None
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ ANY_MODEL = {
 MOE = {
     "router-precision", "router-renormalisation", "router-bias", "expert-bias", "expert-layout",
 }  # fmt: skip
-ENGINE = {"kv-cache-quantisation"}
+ENGINE = {"sampler-truncation", "kv-cache-quantisation"}
 SAMPLING = ENGINE | {
     "logit-scale", "logprob-precision", "shift-by-one", "sampler-truncation", "sampling-penalties",
 }  # fmt: skip
@@ -168,10 +168,11 @@ def test_a_temperature_of_one_cannot_be_left_out() -> None:
 
 
 def test_a_declared_top_p_is_what_is_tried() -> None:
-    (declared,) = PREDICTIONS["sampler-truncation"](clues(sampling=Sampling(top_p=0.9)))
+    declared, banned = PREDICTIONS["sampler-truncation"](clues(sampling=Sampling(top_p=0.9)))
+    assert [c.name for c in banned.rows] == ["never_drawn"]
     assert [(c.name, c.value) for c in declared.rows] == [("top_p", 0.9)]
     assert declared.search is None
-    assert len(labels("sampler-truncation", clues())) == 3  # top-p, top-k, min-p
+    assert len(labels("sampler-truncation", clues())) == 4  # top-p, top-k, min-p, banned
 
 
 def test_widths_around_that_of_the_config() -> None:

@@ -142,3 +142,13 @@ def test_distributions_of_a_capture() -> None:
     assert np.exp(found.logp) == pytest.approx(np.array([[0.25, 0.75]]))
     # (ln 0.25 + 3) * 0.5 and (ln 0.75 + 3) * 0.5
     assert found.logits == pytest.approx(np.array([[0.80685, 1.35616]]), abs=1e-5)
+
+
+def test_tokens_that_are_never_drawn_though_often_expected() -> None:
+    """Four distributions [1/2, 1/4, 1/4]: token 0 is expected twice, the others once each."""
+    sound = Distributions(
+        np.log(np.tile([0.5, 0.25, 0.25], (4, 1))), np.full(4, NAN), [np.array([0])] * 4,
+        np.ones(4, np.int64), 1.0, drawn=np.array([1, 1, 2, 1]),
+    )  # fmt: skip
+    assert changed("never_drawn", sound, 2.0) == pytest.approx([0, 0.5, 0.5])
+    assert changed("never_drawn", sound, 2.1) == pytest.approx([0.5, 0.25, 0.25])

@@ -68,7 +68,7 @@ def test_tokens_after_a_change_of_experts_only_is_the_routers_doing() -> None:
     (found,) = self_disagreements({"train": first, "train_repeat": again}, 0.01)
     assert found.cause == "routing-two-pass"
     # 0.5 over three tokens; 0.25 after the change, 0 before; the routers' logits are the same.
-    assert [e.value for e in found.evidence] == pytest.approx([0.5 / 3, 0.25, 0.0, 0.0])
+    assert [e.value for e in found.evidence] == pytest.approx([0.5 / 3, 0.25, 0.0, 0.0, 0.0])
 
 
 def test_tokens_before_it_too_is_not() -> None:
@@ -87,4 +87,16 @@ def test_where_no_token_comes_before_the_first_router_decides(gate: float, cause
     again = routed(answered([-1.25, -2.25, -3.25]), [1, 0, 0, 0], gate)
     (found,) = self_disagreements({"train": first, "train_repeat": again}, 0.01)
     assert found.cause == cause
-    assert found.evidence[-1].value == pytest.approx(gate - 1, abs=1e-6)
+    assert found.evidence[-2].value == pytest.approx(gate - 1, abs=1e-6)
+
+
+def test_a_choice_that_changes_with_its_logits_is_not_the_routers_doing() -> None:
+    """Row of four: token 2's logits and choice change, those before are the same to the bit."""
+    first = routed(answered([-1.0, -2.0, -3.0]), [0] * 4)
+    logits = np.ones((4, 1, 2), np.float32)
+    logits[2] = [1.0, 1.5]
+    again = replace(routed(answered([-1.0, -2.0, -3.5]), [0, 0, 1, 0]), router_logits=logits)
+    (found,) = self_disagreements({"train": first, "train_micro_batch": again}, 0.01)
+    assert found.cause == "batch-variance"
+    # 0.5 / sqrt(2) over one unit in the last place of float32
+    assert found.evidence[-1].value == pytest.approx(0.5 / 2**0.5 / np.finfo(np.float32).eps)

@@ -97,3 +97,16 @@ def test_two_ends_or_an_error_elsewhere_are_not() -> None:
     # 0.005 on every other token is no noise of 0.001, though no token is wrong by itself.
     everywhere = observed - 0.005
     assert patterns(everywhere) == []
+
+
+def test_some_tokens_with_the_log_prob_of_their_neighbour() -> None:
+    # Neighbours differ by 0.01 nats, less than what makes a token wrong: spread them out.
+    right = sound() * 20
+    observed = right.copy()
+    firsts = np.array([3, 8, 13, 18])
+    observed[firsts] = right[firsts - 1]
+    (found,) = token_patterns(observed, right, ROWS, NOISE)
+    assert found.cause == "shift-by-one"
+    assert np.flatnonzero(found.tokens).tolist() == firsts.tolist()
+    everywhere = np.roll(right, 1)
+    assert [p.cause for p in token_patterns(everywhere, right, ROWS, NOISE)] == []

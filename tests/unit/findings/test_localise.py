@@ -148,8 +148,21 @@ def test_the_side_is_the_one_with_the_clearly_larger_error(error: Err, side: str
     assert culprit({"model.norm": error}) == ("model.norm", side)
 
 
-def test_a_layer_is_never_the_culprit() -> None:
-    assert culprit({"model.layers.0": Err(train=0.9)}) == (None, None)
+def test_a_layer_is_the_culprit_only_where_all_its_parts_are_right() -> None:
+    layer, attention = "model.layers.0", "model.layers.0.self_attn"
+    assert culprit({layer: Err(train=0.9)}) == (layer, "train")
+    both = recorded({layer: Err(train=0.9), attention: Err(infer=0.3)})
+    assert not module(both, layer).diverges
+    assert culprit({layer: Err(train=0.9), attention: Err(infer=0.3)}) == (attention, "infer")
+
+
+def test_what_is_infinite_and_should_not_be_is_wrong() -> None:
+    expected = np.ones((4, 2), np.float32)
+    broken = expected.copy()
+    broken[:, 1] = -np.inf
+    assert module_error(broken, expected) == (np.inf, 4)
+    unrecorded = np.full((4, 2), np.nan, np.float32)
+    assert module_error(unrecorded, expected)[1] == 0
 
 
 def test_what_only_the_inputs_bring_is_not_the_modules_fault() -> None:

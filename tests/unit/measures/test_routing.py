@@ -71,9 +71,17 @@ def test_nothing_recorded_is_nan_with_n_zero() -> None:
 
 
 def test_shapes_must_pair_up() -> None:
-    with pytest.raises(ValueError, match=r"router_topk_train is \[3, 1, 2\]"):
+    with pytest.raises(ValueError, match=r"router_topk_train is \[3, 1, 1\]"):
         routing_agreement(INFER, TRAIN[:, :1], ROWS)
     with pytest.raises(ValueError, match="T, L, K"):
         routing_agreement(INFER[:, 0], TRAIN[:, 0], ROWS)
     with pytest.raises(ValueError, match="row_ids has 2"):
         routing_agreement(INFER, TRAIN, ROWS[:2])
+
+
+def test_sides_that_choose_different_numbers_of_experts_can_be_compared() -> None:
+    two, three = np.array([[[0, 1]]]), np.array([[[1, 0, 2]]])
+    found = routing_agreement(two, three, np.zeros(1, np.int64))
+    assert found.set_overlap.value == pytest.approx(2 / 3)
+    assert found.top1_agreement.value == 0.0
+    assert found.flipped.all()
