@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
+from mismatch_lab.attribution.rounding_like import looks_like_rounding
 from mismatch_lab.attribution.router_choices import (
     DIRECTED,
     NEAR_TIE,
@@ -16,7 +15,6 @@ from mismatch_lab.attribution.router_choices import (
 from mismatch_lab.attribution.suspects import CAPTURED, Charge
 from mismatch_lab.attribution.token_reads import misread_tokens
 from mismatch_lab.captures.capture import Capture
-from mismatch_lab.findings.localise import module_pair
 from mismatch_lab.findings.modules import kind_of
 from mismatch_lab.schema import Localisation, ModuleError, Observation
 
@@ -29,10 +27,6 @@ KIND_CAUSES = {
     "head": "lm-head-precision",
 }
 """Kinds of module whose error, if it has the size of coarse rounding, has a name."""
-
-EVERYWHERE, FAIR = 0.3, 0.05
-"""At least this share of a module's outputs is wrong by this share of the typical error, where it
-is rounding; a clamp or a wrong row touches few."""
 
 QUIET = 0.1
 """Tokens before any change of experts must carry less than this share of the others' error."""
@@ -163,8 +157,8 @@ def coarse_module(
     low, high = COARSE_ROUNDING
     if localisation.side != side or module.kind not in KIND_CAUSES or not low < error < high:
         return None
-    spread = _spread("train_on_infer" if side == "train" else "prefill", captures, module)
-    if spread < EVERYWHERE:
+    suspect = "train_on_infer" if side == "train" else "prefill"
+    if not looks_like_rounding(suspect, captures, module.name):
         return None
     return Observed(
         KIND_CAUSES[module.kind],
@@ -174,27 +168,6 @@ def coarse_module(
         f"{module.name} is the first to leave its floor, with equal weights, by as much as one "
         "rounding to half precision.",
     )
-
-
-def _spread(suspect: str, captures: Mapping[str, Capture], module: ModuleError) -> float:
-    """Share of a module's outputs that are wrong by a fair part of the typical error: rounding
-    leaves few of them alone. 1 where outputs were not recorded.
-    """
-    wrong, right = (captures.get(name) for name in (suspect, "ref_on_infer"))
-    if wrong is None or right is None:
-        return 1.0
-    outputs = module_pair(wrong, right, module.name)
-    if outputs[0] is None or outputs[1] is None:
-        return 1.0
-    left, expected = outputs
-    difference = left.astype(np.float64) - expected
-    difference = difference[np.isfinite(difference).all(axis=1)]
-    if not difference.size:
-        return 1.0
-    # A head's log-probs all move with their normaliser.
-    away = np.abs(difference - np.median(difference, axis=1, keepdims=True))
-    typical = np.sqrt(np.mean(away**2))
-    return float(np.mean(away > FAIR * typical))
 
 
 def _first_module(localisation: Localisation | None) -> ModuleError | None:

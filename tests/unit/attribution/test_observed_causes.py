@@ -103,8 +103,8 @@ def test_a_module_off_by_one_coarse_rounding(
     assert found is None or found.location == name
 
 
-def test_a_clamp_is_no_rounding() -> None:
-    """Both are off by as much; rounding moves every logit, a clamp one of ten."""
+def test_a_clamp_or_a_scale_is_no_rounding() -> None:
+    """Rounding moves every logit, a clamp one of ten; a scale moves them all one way."""
 
     def headed(logits: Float64) -> Capture:
         return replace(
@@ -116,8 +116,9 @@ def test_a_clamp_is_no_rounding() -> None:
     sound = np.tile(np.arange(10.0), (2, 1))
     clamped, rounded = sound.copy(), sound + 0.01 * np.tile([1.0, -1.0], (2, 5))
     clamped[:, 9] -= 0.03
+    scaled = 1.003 * sound
     where = localised("lm_head", "head", 0.003)
-    for wrong, named in ((clamped, None), (rounded, "lm-head-precision")):
+    for wrong, named in ((clamped, None), (scaled, None), (rounded, "lm-head-precision")):
         captures = {"train_on_infer": headed(wrong), "ref_on_infer": headed(sound)}
         found = coarse_module(CHARGE, captures, where, weights_equal=True)
         assert (None if found is None else found.cause) == named
