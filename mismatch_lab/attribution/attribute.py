@@ -26,6 +26,7 @@ from mismatch_lab.attribution.naming import (
 from mismatch_lab.attribution.observed_causes import misread_cause, observed_causes
 from mismatch_lab.attribution.pursuit import MOSTLY
 from mismatch_lab.attribution.repairs import error_of, resync
+from mismatch_lab.attribution.sampled_otherwise import reported_rows, sampled_otherwise
 from mismatch_lab.attribution.self_disagreement import (
     TRAINING,
     Disagreement,
@@ -118,6 +119,9 @@ def _examine(inquest: Inquest) -> Outcome:
         # Constants among the log-probs count even where they move no average.
         one = charge_of(suspect, found.captures, noise_nats)
         inquest.outcome.causes += constants_of(one, found.captures["decode"].rows)
+    if "decode" not in judged:
+        decode, rows = found.captures["decode"], reported_rows(found.captures)
+        inquest.outcome.causes += sampled_otherwise(decode, rows, inquest.run.probe.sampling)
     return inquest.outcome
 
 
@@ -191,6 +195,8 @@ def _tested(inquest: Inquest, charge: Charge, named: list[Cause]) -> list[Cause]
     """Causes after experiments on the side itself; without any, at least what takes it away."""
     if named:
         return confirmed(inquest, charge, named)
+    if charge.error_nats <= charge.noise_nats:
+        return []
     gone = without_cause(inquest, charge)
     if gone is not None:
         inquest.outcome.notes.append(gone)

@@ -10,6 +10,7 @@ from typing import Any
 from mismatch_lab.attribution.attribute import BUDGET_S, attribute
 from mismatch_lab.attribution.inquest import Measured
 from mismatch_lab.attribution.knobs.base import Trial
+from mismatch_lab.attribution.sampled_otherwise import misreported, reported_rows
 from mismatch_lab.attribution.suspects import SUSPECTS, charge_of, noise_of
 from mismatch_lab.attribution.token_patterns import token_patterns
 from mismatch_lab.attribution.trials import SCORED, Rerun
@@ -46,7 +47,7 @@ def with_causes(
         return findings
     verdict = findings.verdict
     if verdict.status != "mismatch":
-        spoiled = _constants(captures, floor, run)
+        spoiled = _constants(captures, floor, run) or _drawn_otherwise(captures, run)
         if not spoiled:
             return findings
         verdict = verdict.model_copy(update=spoiled)
@@ -103,6 +104,19 @@ def _constants(captures: Mapping[str, Capture], floor: NoiseFloor, run: RunSpec)
             text = f"{tokens} log-probs of the {suspect} are constants, whatever the model says."
             return {"status": "mismatch", "headline": f"Mismatch: {text}", "reasons": [text]}
     return {}
+
+
+def _drawn_otherwise(captures: Mapping[str, Capture], run: RunSpec) -> dict[str, Any]:
+    """A verdict for tokens that do not come from what is reported, however well log-probs agree."""
+    found = misreported(captures["decode"], reported_rows(captures), run.probe.sampling)
+    if found is None:
+        return {}
+    gained = f", and {found.gains[0].nats:.0f} nats likelier otherwise" if found.gains else ""
+    text = (
+        "Sampled tokens are not drawn from the log-probs that are reported: "
+        f"z = {found.test.z:.1f}{gained}."
+    )
+    return {"status": "mismatch", "headline": f"Mismatch: {text}", "reasons": [text]}
 
 
 def _rerun(run: RunSpec, out: Path, on_event: OnEvent, after_task: AfterTask | None) -> Rerun:

@@ -39,6 +39,14 @@ class RoutingReplay:
         self.choices = torch.from_numpy(choices.astype(np.int64))
         self._now: Tensor | None = None
 
+    @classmethod
+    def of_batch(cls, routers: dict[str, nn.Module], choices: Tensor) -> RoutingReplay:
+        """Replays the choices of one batch, [B, n, L, K], laid out as its tokens are."""
+        flat = choices.flatten(0, 1)
+        replay = cls(routers, flat.cpu().numpy().astype(np.int16))
+        replay._now = flat
+        return replay
+
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Routers follow `self` inside the block."""

@@ -85,6 +85,15 @@ class VllmEngine:
         """The engine's torch module."""
         return self._llm.apply_model(lambda module: module)[0]
 
+    @property
+    def llm(self) -> Any:
+        """vLLM's own object."""
+        return self._llm
+
+    def complete(self, contexts: list[list[int]], parameters: Any) -> list[Any]:
+        """vLLM's outputs of token ids, in order; parameters are one or one for each."""
+        return self._generate(contexts, parameters)
+
     def generate(self, prompts: list[Prompt], sampling: Sampling, progress: Progress) -> Capture:
         """See `Engine.generate`; before the first sample the weight update, if one is asked for."""
         self._update(prompts, sampling)
@@ -92,7 +101,8 @@ class VllmEngine:
         cached: list[int] = []
 
         def sample(batch: list[list[int]]) -> list[tuple[list[int], list[float]]]:
-            outputs = self._generate(batch, parameters)
+            seeds = (row_seed(sampling.seed, len(cached) + i) for i in range(len(batch)))
+            outputs = self._generate(batch, [_seeded(parameters, seed) for seed in seeds])
             cached.extend(output.num_cached_tokens or 0 for output in outputs)
             answers = []
             for output in outputs:
@@ -194,6 +204,19 @@ def _installed_version() -> str:
         "pip install 'mismatch-lab[vllm]' (GPU), see README for the CPU; or name an interpreter "
         "that has it with --engine-python.",
     )
+
+
+def row_seed(seed: int, row: int) -> int:
+    """A seed of its own for every request: with one for all, vLLM hands each row the same random
+    numbers, and the rows' first tokens are no independent draws.
+    """
+    return int(np.random.SeedSequence((seed, row)).generate_state(1)[0])
+
+
+def _seeded(parameters: Any, seed: int) -> Any:
+    own = parameters.clone()
+    own.seed = seed
+    return own
 
 
 def _logprob_of(step: Any, token: int) -> float:

@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main(task_file: str, serve: bool = False) -> int:
     """Run a task; 0 when all captures are there. With `serve`, jobs come on standard input."""
-    emit = _private_output()
+    emit = private_output()
     task = WorkerTask.model_validate_json(Path(task_file).read_text(encoding="utf-8"))
     try:
         if serve:
@@ -79,7 +79,7 @@ def _run_stage(stage: Stage, captures: Path, emit: Emit) -> None:
 def _serve(task: WorkerTask, emit: Emit) -> None:
     """Score jobs as they come, a JSON line each, until standard input closes."""
     stage = task.stages[0]
-    jobs = _lines_of_parent()
+    jobs = lines_of_parent()
     engine = _load(stage.spec)
     emit(event="started", side=stage.spec.side)
     captures, sources = Path(task.captures_dir), Path(task.sources_dir or task.captures_dir)
@@ -93,7 +93,7 @@ def _serve(task: WorkerTask, emit: Emit) -> None:
             emit(event="captured", id=job.id)
 
 
-def _lines_of_parent() -> queue.Queue[str]:
+def lines_of_parent() -> queue.Queue[str]:
     """Lines of standard input; the process ends with it, whatever it is doing."""
     lines: queue.Queue[str] = queue.Queue()
 
@@ -162,7 +162,7 @@ def _runtime_problem(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}"
 
 
-def _private_output() -> Emit:
+def private_output() -> Emit:
     """Keep the real standard output for events; prints of libraries go to standard error."""
     rank = int(os.environ.get("RANK", 0))
     stream = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")

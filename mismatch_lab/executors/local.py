@@ -13,13 +13,15 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import mismatch_lab
 from mismatch_lab import errors
 from mismatch_lab.engines.base import worker_processes
 from mismatch_lab.engines.jobs import WorkerTask
 from mismatch_lab.errors import EngineError, InputError, MismatchLabError
+from mismatch_lab.executors.environment import worker_environment
+from mismatch_lab.executors.warm import forked
 from mismatch_lab.schema import SideSpec
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -28,9 +30,21 @@ WORKER = "mismatch_lab.engines.worker"
 LOG_LINES = 12
 """Lines of a dead worker's log that its error shows."""
 
-PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""OpenMP threads that wait give up their core. Where other programs run too, spinning ones made the
-small model's forwards here ten times slower (0.6 s against 5 to 27 s)."""
+
+class Worker(Protocol):
+    """A process that runs a task: `subprocess.Popen[str]`, or one forked from a server."""
+
+    pid: int
+    stdin: IO[str] | None
+    stdout: IO[str] | None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code."""
+        ...
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        ...
 
 
 def run_task(task: WorkerTask, name: str, logs: Path, on_event: OnEvent) -> None:
@@ -58,7 +72,7 @@ def run_task(task: WorkerTask, name: str, logs: Path, on_event: OnEvent) -> None
 
 def start(
     task: WorkerTask, spec: SideSpec, log: Path, scratch: Path, options: Sequence[str] = ()
-) -> subprocess.Popen[str]:
+) -> Worker:
     """A worker process that begins a task; its standard error goes to `log`.
 
     Raises:
@@ -67,9 +81,10 @@ def start(
     task_file = scratch / "task.json"
     task_file.write_text(task.model_dump_json(), encoding="utf-8")
     launcher = _launcher(worker_processes(spec))
+    arguments = [str(task_file), *options]
     with log.open("w", encoding="utf-8") as errors_to:
-        return subprocess.Popen(
-            [_interpreter(spec.python), *launcher, WORKER, str(task_file), *options],
+        return forked(task, arguments, errors_to) or subprocess.Popen(
+            [_interpreter(spec.python), *launcher, WORKER, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors_to,
@@ -95,8 +110,7 @@ def _launcher(processes: int) -> list[str]:
 
 def _environment(scratch: Path, foreign: bool) -> dict[str, str]:
     """A foreign interpreter finds this package, and only it, through a link."""
-    environment = PATIENT | dict(os.environ)
-    environment |= {"MISMATCH_LAB_WATCH_STDIN": "1", "PYTHONUNBUFFERED": "1"}
+    environment = worker_environment()
     if foreign:
         package = Path(mismatch_lab.__file__).resolve().parent
         (scratch / "path").mkdir()
@@ -105,7 +119,7 @@ def _environment(scratch: Path, foreign: bool) -> dict[str, str]:
     return environment
 
 
-def _follow(process: subprocess.Popen[str], on_event: OnEvent) -> dict[str, Any] | None:
+def _follow(process: Worker, on_event: OnEvent) -> dict[str, Any] | None:
     failure = None
     assert process.stdout is not None
     for line in process.stdout:
@@ -144,7 +158,7 @@ def death(name: str, code: int, log: Path) -> EngineError:
     return EngineError(f"The {name} process ended with code {code}:\n{last}", f"Log: {log}")
 
 
-def end(process: subprocess.Popen[str]) -> None:
+def end(process: Worker) -> None:
     """Whatever happened, nothing of the worker's session is left."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:

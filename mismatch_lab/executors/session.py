@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +34,7 @@ class Session:
         self.captures = captures
         self.name = name
         self.log = logs / f"{name}.log"
-        self._process: subprocess.Popen[str] | None = None
+        self._process: local.Worker | None = None
         self._scratch = Path(tempfile.mkdtemp(prefix="mismatch-lab-session-"))
 
     def __enter__(self) -> Session:
@@ -69,7 +68,7 @@ class Session:
         shutil.rmtree(folder)
         return capture
 
-    def _started(self) -> subprocess.Popen[str]:
+    def _started(self) -> local.Worker:
         if self._process is None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             (self._scratch / "captures").mkdir()
@@ -82,7 +81,7 @@ class Session:
             self._await(self._process, "started")
         return self._process
 
-    def _await(self, process: subprocess.Popen[str], wanted: str) -> dict[str, Any]:
+    def _await(self, process: local.Worker, wanted: str) -> dict[str, Any]:
         assert process.stdout is not None
         for line in process.stdout:
             if not line.startswith("{"):

@@ -24,10 +24,12 @@ RELATIVE_TOLERANCE = {True: 1e-6, False: 1e-2}
 """By whether both sides hold the weights in the same dtype."""
 
 
-def differing_tensors(infer: Fingerprints, train: Fingerprints, same_dtype: bool) -> list[str]:
+def differing_tensors(
+    infer: Fingerprints, train: Fingerprints, same_dtype: bool, tolerance: float | None = None
+) -> list[str]:
     """Names (fused where a side fuses) of tensors whose values differ; empty if none compared."""
     a, b = _fused(infer), _fused(train)
-    tolerance = RELATIVE_TOLERANCE[same_dtype]
+    tolerance = RELATIVE_TOLERANCE[same_dtype] if tolerance is None else tolerance
     return sorted(name for name in a.keys() & b.keys() if _differs(a[name], b[name], tolerance))
 
 

@@ -87,10 +87,10 @@ def batches(tokenizer: "PreTrainedTokenizerBase", *, seed: int, size: int) -> It
         pool = sorted(islice(source, size * POOL_BATCHES), key=lambda row: len(row.token_ids))
         groups = [pool[i : i + size] for i in range(0, len(pool), size)]
         rng.shuffle(groups)
-        yield from (_pad(group) for group in groups)
+        yield from (pad(group) for group in groups)
 
 
-def _pad(group: list[Row]) -> Batch:
+def pad(group: list[Row]) -> Batch:
     import torch
 
     shape = (len(group), max(len(row.token_ids) for row in group))

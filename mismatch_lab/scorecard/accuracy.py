@@ -12,7 +12,9 @@ from mismatch_lab.scorecard.records import SEVERITIES, Bin, CaseResult, Goal, Ju
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
 BINS = (0.0, 0.5, 0.7, 0.9, 0.99, 1.0)
-QUESTIONS = ("detected", "family", "side", "cause", "location")
+CAPTURES_QUESTIONS = ("detected", "family", "side", "cause")
+"""What is asked of captures alone: they have no modules."""
+QUESTIONS = (*CAPTURES_QUESTIONS, "location")
 HEALTHY = "healthy"
 CAUSE_AIM, DOUBLE_AIM, MEDIAN_AIM_S = 0.95, 0.80, 180.0
 CLEAR = ("plain", "medium")
@@ -38,17 +40,36 @@ def judged(results: Iterable[CaseResult], kind: str) -> list[CaseResult]:
     return [r for r in results if r.case.kind == kind and r.judgement is not None]
 
 
+def from_captures(results: Iterable[CaseResult]) -> list[CaseResult]:
+    """The same cases, with what captures alone say as the answer; those that have it."""
+    return [
+        result.model_copy(
+            update={
+                "judgement": result.black_box.judgement,
+                "status": result.black_box.status,
+                "causes": result.black_box.causes,
+            }
+        )
+        for result in results
+        if result.black_box is not None
+    ]
+
+
 def row(name: str, results: list[CaseResult], questions: tuple[str, ...] = QUESTIONS) -> Row:
     """One line of a table."""
     answers = {q: [getattr(_of(result), q) for result in results] for q in questions}
     return Row(name=name, cases=len(results), shares={q: share(a) for q, a in answers.items()})
 
 
-def table(results: list[CaseResult], key: Callable[[CaseResult], str]) -> list[Row]:
+def table(
+    results: list[CaseResult],
+    key: Callable[[CaseResult], str],
+    questions: tuple[str, ...] = QUESTIONS,
+) -> list[Row]:
     """A line for each value of `key`, and one for all."""
     names = sorted({key(result) for result in results}, key=_severities_first)
-    rows = [row(name, [r for r in results if key(r) == name]) for name in names]
-    return [*rows, row("all", results)]
+    rows = [row(name, [r for r in results if key(r) == name], questions) for name in names]
+    return [*rows, row("all", results, questions)]
 
 
 def clear(singles: list[CaseResult]) -> list[CaseResult]:

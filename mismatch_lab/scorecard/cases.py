@@ -12,8 +12,12 @@ from typing import Any
 from mismatch_lab.engines.checkpoint import EMBEDDED, locate
 from mismatch_lab.errors import InputError, MissingDependencyError
 from mismatch_lab.faults.base import SEVERITIES, Config, Fault, Severity
-from mismatch_lab.scorecard.controls import CONTROLS
-from mismatch_lab.scorecard.models import ARCHITECTURES
+from mismatch_lab.scorecard.controls import ALL, CONTROLS, Control
+from mismatch_lab.scorecard.models import (
+    ARCHITECTURES,
+    EVERY_ARCHITECTURE,
+    HELD_OUT_ARCHITECTURES,
+)
 from mismatch_lab.scorecard.plant import healthy, planted
 from mismatch_lab.scorecard.records import Case, Truth
 from mismatch_lab.scorecard.setup import Setup
@@ -48,23 +52,28 @@ def model_names() -> list[str]:
     return [EMBEDDED, *ARCHITECTURES]
 
 
+def held_out_names() -> list[str]:
+    """The architectures of the held-out cases: the embedded one is there to compare with."""
+    return [*HELD_OUT_ARCHITECTURES, EMBEDDED]
+
+
 def read_model(name: str, checkpoints: Path) -> Model:
     """An architecture with its configuration; of one that is not trained yet, as it will be.
 
     Raises:
         InputError: no such architecture.
     """
-    if name not in model_names():
+    known = [*model_names(), *HELD_OUT_ARCHITECTURES]
+    if name not in known:
         raise InputError(
-            f"The scorecard has no architecture {name!r}.",
-            f"Available: {', '.join(model_names())}.",
+            f"The scorecard has no architecture {name!r}.", f"Available: {', '.join(known)}."
         )
     folder = Path(locate(name)) if name == EMBEDDED else checkpoints / name
     path = folder / "config.json"
     if path.is_file():
         return Model(name, json.loads(path.read_text(encoding="utf-8")))
     try:
-        config: Any = ARCHITECTURES[name]()
+        config: Any = EVERY_ARCHITECTURE[name]()
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"The scorecard needs {error.name}.", "pip install 'mismatch-lab[cpu]'"
@@ -98,7 +107,7 @@ def controls(models: Sequence[Model], engine: str) -> list[Planned]:
     found = []
     for name, control in CONTROLS.items():
         for model in models:
-            if model.name not in control.models or (control.vllm_only and engine != "vllm"):
+            if not _is_for(control, model) or (control.vllm_only and engine != "vllm"):
                 continue
             identity = f"healthy.{name}.{_place(model, engine, control.dtype)}"
             case = Case(
@@ -107,6 +116,11 @@ def controls(models: Sequence[Model], engine: str) -> list[Planned]:
             )  # fmt: skip
             found.append(Planned(case, lambda _model, control=control: healthy(control)))  # type: ignore[misc]
     return found
+
+
+def _is_for(control: Control, model: Model) -> bool:
+    everywhere = control.models == ALL and model.name in HELD_OUT_ARCHITECTURES
+    return model.name in control.models or everywhere
 
 
 def engine_of(faults: Sequence[Fault], model: Model, asked: str) -> str | None:

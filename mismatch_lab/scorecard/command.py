@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 import mismatch_lab
+from mismatch_lab.diagnose import OnEvent
 from mismatch_lab.errors import InputError
+from mismatch_lab.executors import warm
 from mismatch_lab.faults import FAULTS, load_fault
+from mismatch_lab.faults.held_out import HELD_OUT, load_held_out
 from mismatch_lab.provenance import gather
 from mismatch_lab.request import DTYPES
 from mismatch_lab.schema import write_json
 from mismatch_lab.scorecard import console as view
 from mismatch_lab.scorecard.card import build_card
 from mismatch_lab.scorecard.cases import Planned
+from mismatch_lab.scorecard.crew import run_side_by_side
 from mismatch_lab.scorecard.models import checkpoint
 from mismatch_lab.scorecard.page import write_page
-from mismatch_lab.scorecard.records import Scorecard
+from mismatch_lab.scorecard.records import CaseResult, Scorecard
 from mismatch_lab.scorecard.run_case import Bench, run_case
 from mismatch_lab.scorecard.select import Selection, part_of, select
 from mismatch_lab.scorecard.store import (
@@ -50,6 +56,8 @@ class ScorecardRequest:
     overwrite: bool = False
     list_only: bool = False
     render_only: bool = False
+    workers: int = 1
+    """Cases at a time."""
     command: tuple[str, ...] = ()
 
 
@@ -64,7 +72,8 @@ def run_scorecard(asked: ScorecardRequest) -> bool:
     part_of([], asked.part)  # before anything slow
     checkpoints = asked.checkpoints or default_checkpoints()
     faults = [load_fault(name) for name in FAULTS]
-    planned = select(asked.selection, faults, asked.engine, checkpoints)
+    held_out = [load_held_out(name) for name in HELD_OUT]
+    planned = select(asked.selection, faults, asked.engine, checkpoints, held_out)
     part = part_of(planned, asked.part)
     if asked.list_only:
         view.print_cases(Console(), [entry.case for entry in part])
@@ -74,7 +83,7 @@ def run_scorecard(asked: ScorecardRequest) -> bool:
         out.parent.mkdir(exist_ok=True)
     if not asked.render_only:
         prepare_card_folder(out)
-        run_cases(part, _bench(asked, out, checkpoints), asked.overwrite)
+        run_cases(part, _bench(asked, out, checkpoints), asked.overwrite, asked.workers)
     card = _finish(asked, planned, out)
     return not any(goal.met is False for goal in card.goals) and not card.not_run
 
@@ -99,7 +108,7 @@ def _bench(asked: ScorecardRequest, out: Path, checkpoints: Path) -> Bench:
     checkpoints.mkdir(parents=True, exist_ok=True)
     return Bench(
         out=out,
-        find_model=partial(checkpoint, cache=checkpoints),
+        find_model=partial(_checkpoint, cache=checkpoints),
         prompts=CI_PROMPTS if short else None,
         max_tokens=CI_MAX_TOKENS if short else None,
         keep_runs=asked.keep_runs,
@@ -107,19 +116,41 @@ def _bench(asked: ScorecardRequest, out: Path, checkpoints: Path) -> Bench:
     )
 
 
-def run_cases(planned: list[Planned], bench: Bench, overwrite: bool) -> None:
-    """Run the cases that have no answer yet; each result is on disk before the next begins."""
-    console = Console(stderr=True)
-    with view.progress(console, len(planned)) as (on_event, advance):
+def _checkpoint(name: str, cache: Path) -> str:
+    """One process trains a missing model; others that need it wait."""
+    with (cache / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        return checkpoint(name, cache)
+
+
+def run_cases(planned: list[Planned], bench: Bench, overwrite: bool, workers: int = 1) -> None:
+    """Run the cases that have no answer yet; each result is on disk before the next is awaited."""
+    with view.progress(Console(stderr=True), len(planned)) as board:
+        waiting = []
         for entry in planned:
             stored = None if overwrite else stored_result(bench.out, entry.case)
-            if stored is not None:
-                advance(stored, stored=True)
-                continue
-            on_event({"event": "case", "text": entry.case.id})
-            result = run_case(entry.case, entry.setup, bench, on_event)
+            if stored is None:
+                waiting.append(entry)
+            else:
+                board.done(stored, stored=True)
+
+        def run(entry: Planned, on_event: OnEvent) -> CaseResult:
+            on_event({"event": "case"})
+            return run_case(entry.case, entry.setup, bench, on_event)
+
+        def told(entry: Planned, event: dict[str, Any]) -> None:
+            board.on_event(entry.case, event)
+
+        def done(result: CaseResult) -> None:
             save_result(bench.out, result)
-            advance(result, stored=False)
+            board.done(result)
+
+        with warm.warm_workers(at_once=bool(waiting) and bench.trainer in warm.ENGINES):
+            if workers > 1:
+                run_side_by_side(waiting, workers, run, told, done)
+            else:
+                for entry in waiting:
+                    done(run(entry, partial(told, entry)))
 
 
 def _finish(asked: ScorecardRequest, planned: list[Planned], out: Path) -> Scorecard:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mismatch_lab.diagnose import OnEvent
 from mismatch_lab.reporting.numbers import percent, seconds
 from mismatch_lab.reporting.text import shorten
-from mismatch_lab.scorecard.accuracy import QUESTIONS, is_miss, is_miss_of_place
+from mismatch_lab.scorecard.accuracy import is_miss, is_miss_of_place
 from mismatch_lab.scorecard.page import answer_words, planted_words
 from mismatch_lab.scorecard.records import Case, CaseResult, Row, Scorecard, Share
 from mismatch_lab.scorecard.store import PAGE_FILE
@@ -24,39 +23,46 @@ WIDE = 130
 """Columns of a terminal from which on the tables show intervals."""
 
 
-class Advance(Protocol):
-    """Called with each result."""
+class Board:
+    """A bar for the card with the stages of the cases under way; a line for each case done."""
 
-    def __call__(self, result: CaseResult, stored: bool) -> None: ...
+    def __init__(self, console: Console, bars: Progress, total: int) -> None:
+        self._console = console
+        self._bars = bars
+        self._task = bars.add_task("planning", total=total)
+        self._stages: dict[str, str] = {}
+
+    def on_event(self, case: Case, event: dict[str, Any]) -> None:
+        """A case began, or is at another stage."""
+        if event["event"] == "case":
+            self._stages[case.id] = case.id
+        elif event["event"] == "stage":
+            self._stages[case.id] = f"{case.id}: {event['text']}"
+        self._show(0)
+
+    def done(self, result: CaseResult, stored: bool = False) -> None:
+        """A case has its result."""
+        self._stages.pop(result.case.id, None)
+        if not stored:
+            self._console.print(case_line(result), highlight=False, soft_wrap=True)
+        self._show(1)
+
+    def _show(self, advance: int) -> None:
+        words = escape("\n".join(self._stages.values())) or "planning"
+        self._bars.update(self._task, advance=advance, description=words, refresh=True)
 
 
 @contextmanager
-def progress(console: Console, total: int) -> Iterator[tuple[OnEvent, Advance]]:
-    """A bar for the card with the stage of the case under way; a line for each case done."""
+def progress(console: Console, total: int) -> Iterator[Board]:
+    """The board of a card, without a thread: cases may be run in forks of this process."""
     columns = (
         MofNCompleteColumn(),
         BarColumn(bar_width=20),
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=console, transient=True) as bars:
-        task = bars.add_task("planning", total=total)
-        case = ""
-
-        def handle(event: dict[str, Any]) -> None:
-            nonlocal case
-            if event["event"] == "case":
-                case = event["text"]
-                bars.update(task, description=escape(case))
-            elif event["event"] == "stage":
-                bars.update(task, description=escape(f"{case}: {event['text']}"))
-
-        def advance(result: CaseResult, stored: bool) -> None:
-            bars.update(task, advance=1)
-            if not stored:
-                console.print(case_line(result), highlight=False, soft_wrap=True)
-
-        yield handle, advance
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bars:
+        yield Board(console, bars, total)
 
 
 def case_line(result: CaseResult) -> str:
@@ -94,9 +100,12 @@ def print_card(console: Console, card: Scorecard, out: Path) -> None:
     wide = console.width >= WIDE
     console.print(_table("severity", card.by_severity, wide))
     console.print(_table("family", card.by_family, wide))
-    both, alarms = card.doubles.shares["both"], card.controls.shares["false_alarm"]
-    console.print(f"double faults, both named: {share_text(both)}", highlight=False)
-    console.print(f"healthy controls, false alarms: {alarms.right}/{alarms.n}", highlight=False)
+    _print_counts(console, card.doubles, card.controls)
+    alone = card.black_box
+    if alone.by_severity[-1].cases + alone.doubles.cases + alone.controls.cases:
+        console.print("From captures alone, as compare has them:", highlight=False)
+        console.print(_table("severity", alone.by_severity, wide))
+        _print_counts(console, alone.doubles, alone.controls)
     for goal in card.goals:
         word = {True: "[green]met   [/]", False: "[red]missed[/]", None: "[yellow]?     [/]"}
         console.print(
@@ -115,6 +124,12 @@ def print_card(console: Console, card: Scorecard, out: Path) -> None:
     console.print(f"card: {out / PAGE_FILE}", highlight=False, soft_wrap=True)
 
 
+def _print_counts(console: Console, doubles: Row, controls: Row) -> None:
+    both, alarms = doubles.shares["both"], controls.shares["false_alarm"]
+    console.print(f"double faults, both named: {share_text(both)}", highlight=False)
+    console.print(f"healthy controls, false alarms: {alarms.right}/{alarms.n}", highlight=False)
+
+
 def share_text(share: Share, with_interval: bool = True) -> str:
     """`95.0 % 19/20 [76, 99]`."""
     if not share.n:
@@ -127,9 +142,10 @@ def share_text(share: Share, with_interval: bool = True) -> str:
 
 def _table(first: str, rows: list[Row], wide: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in (first, "cases", *QUESTIONS):
+    questions = list(rows[0].shares)
+    for name in (first, "cases", *questions):
         table.add_column(name, justify="left" if name == first else "right", no_wrap=True)
     for row in rows:
-        shares = [share_text(row.shares[question], wide) for question in QUESTIONS]
+        shares = [share_text(row.shares[question], wide) for question in questions]
         table.add_row(row.name, str(row.cases), *shares)
     return table

@@ -12,10 +12,21 @@ from mismatch_lab.scorecard.records import Case, Judgement, Truth
 FLOOR = "numerics-floor"
 """The cause that names no bug."""
 SAME_CONFIDENCE = 1e-9
+UNLISTED = "unlisted"
+"""Among a truth's causes: the defect has no name, so that not naming it is right."""
+Parted = tuple[str, str | None]
+"""Where the sides part, as the findings say it: (side in error, first module)."""
+SURE = 0.5
+"""A wrong name with more confidence than this sends its reader the wrong way."""
 
 
-def judge(case: Case, status: Status, causes: Sequence[Cause]) -> Judgement:
-    """Was the planted fault found, and named as what it is?"""
+def judge(
+    case: Case,
+    status: Status,
+    causes: Sequence[Cause],
+    parted: Parted = ("undecided", None),
+) -> Judgement:
+    """Was the planted fault found, and named as what it is? `parted` counts without a sure name."""
     bugs = [cause for cause in causes if cause.id != FLOOR]
     if case.kind == "control":
         return Judgement(
@@ -28,13 +39,15 @@ def judge(case: Case, status: Status, causes: Sequence[Cause]) -> Judgement:
     if case.kind == "double":
         return _judge_double(case.truths, bugs, detected)
     (truth,) = case.truths
+    tied = first_ties(bugs) if bugs else []
+    if UNLISTED in truth.causes and not any(cause.id in truth.causes for cause in tied):
+        return _judge_unlisted(truth, status, bugs, parted)
     if not bugs:
         missing = None if truth.location is None else False
         return Judgement(
             detected=detected, family=False, side=False, cause=False, location=missing,
             named=_nothing(status),
         )  # fmt: skip
-    tied = first_ties(bugs)
     answer = next((cause for cause in tied if cause.id in truth.causes), bugs[0])
     right = answer.id in truth.causes
     return Judgement(
@@ -47,6 +60,30 @@ def judge(case: Case, status: Status, causes: Sequence[Cause]) -> Judgement:
         extra=len([c for c in bugs if c.id not in truth.causes and not (right and c in tied)]),
         named=answer.id,
         confidence=answer.confidence,
+    )
+
+
+def _judge_unlisted(
+    truth: Truth, status: Status, bugs: Sequence[Cause], parted: Parted
+) -> Judgement:
+    """Right: seen, on its side, in its place, and not surely called something of another family.
+
+    Side and place are those of the first name, if it is sure; otherwise where the sides part.
+    """
+    sure = [cause for cause in bugs if cause.confidence > SURE]
+    astray = [cause for cause in sure if cause.family not in truth.families]
+    side, place = (str(sure[0].side), sure[0].location) if sure else parted
+    right_side, right_place = side in truth.sides, same_place(truth.location, place)
+    detected = status == "mismatch" or bool(bugs)
+    return Judgement(
+        detected=detected,
+        family=detected and not astray,
+        side=right_side,
+        cause=detected and not astray and right_side and right_place is not False,
+        location=right_place,
+        extra=len(sure),
+        named=bugs[0].id if bugs else _nothing(status),
+        confidence=bugs[0].confidence if bugs else float("nan"),
     )
 
 

@@ -13,7 +13,7 @@ from mismatch_lab import __version__
 from mismatch_lab.reporting import numbers
 from mismatch_lab.reporting.text import visible
 from mismatch_lab.resources import reports_dir
-from mismatch_lab.scorecard.accuracy import HEALTHY, QUESTIONS
+from mismatch_lab.scorecard.accuracy import CAPTURES_QUESTIONS, HEALTHY, QUESTIONS
 from mismatch_lab.scorecard.judge import FLOOR
 from mismatch_lab.scorecard.records import CaseResult, Scorecard
 from mismatch_lab.scorecard.store import PAGE_FILE
@@ -51,6 +51,7 @@ def render_card(card: Scorecard, templates: Path) -> str:
         card=card,
         command=shlex.join(card.provenance.command),
         questions=QUESTIONS,
+        captures_questions=CAPTURES_QUESTIONS,
         matrix=matrix(card.confusion),
         cases=len(card.misses),
         css=Markup((templates / "report.css").read_text(encoding="utf-8")),

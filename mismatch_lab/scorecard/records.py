@@ -62,6 +62,17 @@ class Judgement(Strict):
     confidence: Number = math.nan
 
 
+class BlackBox(Strict):
+    """What the two sides' captures alone say, as `compare` has them."""
+
+    judgement: Judgement | None
+    status: Status | None = None
+    headline: str = ""
+    causes: tuple[Cause, ...] = ()
+    problem: str = ""
+    """Why there is no judgement."""
+
+
 class CaseResult(Strict):
     """OUT/cases/ID.json."""
 
@@ -73,6 +84,8 @@ class CaseResult(Strict):
     headline: str = ""
     reasons: tuple[str, ...] = ()
     causes: tuple[Cause, ...] = ()
+    black_box: BlackBox | None = None
+    """Judged apart; None where the case did not finish, or ran before there was such a thing."""
     problem: str = ""
     """Why there is no judgement."""
     not_applicable: bool = False
@@ -125,6 +138,17 @@ class Goal(Strict):
     measured: str
 
 
+class BlackBoxCard(Strict):
+    """Accuracy from captures alone, of the cases whose results have it."""
+
+    by_severity: list[Row]
+    by_family: list[Row]
+    doubles: Row
+    controls: Row
+    ties: Share
+    extras: Share
+
+
 class Scorecard(Strict):
     """OUT/scorecard.json: all that the page shows."""
 
@@ -146,6 +170,8 @@ class Scorecard(Strict):
     """Right answers to single faults that share their confidence with wrong ones."""
     extras: Share
     """Answers to faults that also name something that was not planted."""
+    black_box: BlackBoxCard
+    """Counts in nothing else of the card."""
     confusion: dict[str, dict[str, int]] = Field(default_factory=dict)
     """Planted cause -> named cause -> single faults and controls."""
     calibration: list[Bin]

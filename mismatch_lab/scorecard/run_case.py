@@ -14,11 +14,13 @@ from pathlib import Path
 from mismatch_lab.diagnose import OnEvent, diagnose
 from mismatch_lab.engines.checkpoint import locate
 from mismatch_lab.errors import MismatchLabError, NotApplicableError
+from mismatch_lab.executors import warm
 from mismatch_lab.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import Findings, OptionValue, RunSpec
-from mismatch_lab.scorecard.judge import judge
+from mismatch_lab.scorecard.captures_alone import ask_captures
+from mismatch_lab.scorecard.judge import Parted, judge
 from mismatch_lab.scorecard.models import TRANSFORMERS_ARGS
-from mismatch_lab.scorecard.records import Case, CaseResult
+from mismatch_lab.scorecard.records import BlackBox, Case, CaseResult
 from mismatch_lab.scorecard.setup import Setup, edited_checkpoint, plugin_file
 from mismatch_lab.scorecard.store import CACHE, RUNS, WORK
 
@@ -50,7 +52,7 @@ def run_case(
     began = time.perf_counter()
     try:
         model = bench.find_model(case.model)
-        findings = _diagnose(case, model, setup_for(model), bench, on_event)
+        findings, black_box = _diagnose(case, model, setup_for(model), bench, on_event)
     except MismatchLabError as error:
         return CaseResult(
             case=case, judgement=None, problem=error.problem, code=bench.code,
@@ -63,7 +65,7 @@ def run_case(
             case=case, judgement=None, problem=problem, code=bench.code,
             wall_s=time.perf_counter() - began,
         )  # fmt: skip
-    return _result(case, findings, bench, time.perf_counter() - began)
+    return _result(case, findings, black_box, bench, time.perf_counter() - began)
 
 
 def build_case_run(case: Case, model: str, setup: Setup, bench: Bench) -> RunSpec:
@@ -96,7 +98,9 @@ def build_case_run(case: Case, model: str, setup: Setup, bench: Bench) -> RunSpe
     return run.model_copy(update={"prompts": run.prompts[: bench.prompts]})
 
 
-def _diagnose(case: Case, model: str, setup: Setup, bench: Bench, on_event: OnEvent) -> Findings:
+def _diagnose(
+    case: Case, model: str, setup: Setup, bench: Bench, on_event: OnEvent
+) -> tuple[Findings, BlackBox]:
     run = build_case_run(case, model, setup, bench)
 
     def after_task(name: str, captures: Path) -> None:
@@ -107,22 +111,24 @@ def _diagnose(case: Case, model: str, setup: Setup, bench: Bench, on_event: OnEv
     with tempfile.TemporaryDirectory(dir=bench.out / WORK) as scratch:
         folder = Path(scratch) / "run"
         try:
-            return diagnose(
+            findings = diagnose(
                 run, folder, False, on_event, after_task=after_task, cache=bench.out / CACHE
             )
+            return findings, ask_captures(case, folder / "captures")
         finally:
             if bench.keep_runs and folder.is_dir():
                 _keep(folder, bench.out / RUNS / case.id)
 
 
 def _keep(folder: Path, target: Path) -> None:
-
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(exist_ok=True)
     folder.rename(target)
 
 
-def _result(case: Case, findings: Findings, bench: Bench, wall_s: float) -> CaseResult:
+def _result(
+    case: Case, findings: Findings, black_box: BlackBox, bench: Bench, wall_s: float
+) -> CaseResult:
     verdict = findings.verdict
     edge = findings.edges.get("decode_train", {}).get("abs_delta_mean")
     floor = findings.noise_floor
@@ -130,19 +136,32 @@ def _result(case: Case, findings: Findings, bench: Bench, wall_s: float) -> Case
     finite = [ratio.value for ratio in ratios if math.isfinite(ratio.value)]
     return CaseResult(
         case=case,
-        judgement=judge(case, verdict.status, verdict.causes),
+        judgement=judge(case, verdict.status, verdict.causes, _parted(findings)),
         status=verdict.status,
         headline=verdict.headline,
         reasons=tuple(verdict.reasons),
         causes=tuple(verdict.causes),
+        black_box=black_box,
         effect_nats=edge.value if edge else math.nan,
         floor_ratio=max(finite, default=math.nan),
         experiments=len(verdict.experiments),
-        # A name with a dot lies within a stage.
-        diagnosis_s=sum(s for name, s in findings.timings_s.items() if "." not in name),
+        # A name with a dot lies within a stage. A diagnosis by itself starts its own server.
+        diagnosis_s=warm.start_s()
+        + sum(s for name, s in findings.timings_s.items() if "." not in name),
         wall_s=wall_s,
         code=bench.code,
     )
+
+
+def _parted(findings: Findings) -> Parted:
+    """The side and the module that were localised; without them, the side with more error."""
+    found, floor = findings.localisation, findings.noise_floor
+    if found is not None and found.side is not None:
+        return found.side, found.first_divergent_module
+    if floor is None:
+        return "undecided", None
+    worse = floor.train_ratio.value > floor.infer_ratio.value
+    return "train" if worse else "infer", None
 
 
 def _cannot_be_planted(error: MismatchLabError) -> bool:

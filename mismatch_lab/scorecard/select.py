@@ -7,13 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mismatch_lab.engines.checkpoint import EMBEDDED
 from mismatch_lab.errors import InputError
 from mismatch_lab.faults.base import Fault
-from mismatch_lab.scorecard.cases import Planned, controls, model_names, read_model, singles
+from mismatch_lab.scorecard.cases import (
+    Planned,
+    controls,
+    held_out_names,
+    model_names,
+    read_model,
+    singles,
+)
 from mismatch_lab.scorecard.doubles import doubles
 from mismatch_lab.scorecard.records import SEVERITIES
 
-SUBSETS = ("ci", "quick", "broad", "full")
+HELD_OUT = "held-out"
+SUBSETS = ("ci", "quick", "broad", "full", HELD_OUT)
 ENGINES = ("vllm", "hf")
 CI_CASES = (
     "sinks-dropped+two-pass-training.plain.mini-gpt-oss.fp32",
@@ -41,9 +50,13 @@ class Selection:
 
 
 def select(
-    asked: Selection, faults: Sequence[Fault], engine: str, checkpoints: Path
+    asked: Selection,
+    faults: Sequence[Fault],
+    engine: str,
+    checkpoints: Path,
+    held_out: Sequence[Fault] = (),
 ) -> list[Planned]:
-    """The cases asked for, in a fixed order, of all parts.
+    """The cases asked for, in a fixed order, of all parts; held-out ones only by their names.
 
     Raises:
         InputError: an unknown engine, subset, fault, architecture or severity, or none is left.
@@ -57,7 +70,9 @@ def select(
         *doubles(faults, models, engine, asked.dtype),
         *controls(models, engine),
     ]
-    chosen = _named(asked.subset, every, faults)
+    unseen = [read_model(name, checkpoints) for name in asked.models or held_out_names()]
+    apart = [*singles(held_out, unseen, engine, asked.dtype), *controls(unseen, engine)]
+    chosen = _named(asked.subset, every, apart, [*faults, *held_out])
     if asked.severities:
         kept = set(asked.severities)
         chosen = [p for p in chosen if not p.case.truths or p.case.truths[0].severity in kept]
@@ -79,7 +94,9 @@ def part_of(planned: list[Planned], part: str) -> list[Planned]:
     return planned[number - 1 :: parts]
 
 
-def _named(subset: tuple[str, ...], every: list[Planned], faults: Sequence[Fault]) -> list[Planned]:
+def _named(
+    subset: tuple[str, ...], every: list[Planned], apart: list[Planned], faults: Sequence[Fault]
+) -> list[Planned]:
     ids: dict[str, None] = {}
     for name in subset:
         found = [p.case.id for p in every if _matches(name, p)]
@@ -87,6 +104,10 @@ def _named(subset: tuple[str, ...], every: list[Planned], faults: Sequence[Fault
             found = _quick(every)
         elif name == "broad":
             found = _broad(every)
+        elif name == HELD_OUT:
+            found = [p.case.id for p in apart if not _is_embedded_control(p)]
+        elif not found and name not in SUBSETS:
+            found = [p.case.id for p in apart if _matches(name, p)]
         if not found and name not in SUBSETS and name not in {fault.id for fault in faults}:
             raise InputError(
                 f"The scorecard has no subset, fault, control or case {name!r}.",
@@ -94,7 +115,13 @@ def _named(subset: tuple[str, ...], every: list[Planned], faults: Sequence[Fault
                 f"{', '.join(sorted(fault.id for fault in faults))}.",
             )
         ids |= dict.fromkeys(found)
-    return [p for p in every if p.case.id in ids]
+    cases = {p.case.id: p for p in [*every, *apart]}
+    return [planned for identity, planned in cases.items() if identity in ids]
+
+
+def _is_embedded_control(planned: Planned) -> bool:
+    """Those of the embedded model are in the other subsets."""
+    return planned.case.kind == "control" and planned.case.model == EMBEDDED
 
 
 def _matches(name: str, planned: Planned) -> bool:

@@ -144,7 +144,11 @@ def edited_checkpoint(model: str, setup: Setup, work: Path) -> str:
             copy_checkpoint(locate(model), scratch / "model")
             for _, edit in setup.checkpoint_edits:
                 edit(scratch / "model")
-            (scratch / "model").rename(folder)
+            try:
+                (scratch / "model").rename(folder)
+            except OSError:  # another process has made the same meanwhile
+                if not folder.exists():
+                    raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return str(folder.resolve())

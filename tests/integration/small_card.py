@@ -1,4 +1,4 @@
-"""A card of four cases on the fake engine: `python small_card.py OUT PROBE`."""
+"""A card of four cases on the fake engine: `python small_card.py OUT PROBE [WORKERS]`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mismatch_lab.captures.store import load_capture, save_capture
+from mismatch_lab.executors import warm
 from mismatch_lab.reporting import report
 from mismatch_lab.schema import OptionValue
 from mismatch_lab.scorecard.cases import Planned
@@ -16,6 +17,8 @@ from mismatch_lab.scorecard.records import Case, Truth
 from mismatch_lab.scorecard.run_case import Bench
 from mismatch_lab.scorecard.setup import Setup
 from mismatch_lab.scorecard.store import prepare_card_folder
+
+LIGHT_SERVER = Path(__file__).parents[1] / "unit" / "executors" / "light_server.py"
 
 
 def halve(captures: Path) -> None:
@@ -49,12 +52,14 @@ PLANNED = [
 ]
 
 
-def main(out: Path, probe: str) -> None:
+def main(out: Path, probe: str, workers: int) -> None:
     report.write_report = lambda folder: folder  # seconds each, and tried elsewhere
+    if workers > 1:  # which also share a server
+        warm.ENGINES, warm.SERVER = ("fake",), (str(LIGHT_SERVER),)
     prepare_card_folder(out)
     bench = Bench(out, find_model=str, trainer="fake", probe=probe, code="abc")
-    run_cases(PLANNED, bench, overwrite=False)
+    run_cases(PLANNED, bench, overwrite=False, workers=workers)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], int(*sys.argv[3:] or [1]))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import small_card
-from program import ROOT, wait_for
+from program import ROOT, Lab, wait_for
 
 from mismatch_lab.executors.cache import DONE
 from mismatch_lab.provenance import gather
@@ -19,11 +21,13 @@ from mismatch_lab.scorecard.records import CaseResult
 from mismatch_lab.scorecard.store import CACHE, CASES, WORK, load_results
 
 
-def start(out: Path, probe: Path) -> subprocess.Popen[bytes]:
+def start(out: Path, probe: Path, workers: int = 1, mark: str = "") -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, small_card.__file__, str(out), str(probe)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        [sys.executable, small_card.__file__, str(out), str(probe), str(workers)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "MISMATCH_LAB_TEST": mark},
         stderr=subprocess.DEVNULL,
+        # Started from a background job, it would inherit that interrupts are ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
@@ -106,3 +110,46 @@ def test_results_are_whole_json(card: Path) -> None:
     for path in (card / CASES).iterdir():
         assert path.suffix == ".json"  # no .tmp
         assert json.loads(path.read_text())["schema_version"] == 1
+
+
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_runs_on_after_a_card_of_several_workers(
+    tmp_path: Path, probe: Path, lab: Lab, way: signal.Signals
+) -> None:
+    out = tmp_path / "card"
+    with start(out, probe, workers=2, mark=lab.mark) as process:
+        # The card, two cases, the server, and a worker at least.
+        wait_for(lambda: len(lab.alive()) >= 5, "two cases under way")
+        process.send_signal(way)
+    wait_for(lambda: not lab.alive(), "its processes to end")
+    left = [path for path in (out / WORK).iterdir() if path.name.startswith("tmp")]
+    assert way == signal.SIGKILL or not left
+    assert all(load_results(out))  # none of them half
+
+
+def test_two_workers_find_what_one_finds(
+    tmp_path: Path, probe: Path, lab: Lab, results: dict[str, CaseResult]
+) -> None:
+    out = tmp_path / "card"
+    with start(out, probe, workers=2, mark=lab.mark) as process:
+        assert process.wait(timeout=120) == 0
+    found = {result.case.id: result for result in load_results(out)}
+    assert list(found) == list(results)
+    for name, result in found.items():
+        same = {"judgement", "status", "headline", "causes", "black_box", "effect_nats", "problem"}
+        one = results[name].model_dump_json(include=same)
+        folder = re.compile(r"\S*/logs/")
+        assert folder.sub("", result.model_dump_json(include=same)) == folder.sub("", one)
+
+
+def test_captures_alone_are_judged_apart(results: dict[str, CaseResult]) -> None:
+    scaled, healthy = results["scaled"], results["healthy"]
+    assert scaled.black_box is not None
+    assert scaled.black_box.judgement is not None
+    assert scaled.judgement is not None
+    # Without a module nobody tells a head that is scaled from anything else wrong in the model.
+    assert scaled.black_box.judgement.detected
+    assert not scaled.black_box.judgement.cause
+    assert healthy.black_box is not None
+    assert healthy.black_box.status == "match"
+    assert results["refused"].black_box is None

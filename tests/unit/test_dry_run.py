@@ -30,7 +30,7 @@ def test_captures_are_those_of_the_run() -> None:
     planned = plan(depth="quick", max_tokens=7)
     assert [capture.id for capture in planned.captures] == [
         "decode", "prefill", "prefill_repeat", "train", "train_repeat", "train_micro_batch",
-        "train_mode", "ref", "floor",
+        "train_mode", "ref", "ref_rows", "floor",
     ]  # fmt: skip
     assert "at most 7 tokens" in planned.captures[0].does
     assert "first 8 rows" in planned.captures[2].does
@@ -45,7 +45,7 @@ def test_captures_are_those_of_the_run() -> None:
 def test_each_suspect_has_its_own_trials() -> None:
     planned = plan()
     assert "sampler-truncation" in causes(planned, "decode")
-    assert "sampler-truncation" not in causes(planned, "train") | causes(planned, "infer")
+    assert "sampling-penalties" not in causes(planned, "train") | causes(planned, "infer")
     assert "attention-sinks-dropped" in causes(planned, "train")
     # vLLM on a CPU reads its narrow cache back while re-scoring too; a trainer has none.
     assert "kv-cache-quantisation" in causes(planned, "decode") & causes(planned, "infer")
@@ -61,9 +61,9 @@ def test_what_is_tried_follows_the_options() -> None:
     assert "raw-logprobs-temperature" in causes(plan(temperature=0.7), "decode")
     assert "packing-leak" not in causes(plan(), "train")
     assert "packing-leak" in causes(plan(trainer_args=("packing=true",)), "train")
-    # A declared top-p is the one that is tried.
+    # A declared top-p is the one that is tried, beside tokens that are banned.
     declared = suspect(plan(top_p=0.8), "decode").trials
-    assert [t.values for t in declared if t.cause == "sampler-truncation"] == [1]
+    assert [t.values for t in declared if t.cause == "sampler-truncation"] == [1, 6]
 
 
 def test_parts_can_be_put_back_where_a_plugin_changed_them() -> None:

@@ -11,7 +11,7 @@ from mismatch_lab.schema import Cause
 from mismatch_lab.scorecard import accuracy
 from mismatch_lab.scorecard.card import build_card
 from mismatch_lab.scorecard.judge import judge
-from mismatch_lab.scorecard.records import Case, CaseResult, Truth
+from mismatch_lab.scorecard.records import BlackBox, Case, CaseResult, Truth
 
 
 def named(name: str, confidence: float) -> Cause:
@@ -135,3 +135,36 @@ def test_ties_are_counted_apart() -> None:
     card = build_card([tie, single("a", "a"), single("a", "b")], 3, "vllm", "full", gather([]))
     assert (card.ties.right, card.ties.n) == (1, 2)
     assert (card.extras.right, card.extras.n) == (1, 3)  # b, where a is planted
+
+
+def alone(result: CaseResult, *said: str) -> CaseResult:
+    """The case with what captures alone say: these causes, equally sure."""
+    causes = [named(name, 0.5) for name in said]
+    found = BlackBox(
+        judgement=judge(result.case, "mismatch", causes), status="mismatch", causes=tuple(causes)
+    )
+    return result.model_copy(update={"black_box": found})
+
+
+def test_captures_alone_are_counted_apart() -> None:
+    results = [
+        alone(single("a", "a"), "b", "a"),  # a tie with the right one is right
+        alone(single("a", "a"), "b"),
+        alone(single("a", "b")),
+        single("a", "a"),  # from before there was such a thing
+        alone(control(None)),
+    ]
+    card = build_card(results, 5, "vllm", "full", gather([]))
+    white, black = card.by_severity[-1].shares, card.black_box.by_severity[-1].shares
+    assert (white["cause"].right, white["cause"].n) == (3, 4)
+    assert (black["cause"].right, black["cause"].n) == (1, 3)
+    assert (black["detected"].right, black["detected"].n) == (3, 3)
+    # Wilson, 1 of 3: centre (1/3 + 3.8415/6)/(1 + 3.8415/3) = 0.97358/2.28049 = 0.42692;
+    # half 1.95996 * sqrt((2/9)/3 + 3.8415/36)/2.28049 = 1.95996 * 0.42520/2.28049 = 0.36544.
+    assert black["cause"].ci95 == pytest.approx((0.06148, 0.79236), abs=1e-4)
+    assert "location" not in black
+    assert (card.black_box.ties.right, card.black_box.ties.n) == (1, 1)
+    assert (card.black_box.controls.shares["false_alarm"].right, card.controls.cases) == (1, 1)
+    assert card.controls.shares["false_alarm"].right == 0
+    assert card.misses == [results[2]]
+    assert "b" not in card.confusion.get("healthy", {})

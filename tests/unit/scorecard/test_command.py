@@ -12,14 +12,17 @@ from pathlib import Path
 import pytest
 
 from mismatch_lab.cli import main
+from mismatch_lab.executors import warm
 from mismatch_lab.faults import FAULTS, load_fault
 from mismatch_lab.faults.base import Fault
+from mismatch_lab.faults.held_out import HELD_OUT, load_held_out
 from mismatch_lab.schema import Cause
 from mismatch_lab.scorecard import command
 from mismatch_lab.scorecard.cases import Planned
 from mismatch_lab.scorecard.doubles import COUNT, OFTEN
 from mismatch_lab.scorecard.judge import judge
-from mismatch_lab.scorecard.records import CaseResult, Scorecard
+from mismatch_lab.scorecard.models import HELD_OUT_ARCHITECTURES
+from mismatch_lab.scorecard.records import Case, CaseResult, Scorecard
 from mismatch_lab.scorecard.run_case import Bench
 from mismatch_lab.scorecard.select import CI_CASES, Selection, part_of, select
 from mismatch_lab.scorecard.store import load_result, save_result
@@ -179,8 +182,6 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ran: list[str] = []
 
     def run_case(case: object, _setup: object, bench: Bench, _on_event: object) -> CaseResult:
-        from mismatch_lab.scorecard.records import Case
-
         assert isinstance(case, Case)
         ran.append(case.id)
         causes = [
@@ -195,6 +196,7 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         )  # fmt: skip
 
     monkeypatch.setattr(command, "run_case", run_case)
+    monkeypatch.setattr(warm, "ENGINES", ())  # nothing is run that a server would be good for
     return ran
 
 
@@ -260,3 +262,25 @@ def test_a_card_is_rendered_of_what_there_is(
     code, _, err = lab(*asked, "--render-only")
     assert code == 2
     assert str(spoilt.name) in err
+
+
+def test_held_out_cases_are_asked_for_by_name_alone(
+    full: list[Planned], faults: list[Fault], tmp_path: Path
+) -> None:
+    unseen = [load_held_out(name) for name in HELD_OUT]
+
+    def chosen(name: str, *models: str) -> list[Case]:
+        asked = Selection((name,), models=models)
+        return [p.case for p in select(asked, faults, "vllm", tmp_path, unseen)]
+
+    cases = chosen("held-out")
+    assert {truth.fault for case in cases for truth in case.truths} == set(HELD_OUT)
+    assert {case.model for case in cases} == {*HELD_OUT_ARCHITECTURES, "mini-gpt-oss"}
+    alone = [case.control for case in cases if case.model == "qwen2" and case.control]
+    assert alone == ["float32", "bfloat16"]
+    assert not {case.id for case in cases} & {planned.case.id for planned in full}
+    assert [case.id for case in chosen("full")] == [planned.case.id for planned in full]
+    by_name = chosen("gqa-mapping", "phi3")
+    assert [case.id for case in by_name] == [
+        f"gqa-mapping.{severity}.phi3.fp32.hf" for severity in ("plain", "medium", "slight")
+    ]

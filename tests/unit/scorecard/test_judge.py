@@ -112,3 +112,31 @@ def test_one_name_does_not_stand_for_two_faults() -> None:
     assert judge(planted, "mismatch", [cause("routing-flips")]).both is False
     named = [cause("routing-flips"), cause("router-precision")]
     assert judge(planted, "mismatch", named).both is True
+
+
+PLACE = "model.layers.2.mlp"
+NAMELESS = truth("gelu", causes=("unlisted", "sinks"), families=("mlp",), location=PLACE)
+
+
+@pytest.mark.parametrize(
+    ("causes", "side", "module", "right"),
+    [
+        ([], "train", PLACE, True),
+        ([], "infer", PLACE, False),
+        ([], "train", "model.layers.1.mlp", False),
+        ([cause("theta", confidence=0.5)], "train", PLACE, True),  # said to be a guess
+        ([cause("theta", confidence=0.51)], "train", PLACE, False),  # sure, and another family
+        ([cause("gate", confidence=0.9, family="mlp", location=PLACE)], "train", None, True),
+        ([cause("sinks", location=PLACE)], "train", None, True),  # also accepted by name
+    ],
+)
+def test_what_has_no_name_must_not_surely_be_given_another(
+    causes: list[Cause], side: str, module: str | None, right: bool
+) -> None:
+    found = judge(case("single", NAMELESS), "mismatch", causes, (side, module))
+    assert (found.detected, found.cause) == (True, right)
+
+
+def test_what_has_no_name_must_be_seen() -> None:
+    found = judge(case("single", NAMELESS), "numerics", [cause("numerics-floor")])
+    assert (found.detected, found.cause, found.family, found.side) == (False,) * 4

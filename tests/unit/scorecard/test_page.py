@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import re
+from pathlib import Path
+
+from rich.console import Console
+
+from mismatch_lab.provenance import gather
+from mismatch_lab.resources import reports_dir
 from mismatch_lab.schema import Cause
 from mismatch_lab.scorecard.accuracy import is_miss, is_miss_of_place
-from mismatch_lab.scorecard.console import case_line
+from mismatch_lab.scorecard.card import build_card
+from mismatch_lab.scorecard.console import case_line, print_card
 from mismatch_lab.scorecard.judge import judge
-from mismatch_lab.scorecard.page import answer_words, matrix, planted_words
-from mismatch_lab.scorecard.records import Case, CaseResult, Truth
+from mismatch_lab.scorecard.page import answer_words, matrix, planted_words, render_card
+from mismatch_lab.scorecard.records import BlackBox, Case, CaseResult, Truth
+from mismatch_lab.scorecard.store import result_file, save_result, stored_result
 
 
 def result(location: str | None, named: str = "sinks") -> CaseResult:
@@ -51,3 +61,38 @@ def test_words() -> None:
     assert answer_words(found) == "sinks (train, no place, 0.90)"
     nothing = found.model_copy(update={"causes": ()})
     assert answer_words(nothing) == "mismatch, no cause"
+
+
+def shown(*results: CaseResult) -> tuple[str, str]:
+    """The terminal's text and the page's."""
+    card = build_card(list(results), len(results), "hf", "full", gather([]))
+    written = io.StringIO()
+    print_card(Console(file=written, width=100), card, Path("out"))
+    page = re.sub(r"<style>.*?</style>", "", render_card(card, reports_dir()), flags=re.S)
+    return written.getvalue(), re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
+
+
+def test_captures_alone_have_rows_of_their_own() -> None:
+    both = result("model.layers.0")
+    box = BlackBox(judgement=judge(both.case, "mismatch", []), status="mismatch")
+    terminal, page = shown(both.model_copy(update={"black_box": box}))
+    white, black = terminal.split("From captures alone, as compare has them:")
+    assert "plain         1  100% 1/1  100% 1/1  100% 1/1  100% 1/1  100% 1/1" in white
+    assert "plain         1  100% 1/1  0% 0/1  0% 0/1  0% 0/1" in black
+    assert "location" not in black.partition("met")[0]
+    apart = page.partition("Single faults by severity, captures alone")[2]
+    assert "plain 1 100 % 1/1 [21, 100] 0 % 0/1 [0, 79] 0 % 0/1" in apart  # 1/(1 + 3.84)
+
+
+def test_results_from_before_captures_were_judged_are_read_and_say_so(tmp_path: Path) -> None:
+    old = result("model.layers.0")
+    (tmp_path / "cases").mkdir()
+    save_result(tmp_path, old)
+    path = result_file(tmp_path, old.case)
+    text = path.read_text()
+    path.write_text(re.sub(r'"black_box": *null, *', "", text))
+    assert path.read_text() != text
+    assert stored_result(tmp_path, old.case) == old
+    terminal, page = shown(old)
+    assert "captures alone" not in terminal
+    assert "No case has such an answer." in page

@@ -1,0 +1,1 @@
+"""Fixes: one package or module each, with its formula and its source."""
