@@ -14,7 +14,7 @@ from mismatch_lab.engines.checkpoint import checkpoint_state
 from mismatch_lab.engines.plugin import check_plugin
 from mismatch_lab.errors import InputError
 from mismatch_lab.executors.cache import run_cached
-from mismatch_lab.executors.warm import warm_workers
+from mismatch_lab.executors.warm import start_s, warm_workers
 from mismatch_lab.findings.build import build_findings, load_captures
 from mismatch_lab.plan import plan_tasks
 from mismatch_lab.schema import Findings, RunSpec, write_json
@@ -72,6 +72,8 @@ def diagnose(
                     "different weights.",
                     "Diagnose a copy of the checkpoint, or wait until it is written.",
                 )
+        if start_s():
+            timings["start.workers"] = start_s()  # the server that they are forked from
         return finish(run, out, timings, on_event, budget_s, after_task)
 
 
