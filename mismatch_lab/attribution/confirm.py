@@ -31,6 +31,9 @@ MOST_TURNS = 2
 MOST_TURNS_BLIND = 3
 """Knobs turned where no cause is known."""
 
+LOCATED = 0.9
+"""Confidence in a place without a name, where putting it back takes the error away."""
+
 DOUBTED = 0.5
 """Confidence in a cause whose effect stayed where it had to go."""
 
@@ -103,7 +106,8 @@ def _confirm(
             continue
         experiment = f"{charge.suspect} with {choice.knob.does}"
         if left <= max(charge.noise_nats, (LESS if several else GONE) * before):
-            return confirmed_by(cause, experiment, before, left)
+            sure = {"confidence": LOCATED} if cause.id == UNLISTED else {}
+            return confirmed_by(cause, experiment, before, left).model_copy(update=sure)
         if cause.id in choice.knob.clears and left >= STAYS * before and not several:
             doubted = {"confidence": min(cause.confidence, DOUBTED)}
             return confirmed_by(cause, experiment, before, left).model_copy(update=doubted)

@@ -52,19 +52,22 @@ def unlisted_cause(
         return None
     train = charge.suspect == "train"
     error = first.train_error if train else first.infer_error
+    shape = _shape(captures["train_on_infer" if train else "prefill"], captures, first.name)
     evidence = [
         Observation(
             observation=f"relative error of {first.name} on equal inputs",
             value=error,
             expected=f"about {first.floor:.2g}",
         ),
-        *_shape(captures["train_on_infer" if train else "prefill"], captures, first.name),
+        *shape,
     ]
+    looks = " ".join(f"{seen.observation.capitalize()}: {seen.value:.3g}." for seen in shape)
     side: Side = "train" if train else "infer"
     why = (
         f"{first.name} is the first module that is wrong on equal inputs, "
         f"{error / first.floor:.2g} times its floor, and no known cause predicts what it does."
     )
+    why = f"{why} {looks}".rstrip()
     found = build_cause(UNLISTED, side, CONVINCING, why, evidence, location=first.name)
     return found.model_copy(update={"family": _family(first.name, config)})
 

@@ -115,3 +115,13 @@ def test_an_error_without_a_cause_is_still_traced_to_what_takes_it_away() -> Non
     assert said is not None
     assert "gone (0.5 -> 0 nats)" in said
     assert without_cause(inquest(Side(0.5, 0.5, 0.4)), TRAIN) is None
+
+
+def test_a_place_without_a_name_is_put_back_alone() -> None:
+    real = Side(0.0)
+    unknown = build_cause(
+        "unlisted", "train", 0.6, "", [], location="model.layers.1.self_attn.o_proj"
+    )
+    (one,) = confirmed(inquest(real), TRAIN, [unknown])
+    assert real.asked[0].spec.stock == ("model.layers.1.self_attn.o_proj", "config")
+    assert one.confidence == 0.9
