@@ -15,6 +15,7 @@ from mismatch_lab.errors import InputError
 from mismatch_lab.explain_cause import print_cause
 from mismatch_lab.findings.edges import EDGE_ABOUT, EDGES
 from mismatch_lab.measures import EDGE_MEASURES
+from mismatch_lab.remedies import REMEDIES, load_remedy
 from mismatch_lab.suites import load_probe, probe_names
 
 PIPED_WIDTH = 200
@@ -34,6 +35,7 @@ def print_list(what: str) -> None:
             (knob.id, knob.side, knob.does, ", ".join(sorted(knob.cures))) for knob in KNOBS
         ],
         "faults": _fault_rows,
+        "fixes": _fix_rows,
     }
     rows = tables[what]()
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -63,6 +65,9 @@ def print_explanation(name: str) -> None:
         console.print(f"{name} (captures {' and '.join(EDGES[name])}): {EDGE_ABOUT[name]}")
     elif name in ENGINE_ABOUT:
         console.print(f"{name}: {ENGINE_ABOUT[name]}")
+    elif name in REMEDIES:
+        fix = load_remedy(name)
+        console.print(f"{name}: {fix.about}\n{fix.formula}\n{fix.source}")
     else:
         _explain_fault(console, name)
 
@@ -95,6 +100,12 @@ def _fault_rows() -> list[tuple[str, ...]]:
 
     faults = [(name, resolve("fault", name, FAULTS)) for name in FAULTS]
     return [(name, f.side, f.about, ", ".join(f.causes)) for name, f in faults]
+
+
+def _fix_rows() -> list[tuple[str, ...]]:
+    """Name, what it does, the causes that it removes or makes harmless."""
+    fixes = [load_remedy(name) for name in REMEDIES]
+    return [(fix.id, fix.about, ", ".join(fix.causes)) for fix in fixes]
 
 
 def _list_console() -> Console:

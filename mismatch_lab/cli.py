@@ -13,6 +13,7 @@ import typer
 
 from mismatch_lab import __version__
 from mismatch_lab.errors import InputError, MismatchLabError
+from mismatch_lab.trainer.command import train
 
 EXIT_DONE, EXIT_FAILED, EXIT_NOT_MEASURED, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -174,7 +175,8 @@ def report(
 @app.command("list")
 def list_(
     what: Annotated[
-        Literal["engines", "probes", "measures", "causes", "knobs", "faults"], typer.Argument()
+        Literal["engines", "probes", "measures", "causes", "knobs", "faults", "fixes"],
+        typer.Argument(),
     ],
     debug: DebugOption = False,
 ) -> None:
@@ -186,7 +188,9 @@ def list_(
 
 @app.command()
 def explain(
-    name: Annotated[str, typer.Argument(help="A cause, fault, probe, measure, edge or engine.")],
+    name: Annotated[
+        str, typer.Argument(help="A cause, fault, fix, probe, measure, edge or engine.")
+    ],
     debug: DebugOption = False,
 ) -> None:
     """What a name means."""
@@ -258,6 +262,9 @@ def scorecard(
     )
     if check and not aims_met:
         raise typer.Exit(EXIT_FAILED)
+
+
+app.command()(train)
 
 
 @app.command()

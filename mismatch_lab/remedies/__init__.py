@@ -1,1 +1,43 @@
-"""Fixes: one package or module each, with its formula and its source."""
+"""Fixes by name: one module each, with its formula and its source.
+
+The trainer's loop calls each where it acts, so that it can be read there; this table is what names
+are checked against. To add one: a module with a `REMEDY`, and a row below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mismatch_lab.registry import resolve
+from mismatch_lab.remedies.base import Remedy
+
+_HERE = "mismatch_lab.remedies"
+
+REMEDIES: dict[str, str] = {
+    "attention-sinks": f"{_HERE}.sinks_in_flash:REMEDY",
+    "cache-flush": f"{_HERE}.cache_flush:REMEDY",
+    "fp16": f"{_HERE}.fp16:REMEDY",
+    "fp32-head": f"{_HERE}.fp32_head:REMEDY",
+    "grouped-experts": f"{_HERE}.experts_grouped:REMEDY",
+    "on-policy-ratio": f"{_HERE}.on_policy_ratio:REMEDY",
+    "rollout-correction": f"{_HERE}.rollout_correction:REMEDY",
+    "routing-replay": f"{_HERE}.routing_replay:REMEDY",
+    "sampler-mask": f"{_HERE}.sampler_mask:REMEDY",
+}
+"""id -> where its `REMEDY` is."""
+
+
+def load_remedy(name: str) -> Remedy:
+    """The remedy of that id.
+
+    Raises:
+        InputError: there is none; the message lists what there is.
+    """
+    found: Remedy = resolve("fix", name, REMEDIES)
+    return found
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise InputError for a name that is no remedy's."""
+    for name in names:
+        load_remedy(name)

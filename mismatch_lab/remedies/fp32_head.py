@@ -1,0 +1,72 @@
+"""The head's product in float32 on both sides: on one side alone it makes the mismatch larger."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mismatch_lab.errors import InputError
+from mismatch_lab.remedies.base import Remedy
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+REMEDY = Remedy(
+    id="fp32-head",
+    about="logits are a float32 product of the head's weights, in the trainer and in the engine",
+    formula="logits = float32(h) @ float32(W).T",
+    source="MiniMax-M1, https://arxiv.org/abs/2506.13585; one-sided harm: NeMo-RL #3936",
+    causes=("lm-head-precision",),
+)
+
+COPY = "weight_fp32"
+"""The engine's head keeps a copy under this name; each transfer of weights renews it."""
+
+
+def trainer_head_in_fp32(model: Any) -> None:
+    """Change a transformers model in place.
+
+    Raises:
+        InputError: its head is no linear layer.
+    """
+    from torch import nn
+    from torch.nn import functional
+
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise InputError("fp32-head: the model's head is no linear layer.")
+
+    def forward(hidden: Tensor) -> Tensor:
+        bias = None if head.bias is None else head.bias.float()
+        return functional.linear(hidden.float(), head.weight.float(), bias)
+
+    head.forward = forward  # type: ignore[method-assign, assignment]
+
+
+def engine_head_in_fp32(model: Any) -> None:
+    """Change vLLM's model in place, before kernels repack its weights; a `--engine-plugin`.
+
+    Raises:
+        InputError: its head has a bias or is spread over ranks.
+    """
+    from torch.nn import functional
+
+    head = model.lm_head
+    if getattr(head, "bias", None) is not None:
+        raise InputError("fp32-head: the engine's head has a bias.")
+    setattr(head, COPY, head.weight.detach().float().clone())
+
+    def product(_layer: Any, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
+        del bias
+        return functional.linear(hidden.float(), getattr(head, COPY))
+
+    head.quant_method.apply = product
+
+
+def renew(model: nn.Module, weight: Tensor) -> None:
+    """Give the engine's copy new values, where there is one."""
+    import torch
+
+    held = getattr(getattr(model, "lm_head", None), COPY, None)
+    if held is not None:
+        with torch.no_grad():
+            held[: len(weight)].copy_(weight)

@@ -1,0 +1,70 @@
+"""Checkpoints that are there whole or not at all, and runs that go on as if nothing had happened.
+
+Everything random follows from (seed, step), the order of the problems too, and metrics of steps
+after the checkpoint are written anew: so weights, optimizer and the number of the step are enough.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from mismatch_lab.trainer import ranks
+from mismatch_lab.trainer.policy import Policy
+
+FOLDER = "checkpoints"
+STATE = "state.json"
+KEPT = 2
+"""The last ones; an older one is removed when a new one is whole."""
+
+
+def save(out: Path, policy: Policy, state: dict[str, Any]) -> None:
+    """Write a checkpoint; `state["step"]` is the number of steps made. All ranks call it."""
+    final = out / FOLDER / f"step-{state['step']:06d}"
+    partial = final.with_name(f".{final.name}.partial")
+    if dist.get_rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    dist.barrier()
+    model, optimizer = get_state_dict(policy.model, policy.optimizer)
+    state_dict_saver.save({"model": model, "optimizer": optimizer}, checkpoint_id=partial)
+    if dist.get_rank() == 0:
+        _finish(partial, final, state)
+        for old in _folders(out)[:-KEPT]:
+            shutil.rmtree(old)
+    dist.barrier()
+
+
+def _finish(partial: Path, final: Path, state: dict[str, Any]) -> None:
+    """From here on the checkpoint is there."""
+    (partial / STATE).write_text(json.dumps(state), encoding="utf-8")
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+
+
+def load(out: Path, policy: Policy) -> dict[str, Any] | None:
+    """Bring the policy to the last checkpoint and return its state; None where there is none."""
+    folder = ranks.share(next(reversed(_folders(out)), None))
+    if folder is None:
+        return None
+    model, optimizer = get_state_dict(policy.model, policy.optimizer)
+    held: dict[str, Any] = {"model": model, "optimizer": optimizer}
+    state_dict_loader.load(held, checkpoint_id=folder)
+    set_state_dict(
+        policy.model,
+        policy.optimizer,
+        model_state_dict=held["model"],
+        optim_state_dict=held["optimizer"],
+    )
+    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return state
+
+
+def _folders(out: Path) -> list[Path]:
+    return sorted((out / FOLDER).glob("step-*"))

@@ -1,0 +1,67 @@
+"""`mismatch-lab train`: the command line of the trainer. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mismatch_lab.errors import InputError
+
+OptionList = list[str] | None
+
+
+def train(
+    task: Annotated[str, typer.Argument(help="gsm8k, retool or verifyif.")],
+    config: Annotated[Path | None, typer.Option(help="TOML file with the run's settings.")] = None,
+    model: Annotated[str | None, typer.Option(help="Checkpoint folder or hub name.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of problems, sampling and dropout.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm or hf.")] = None,
+    fix: Annotated[OptionList, typer.Option(help="Remedy by name; repeatable.")] = None,
+    fault: Annotated[
+        OptionList, typer.Option(help="Fault to plant, NAME or NAME:SEVERITY; repeatable.")
+    ] = None,
+    set_: Annotated[
+        OptionList, typer.Option("--set", help="Any setting: SECTION.NAME=VALUE; repeatable.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; by default a new one in runs/.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train with GRPO on a task, with faults planted and fixes applied by name."""
+    overrides: dict[str, Any] = {"task": task}
+    given = {"model": model, "steps": steps, "seed": seed, "dtype": dtype, "rollout.engine": engine}
+    overrides |= {name: value for name, value in given.items() if value is not None}
+    for name, values in (("fixes", fix), ("faults", fault)):
+        if values:
+            overrides[name] = tuple(values)
+    overrides |= dict(parse_setting(text) for text in set_ or ())
+
+    from mismatch_lab.trainer.config import read_config
+    from mismatch_lab.trainer.run import run_training
+
+    run_training(read_config(config, overrides), out, resume, ("mismatch-lab", *sys.argv[1:]))
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`NAME=VALUE`; the value is JSON, else text.
+
+    Raises:
+        InputError: there is no `=`.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InputError(f"--set {text!r} is not of the form SECTION.NAME=VALUE.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

@@ -1,0 +1,150 @@
+"""What a training run is told: one TOML file, every name checked."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mismatch_lab.engines.checkpoint import EMBEDDED
+from mismatch_lab.errors import InputError
+from mismatch_lab.schema import OptionValue
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class Section(BaseModel):
+    """Names that are not here are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """Problems; see `tasks.sources.Source`."""
+
+    source: str = "generated"
+    heldout: str | None = None
+    n_train: int = 4096
+    n_heldout: Positive = 100
+    options: dict[str, Any] = {}
+    """Of the task: the fields of its class."""
+
+
+class Rollout(Section):
+    """How the engine samples."""
+
+    engine: Literal["vllm", "hf"] = "vllm"
+    prompts: Positive = 16
+    """Problems of one step."""
+    group: Annotated[int, Field(ge=2)] = 8
+    """Answers to each of them."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_p: Share = 1.0
+    new_tokens: Positive | None = None
+    """Room of one answer; None is the task's own choice."""
+    context_length: Positive = 512
+    logprob_space: Literal["processed", "raw"] = "processed"
+    """After temperature and truncation, or before: vLLM's own default is raw."""
+    flush_cache: bool = True
+    """Forget cached prefixes after each transfer of weights."""
+    args: dict[str, OptionValue] = {}
+    """The engine's own arguments, by its names."""
+
+
+class Optim(Section):
+    """AdamW without weight decay, on FSDP2's shards."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    warmup_steps: Annotated[int, Field(ge=0)] = 3
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.0
+    grad_norm_max: Annotated[float, Field(gt=0)] = 1.0
+    micro_batch: Positive = 32
+    """Rows of one forward and backward; gradients add up over the micro-batches of an update."""
+    updates: Positive = 1
+    """Optimizer steps on one batch of roll-outs; from the second on it is off-policy."""
+
+
+class Loss(Section):
+    """GRPO; see `grpo.py` for the formulas."""
+
+    advantage: Literal["mean-std", "mean"] = "mean-std"
+    clip_low: Share = 0.2
+    clip_high: Annotated[float, Field(gt=0)] = 0.2
+    mean: Literal["token", "sequence"] = "token"
+    kl_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Of the k3 penalty against the model as it was at the start; 0 needs no second model."""
+    old: Literal["scored", "infer"] = "scored"
+    """Denominator of the clipped ratio: the trainer's scoring pass, or what the engine returned."""
+
+
+class Correction(Section):
+    """Rollout correction; see `remedies/rollout_correction.py`. Used by the fix of that name."""
+
+    kind: Literal["truncate", "mask", "icepop", "geometric"] = "truncate"
+    level: Literal["token", "sequence"] = "token"
+    low: Annotated[float, Field(ge=0)] = 0.5
+    high: Annotated[float, Field(gt=0)] = 2.0
+
+
+class TrainConfig(Section):
+    """One run. What is not given has the value below, which suits the embedded model."""
+
+    task: str = "gsm8k"
+    model: str = EMBEDDED
+    dtype: Dtype = "float32"
+    """Of both sides' computation; the trainer's weights are held in float32."""
+    seed: int = 0
+    steps: Positive = 48
+    eval_every: Annotated[int, Field(ge=0)] = 10
+    """Greedy reward on held-out problems before every so many steps; always before the first and
+    after the last."""
+    checkpoint_every: Annotated[int, Field(ge=0)] = 10
+    """0: none."""
+    attention: str = "auto"
+    """The trainer's attention implementation, by transformers' name."""
+    fixes: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    """NAME or NAME:SEVERITY (plain, medium, slight)."""
+    data: Data = Data()
+    rollout: Rollout = Rollout()
+    optim: Optim = Optim()
+    loss: Loss = Loss()
+    correction: Correction = Correction()
+
+
+def read_config(file: Path | None, overrides: dict[str, Any]) -> TrainConfig:
+    """The file's values with `overrides` over them; keys of sections are dotted (`optim.lr`).
+
+    Raises:
+        InputError: no such file, not TOML, an unknown name or a wrong value.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"Config {file} cannot be read: {error}") from error
+    for dotted, value in overrides.items():
+        _put(values, dotted.split("."), value)
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"Config: {name}: {first['msg']}.", "See `mismatch-lab train --help` and examples/."
+        ) from error
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
+    for name in path[:-1]:
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            raise InputError(f"Config: {name} is a value, not a section.")
+    values[path[-1]] = value

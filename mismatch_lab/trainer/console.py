@@ -1,0 +1,38 @@
+"""One line a step, for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+SHOWN = (
+    ("reward", "reward", ".3f"),
+    ("heldout/reward", "held out", ".3f"),
+    ("grad_norm", "grad", ".2f"),
+    ("entropy", "entropy", ".3f"),
+    ("decode_train/abs_delta_mean", "|delta|", ".1e"),
+    ("decode_train/kl_infer_train_k3", "k3", ".1e"),
+    ("sync/restarted", "restarts", ".0f"),
+    ("seconds/step", "s", ".1f"),
+)
+"""(metric, its short name, format)"""
+
+
+class StepPrinter:
+    """Called after each step."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.console = Console(highlight=False)
+
+    def __call__(self, step: int, values: Mapping[str, Any]) -> None:
+        parts = [
+            f"{short} {values[name]:{form}}"
+            for name, short, form in SHOWN
+            if name in values and not (name == "sync/restarted" and values[name] == 0)
+            if math.isfinite(values[name])
+        ]
+        self.console.print(f"step {step:>4}/{self.steps}  " + "  ".join(parts), soft_wrap=True)

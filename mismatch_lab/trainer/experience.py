@@ -1,0 +1,174 @@
+"""Roll-outs with their rewards, and the held-out accuracy of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mismatch_lab.engines.checkpoint import locate
+from mismatch_lab.trainer import ranks
+from mismatch_lab.trainer.planting import Plan
+from mismatch_lab.trainer.rollout import Draw, EngineSpec, Record, Rollout, open_rollout
+from mismatch_lab.trainer.sampled import Answer
+from mismatch_lab.trainer.tasks import load_task
+from mismatch_lab.trainer.tasks.base import Problem, Reward
+from mismatch_lab.trainer.tasks.episodes import Episode, roll_out
+from mismatch_lab.trainer.tasks.problem_sets import batch_at
+from mismatch_lab.trainer.tasks.sources import Source
+from mismatch_lab.trainer.tasks.tokens import TaskTokeniser
+
+if TYPE_CHECKING:
+    from mismatch_lab.trainer.sync import Sync
+
+SEED_STRIDE = 1_000_003
+"""Seeds of runs do not meet: each has its own million of steps."""
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Answers of a group stand next to each other."""
+
+    episodes: list[Episode[Answer]]
+    scored: list[Reward]
+
+    @property
+    def rewards(self) -> Tensor:
+        """[R]"""
+        return torch.tensor([reward.value for reward in self.scored])
+
+
+class Sampler:
+    """The task and, on rank 0, the engine. Use as a context manager."""
+
+    def __init__(self, plan: Plan, out: Path) -> None:
+        self.plan = plan
+        self.config = plan.config
+        self.out = out
+        self.task = load_task(plan.config.task, _lists_as_tuples(plan.config.data.options))
+        self.tokeniser = TaskTokeniser(locate(plan.config.model))
+        data = plan.config.data
+        source = Source(data.source, data.heldout, data.n_train, data.n_heldout, plan.config.seed)
+        self.problems = self.task.problems(source)
+        self.rollout: Rollout | None = None
+
+    def __enter__(self) -> Sampler:
+        if dist.get_rank() == 0:
+            self.rollout = open_rollout(self.config, self._spec())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.task.close()
+        if self.rollout is not None:
+            self.rollout.close()
+
+    def begin(self, sync: Sync, resumed: bool) -> None:
+        """Measure the fresh engine; one that started on old weights is started on the policy's."""
+        if resumed:
+            folder = sync.publish()
+            if self.rollout is not None:
+                self.rollout.restart(folder)
+        sync.start([self.tokeniser.prompt_ids(p) for p in self.problems.heldout[:4]])
+
+    def sample(self, step: int) -> Experience | None:
+        """The roll-outs of one step; None where there is no engine (ranks other than 0)."""
+        if self.rollout is None:
+            return None
+        settings = self.config.rollout
+        batch = batch_at(
+            self.problems.train, step=step, size=settings.prompts, seed=self.config.seed
+        )
+        draw = replace(
+            Draw(settings.temperature, settings.top_p, record=self._record()),
+            seed=self.config.seed * SEED_STRIDE + step + 1,
+            **self.plan.sampling,  # type: ignore[arg-type]
+        )
+        return self._run([p for p in batch for _ in range(settings.group)], draw)
+
+    def evaluate(self) -> dict[str, float]:
+        """Greedy reward on the held-out problems, and of each kind of them."""
+        values: dict[str, float] = {}
+        if self.rollout is not None:
+            found = self._run(self.problems.heldout, Draw(0.0))
+            values["heldout/reward"] = _mean([r.value for r in found.scored])
+            values["heldout/n"] = len(found.scored)
+            for kind in sorted({e.problem.kind for e in found.episodes}):
+                pairs = zip(found.episodes, found.scored, strict=True)
+                values[f"heldout/{kind}"] = _mean(
+                    [r.value for e, r in pairs if e.problem.kind == kind]
+                )
+        shared: dict[str, float] = ranks.share(values)
+        return shared
+
+    def _run(self, problems: Sequence[Problem], draw: Draw) -> Experience:
+        assert self.rollout is not None
+        engine, turn = self.rollout, 0
+
+        def sample(contexts: list[list[int]], room: list[int]) -> list[Answer]:
+            nonlocal turn
+            turn += 1
+            # Turns of one step have seeds of their own, far from those of other steps.
+            return engine.sample(contexts, room, replace(draw, seed=draw.seed + (turn << 40)))
+
+        episodes = roll_out(
+            self.task,
+            problems,
+            self.tokeniser,
+            sample,
+            new_tokens=self.config.rollout.new_tokens or self.task.new_tokens,
+            context_length=self.config.rollout.context_length,
+        )
+        return Experience(episodes, [self.task.reward(e.problem, e.answers) for e in episodes])
+
+    def _record(self) -> Record:
+        fixes = self.config.fixes
+        return Record(routing="routing-replay" in fixes, support="sampler-mask" in fixes)
+
+    def _spec(self) -> EngineSpec:
+        rollout = self.config.rollout
+        return EngineSpec(
+            locate(self.config.model),
+            self.config.dtype,
+            rollout.context_length,
+            rollout.logprob_space,
+            dict(rollout.args),
+            self.plan.engine_fault,
+            "fp32-head" in self.config.fixes,
+            str(self.out / "logs" / "engine.log"),
+        )
+
+
+def batch_metrics(experience: Experience) -> dict[str, float]:
+    """Reward and its parts, lengths, and how many groups teach anything."""
+    rewards = [r.value for r in experience.scored]
+    lengths = [sum(e.sampled) for e in experience.episodes]
+    values = {
+        "reward": _mean(rewards),
+        "tokens_sampled": sum(lengths),
+        "tokens": sum(len(e.token_ids) for e in experience.episodes),
+        "answer_tokens": _mean([float(n) for n in lengths]),
+        "turns": _mean([float(len(e.turns)) for e in experience.episodes]),
+    }
+    for part in experience.scored[0].parts:
+        values[f"reward/{part}"] = _mean([r.parts[part] for r in experience.scored])
+    return values
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
+
+
+def _lists_as_tuples(options: dict[str, Any]) -> dict[str, Any]:
+    """TOML has lists; the options of tasks are tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}

@@ -1,0 +1,139 @@
+"""The trainer, top to bottom: rollout → score → advantages → loss → step → sync → measure.
+
+Everything random follows from (seed, step): a run that was killed resumes as if it had not been.
+Ranks other than 0 have no engine; they get each batch from rank 0 and share in all forwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from mismatch_lab.engines.checkpoint import locate
+from mismatch_lab.remedies import rollout_correction
+from mismatch_lab.trainer import checkpoint, ranks
+from mismatch_lab.trainer.batch import Batch, stack
+from mismatch_lab.trainer.config import TrainConfig
+from mismatch_lab.trainer.experience import Experience, Sampler, batch_metrics
+from mismatch_lab.trainer.grpo import group_advantages, k3_penalty, masked_mean
+from mismatch_lab.trainer.measure import EDGE, TWO_PASS, edge_measures
+from mismatch_lab.trainer.metrics import Clock, Metrics
+from mismatch_lab.trainer.objective import Objective
+from mismatch_lab.trainer.planting import plan_run
+from mismatch_lab.trainer.policy import Policy
+from mismatch_lab.trainer.replay import RoutingWatch
+from mismatch_lab.trainer.sync import CHECK_ROWS, Sync
+
+Values = dict[str, Any]
+OnStep = Callable[[int, Values], None]
+
+
+def train(config: TrainConfig, out: Path, on_step: OnStep = lambda _step, _values: None) -> None:
+    """Run to `config.steps`, or go on from the last checkpoint in `out`.
+
+    Raises:
+        InputError: an unknown fault or fix, or one that the engine or the model cannot have.
+        EngineError: the engine died.
+    """
+    plan = plan_run(config)
+    config = plan.config
+    policy = Policy(config, locate(config.model), plan.change_model)
+    reference = (
+        Policy(config, locate(config.model), plan.change_model)
+        if config.loss.kl_weight > 0
+        else None
+    )
+    state = checkpoint.load(out, policy) or {"step": 0}
+    watch = RoutingWatch(policy, "routing-replay" in config.fixes)
+
+    with Sampler(plan, out) as sampler:
+        sync = Sync(config, policy, sampler.rollout, out, plan.lag_steps)
+        sampler.begin(sync, resumed=state["step"] > 0)
+        metrics = Metrics(out, state["step"]) if dist.get_rank() == 0 else None
+
+        def report_step(step: int, values: Values) -> None:
+            if metrics is not None:
+                metrics.write(step, values)
+                on_step(step, values)
+
+        for step in range(state["step"], config.steps):
+            clock = Clock()
+            torch.manual_seed(config.seed * 1_000_003 + step)  # dropout, if the model has any
+            values: Values = {}
+
+            if step == 0 or (config.eval_every and step % config.eval_every == 0):
+                with clock.phase("eval"):
+                    values |= sampler.evaluate()
+
+            with clock.phase("rollout"):
+                experience: Experience = ranks.share(sampler.sample(step))
+                advantages = group_advantages(
+                    experience.rewards, config.rollout.group, config.loss.advantage
+                )
+                batch = stack(experience.episodes, advantages)
+                values |= batch_metrics(experience)
+
+            with clock.phase("score"):
+                scored = policy.score(batch)
+                logp_ref = reference.score(batch).logp if reference else None
+
+            with clock.phase("update"):
+                objective = Objective.of(config, batch, scored.logp, logp_ref)
+                values |= update(policy, batch, objective, step)
+
+            with clock.phase("sync"):
+                rows = [e.token_ids for e in experience.episodes[:: config.rollout.group]]
+                report = sync.send(sorted(rows, key=len)[:CHECK_ROWS])
+                values |= report.values()
+
+            with clock.phase("measure"):
+                mask = batch.mask
+                values |= edge_measures(EDGE, batch.logp_infer, scored.logp, mask)
+                values |= watch.agreement(batch)
+                values["entropy"] = float(masked_mean(scored.entropy, mask))
+                if logp_ref is not None:
+                    values["kl_ref"] = float(masked_mean(k3_penalty(scored.logp, logp_ref), mask))
+                if objective.correction is not None:
+                    values |= rollout_correction.summary(objective.correction, mask)
+
+            report_step(step, values | clock.values())
+            made = step + 1
+            if config.checkpoint_every and (
+                made == config.steps or made % config.checkpoint_every == 0
+            ):
+                checkpoint.save(out, policy, {"step": made})
+
+        report_step(config.steps, sampler.evaluate())
+
+
+def update(policy: Policy, batch: Batch, objective: Objective, step: int) -> Values:
+    """Gradients of all micro-batches, one optimizer step; as often as the run's updates say."""
+    rows = objective.rows_that_count(batch)
+    loss = clipped = norm = float("nan")
+    first_pass = torch.full(batch.ids.shape, float("nan"))
+    for number in range(objective.config.optim.updates):
+        parts = []
+        for chosen, micro in policy.gradient_batches(batch, rows):
+            logp = policy.forward(micro).logp
+            share, clip_share = objective.loss(logp, micro, chosen, number)
+            policy.backward(share)
+            parts.append(torch.stack([share.detach(), clip_share]).cpu())
+            if number == 0 and chosen:
+                first_pass[chosen, : logp.shape[1]] = logp.detach().cpu()
+        if not parts:  # every group agreed: there is nothing to learn from
+            break
+        loss, clipped = ranks.total(torch.stack(parts).sum(dim=0).tolist())
+        norm = policy.step(step)
+    seen = batch.mask * torch.isfinite(first_pass)
+    return {
+        "loss": loss,
+        "clip_fraction": clipped,
+        "grad_norm": norm,
+        "rows_used": len(rows),
+        # The loss's own view of "on-policy": 0 unless two passes of one trainer disagree.
+        **edge_measures(TWO_PASS, objective.logp_scored, first_pass, seen),
+    }

@@ -1,0 +1,50 @@
+"""The toolkit's measures, live: the same functions under the same names as `diagnose`."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from mismatch_lab.measures.aggregate import DeltaAggregate
+from mismatch_lab.trainer.batch import Batch
+
+EDGE = "decode_train"
+"""What the engine returned while it sampled, against the trainer's scoring pass."""
+TWO_PASS = "train_train"
+"""The trainer's scoring pass against its gradient pass, before any step was made."""
+
+
+def edge_measures(
+    edge: str, logp_infer: Tensor, logp_train: Tensor, mask: Tensor
+) -> dict[str, float]:
+    """Every measure of an edge on the sampled tokens, as `EDGE/NAME`, with its counts.
+
+    Args:
+        edge: the name in front.
+        logp_infer: [R, n]; of `train_train` the scoring pass.
+        logp_train: [R, n].
+        mask: [R, n], 1 on sampled tokens.
+    """
+    chosen = mask.bool().numpy()
+    rows = np.repeat(np.arange(len(chosen)), chosen.sum(axis=1))
+    found = DeltaAggregate.of(logp_infer.numpy()[chosen], logp_train.numpy()[chosen], rows)
+    estimates = found.estimates()
+    values = {f"{edge}/{name}": estimate.value for name, estimate in estimates.items()}
+    per_token = estimates["abs_delta_mean"]
+    return values | {f"{edge}/n": per_token.n, f"{edge}/n_dropped": per_token.n_dropped}
+
+
+def routing_agreement(batch: Batch, own: Tensor | None) -> dict[str, float]:
+    """Share of (token, layer) places where the trainer's own experts are the engine's.
+
+    Args:
+        batch: with the engine's choices.
+        own: [R, n, L, K] the trainer's, or None.
+    """
+    if batch.routing is None or own is None:
+        return {}
+    known = (batch.routing >= 0).all(dim=-1)
+    same = (batch.routing.sort(dim=-1).values == own.sort(dim=-1).values).all(dim=-1)
+    n = int(known.sum())
+    value = float((same & known).sum()) / n if n else float("nan")
+    return {"routing/set_agreement": value, "routing/n": n}

@@ -1,0 +1,98 @@
+"""One line of JSON a step, and TensorBoard where it is installed.
+
+Line k is of the step that begins with the weights after k updates; the last line holds only what
+the final weights reach on the held-out problems.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+FILE = "metrics.jsonl"
+
+
+class Metrics:
+    """Writes each step once; a step made again after a resume replaces what was there."""
+
+    def __init__(self, out: Path, resume_at: int) -> None:
+        self.path = out / FILE
+        self._drop_from(resume_at)
+        self._board = _tensorboard(out)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Append one step; NaN and infinity are written as null."""
+        line = {"step": step, **{name: _plain(value) for name, value in values.items()}}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if self._board is not None:
+            for name, value in line.items():
+                if isinstance(value, (int, float)) and name != "step":
+                    self._board.add_scalar(name, value, step)
+            self._board.flush()
+
+    def _drop_from(self, step: int) -> None:
+        """Steps after the checkpoint that a run resumes from are made again."""
+        if not self.path.exists():
+            return
+        lines = [line for line in _whole_lines(self.path) if line["step"] < step]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        partial.replace(self.path)
+
+
+class Clock:
+    """Seconds by phase of a step, as `seconds/NAME`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = time.perf_counter()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time the block; a phase entered twice adds up."""
+        began = time.perf_counter()
+        yield
+        spent = time.perf_counter() - began
+        self.seconds[name] = self.seconds.get(name, 0.0) + spent
+
+    def values(self) -> dict[str, float]:
+        """All phases and the whole, since the clock was made."""
+        whole = time.perf_counter() - self._began
+        return {f"seconds/{n}": s for n, s in self.seconds.items()} | {"seconds/step": whole}
+
+
+def read_metrics(out: Path) -> list[dict[str, Any]]:
+    """The steps of a run folder."""
+    return _whole_lines(out / FILE)
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """A last line that a killed run left half is no line."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _tensorboard(out: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(out / "tensorboard"))

@@ -1,0 +1,153 @@
+"""The policy that is trained: a transformers model under FSDP2, with AdamW.
+
+Weights are held in float32; the forward runs in the run's dtype (FSDP2's mixed precision).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from mismatch_lab.engines.options import TorchOptions
+from mismatch_lab.engines.torch_model import DTYPES, load_model
+from mismatch_lab.errors import InputError
+from mismatch_lab.schema import SideSpec
+from mismatch_lab.trainer import ranks
+from mismatch_lab.trainer.batch import Batch, micro_batches
+from mismatch_lab.trainer.config import TrainConfig
+from mismatch_lab.trainer.policy_model import PolicyModel, Scores
+
+FP16_LOSS_SCALE = 1024.0
+"""Gradients below 6e-8 are zero in float16; those of a policy are small."""
+
+
+class Policy:
+    """The model, its optimizer, and what they need to make a step."""
+
+    def __init__(
+        self, config: TrainConfig, folder: str, change: Callable[[nn.Module], None] | None = None
+    ) -> None:
+        """Args:
+        config: of the run.
+        folder: the checkpoint.
+        change: called with the model before it is sharded: where faults and fixes go.
+        """
+        self.config = config
+        self.device = ranks.join()
+        spec = SideSpec(side="train", engine="fsdp", model=folder, dtype=config.dtype)
+        options = TorchOptions(attn_implementation=config.attention)
+        bare: Any = load_model(spec, options, torch.float32)
+        bare.requires_grad_(True)
+        if change is not None:
+            change(bare)
+        self.bare: Any = bare
+        """The transformers model, without the wrapper that is sharded."""
+        text = bare.config.get_text_config()
+        self.model = PolicyModel(bare, int(text.vocab_size)).to(self.device)
+        _shard(self.model, int(text.num_hidden_layers), config.dtype)
+        optim = config.optim
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=optim.lr,
+            betas=(optim.beta1, optim.beta2),
+            weight_decay=optim.weight_decay,
+        )
+        self.loss_scale = FP16_LOSS_SCALE if config.dtype == "float16" else 1.0
+        self.around: Callable[[Batch], Any] = lambda _batch: nullcontext()
+        """Wraps every forward: routing replay enters here."""
+
+    def forward(self, batch: Batch) -> Scores:
+        """Log-probs of a micro-batch's tokens; with gradient unless torch's mode says no."""
+        with self.around(batch):
+            scores: Scores = self.model(
+                batch.ids, batch.attention_mask(), self.config.rollout.temperature, batch.support
+            )
+        return scores
+
+    @torch.no_grad()
+    def score(self, batch: Batch) -> Scores:
+        """Log-probs of all rows, in evaluation mode: [R, n] on the CPU, on every rank."""
+        self.model.eval()
+        groups = micro_batches(batch.lengths, range(batch.n_rows), self.config.optim.micro_batch)
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for rows in ranks.mine(groups):
+            scores = self.forward(batch.take(rows or [0], self.device))
+            for i, row in enumerate(rows or []):
+                found[row] = (scores.logp[i].cpu(), scores.entropy[i].cpu())
+        found = ranks.gather(found)
+        logp, entropy = torch.zeros(batch.ids.shape), torch.zeros(batch.ids.shape)
+        for row, (row_logp, row_entropy) in found.items():
+            logp[row, : len(row_logp)] = row_logp
+            entropy[row, : len(row_entropy)] = row_entropy
+        return Scores(logp, entropy)
+
+    def gradient_batches(self, batch: Batch, rows: list[int]) -> Iterator[tuple[list[int], Batch]]:
+        """This rank's micro-batches in training mode; no rows: one that must weigh nothing."""
+        self.model.train()
+        groups = micro_batches(batch.lengths, rows, self.config.optim.micro_batch)
+        for chosen in ranks.mine(groups):
+            yield chosen or [], batch.take(chosen or [0], self.device)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a micro-batch's gradients; the sum over micro-batches and ranks is the update's."""
+        torch.autograd.backward(loss * (dist.get_world_size() * self.loss_scale))
+
+    def step(self, step: int) -> float:
+        """Clip, step, forget the gradients. Returns the norm before the clip.
+
+        Where it is not finite nothing is changed: one overflow must not end a run.
+        """
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        if self.loss_scale != 1.0:
+            for parameter in parameters:
+                assert parameter.grad is not None
+                parameter.grad.div_(self.loss_scale)
+        found = nn.utils.clip_grad_norm_(parameters, self.config.optim.grad_norm_max)
+        norm = float(found.full_tensor() if isinstance(found, DTensor) else found)
+        warmup = self.config.optim.warmup_steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.optim.lr * min(1.0, (step + 1) / (warmup + 1))
+        if norm < float("inf"):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every tensor, whole, by transformers' names, in the dtype that the engine computes in.
+
+        All ranks must call it. On the CPU; a copy, so that a step does not change it.
+        """
+        kind = DTYPES[self.config.dtype]
+        return {
+            name.removeprefix("model."): _whole(parameter).detach().to("cpu", kind, copy=True)
+            for name, parameter in self.model.named_parameters(remove_duplicate=False)
+        }
+
+    def save_pretrained(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """Write a checkpoint that transformers and engines load."""
+        self.bare.save_pretrained(folder, state_dict=weights)
+
+
+def _whole(parameter: Tensor) -> Tensor:
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
+def _shard(model: PolicyModel, n_layers: int, dtype: str) -> None:
+    """Each decoder layer, then all that is left; float32 stays as it is."""
+    policy = MixedPrecisionPolicy(
+        param_dtype=None if dtype == "float32" else DTYPES[dtype], reduce_dtype=torch.float32
+    )
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers]
+    if not lists:
+        raise InputError("The model has no list of decoder layers to shard.")
+    for layer in lists[0]:
+        fully_shard(layer, mp_policy=policy)
+    fully_shard(model, mp_policy=policy)

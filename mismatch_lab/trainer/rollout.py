@@ -1,0 +1,103 @@
+"""What samples: an engine that lives as long as the run and is given new weights at every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from mismatch_lab.schema import OptionValue
+from mismatch_lab.trainer.config import TrainConfig
+from mismatch_lab.trainer.sampled import Answer
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the engine keeps of each answer beside its log-probs."""
+
+    routing: bool = False
+    support: bool = False
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """How an engine is started."""
+
+    folder: str
+    """The checkpoint it starts on."""
+    dtype: str
+    context_length: int
+    logprob_space: str
+    args: dict[str, OptionValue] = field(default_factory=dict)
+    fault: tuple[str, str] | None = None
+    """(id, severity) of a fault that is planted in the engine's model."""
+    head_fp32: bool = False
+    log: str = "engine.log"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How a batch of answers is sampled."""
+
+    temperature: float
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    """Each row's own seed follows from it and the row."""
+    record: Record = Record()
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What the engine says of a transfer of weights."""
+
+    sent: int
+    """Tensors in the folder."""
+    compared: int
+    """Tensors of the engine (fused ones once) whose fingerprints could be compared."""
+    stale: tuple[str, ...]
+    """Those that are not what was sent."""
+
+
+class Rollout(Protocol):
+    """An engine. Rank 0 alone has one."""
+
+    version: str
+
+    def sample(self, contexts: list[list[int]], room: list[int], draw: Draw) -> list[Answer]:
+        """One answer per context, in order."""
+        ...
+
+    def score(self, rows: list[list[int]], temperature: float) -> list[list[float]]:
+        """Log-probs of whole rows by the engine's prefill; NaN for each first token."""
+        ...
+
+    def transfer(self, folder: Path) -> Transfer:
+        """Take the weights of a checkpoint folder, in place."""
+        ...
+
+    def flush(self) -> None:
+        """Forget cached prefixes."""
+        ...
+
+    def restart(self, folder: Path) -> None:
+        """A new engine on that folder."""
+        ...
+
+    def close(self) -> None:
+        """Free the engine. A second call does nothing."""
+        ...
+
+
+def open_rollout(config: TrainConfig, spec: EngineSpec) -> Rollout:
+    """The engine of the run, started."""
+    if config.rollout.engine == "hf":
+        from mismatch_lab.trainer.rollout_hf import HfRollout
+
+        return HfRollout(spec)
+    from mismatch_lab.trainer.rollout_vllm import VllmRollout
+
+    return VllmRollout(spec)

@@ -1,0 +1,129 @@
+"""Roll-outs by transformers in the trainer's process: for tests, and where there is no vLLM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mismatch_lab.engines.chunked_logp import log_softmax
+from mismatch_lab.engines.torch_model import DTYPES, pick_device
+from mismatch_lab.engines.vllm_update import whole_state
+from mismatch_lab.errors import InputError
+from mismatch_lab.faults import load_fault
+from mismatch_lab.trainer.rollout import Draw, EngineSpec, Transfer
+from mismatch_lab.trainer.sampled import Answer
+
+ROWS = 128
+
+
+class HfRollout:
+    """A second copy of the model; log-probs are those of one forward over the finished rows."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        if spec.args:
+            raise InputError(f"Engine hf has no option {next(iter(spec.args))!r}.")
+        if spec.head_fp32:
+            raise InputError("fp32-head needs vLLM as the engine.")
+        self.spec = spec
+        self.device = pick_device("auto")
+        self.restart(Path(spec.folder))
+
+    def restart(self, folder: Path) -> None:
+        """See `Rollout.restart`."""
+        import transformers
+        from transformers import AutoModelForCausalLM
+
+        self.version = f"transformers {transformers.__version__}"
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[self.spec.dtype])
+        self.model = model.eval().to(self.device)
+        if self.spec.fault:
+            fault = load_fault(self.spec.fault[0])
+            assert fault.plant is not None
+            fault.plant(self.model, fault.severities[self.spec.fault[1]])  # type: ignore[index]
+        ends = model.generation_config.eos_token_id or model.config.eos_token_id
+        self.eos_ids = ends if isinstance(ends, list) else [ends]
+
+    def sample(self, contexts: list[list[int]], room: list[int], draw: Draw) -> list[Answer]:
+        """See `Rollout.sample`."""
+        if draw.record.routing or draw.record.support:
+            raise InputError("routing-replay and sampler-mask need vLLM as the engine.")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(draw.seed)
+            answers: list[Answer] = []
+            for start in range(0, len(contexts), ROWS):
+                part = slice(start, start + ROWS)
+                answers += self._sample(contexts[part], room[part], draw)
+        return answers
+
+    @torch.no_grad()
+    def _sample(self, contexts: list[list[int]], room: list[int], draw: Draw) -> list[Answer]:
+        from transformers import GenerationConfig
+
+        width = max(map(len, contexts))
+        ids = torch.tensor([[0] * (width - len(c)) + c for c in contexts], device=self.device)
+        mask = torch.tensor(
+            [[0] * (width - len(c)) + [1] * len(c) for c in contexts], device=self.device
+        )
+        free = {
+            "temperature": draw.temperature,
+            "top_k": draw.top_k,
+            "top_p": draw.top_p,
+            "min_p": draw.min_p or None,
+        }
+        config = GenerationConfig(  # type: ignore[no-untyped-call]
+            do_sample=draw.temperature > 0,
+            max_new_tokens=max(room),
+            eos_token_id=self.eos_ids,
+            pad_token_id=0,
+            repetition_penalty=draw.repetition_penalty,
+            output_scores=True,
+            return_dict_in_generate=True,
+            **(free if draw.temperature > 0 else {}),
+        )
+        made = self.model.generate(ids, attention_mask=mask, generation_config=config)
+        new = made.sequences[:, width:]
+        # Greedy scores are raw logits; sampled ones are after temperature and truncation.
+        steps = [
+            log_softmax(scores, 1.0).gather(1, new[:, i : i + 1]).squeeze(1)
+            for i, scores in enumerate(made.scores)
+        ]
+        logp = torch.stack(steps, dim=1)
+        lengths = [min(self._length(row), n) for row, n in zip(new.tolist(), room, strict=True)]
+        return [Answer(new[i, :n].tolist(), logp[i, :n].tolist()) for i, n in enumerate(lengths)]
+
+    def _length(self, ids: list[int]) -> int:
+        ends = [i for i, token in enumerate(ids) if token in self.eos_ids]
+        return ends[0] + 1 if ends else len(ids)
+
+    @torch.no_grad()
+    def score(self, rows: list[list[int]], temperature: float) -> list[list[float]]:
+        """See `Rollout.score`."""
+        found = []
+        for row in rows:
+            ids = torch.tensor([row], device=self.device)
+            log_probs = log_softmax(self.model(ids, use_cache=False).logits[0, :-1], temperature)
+            logp: Tensor = log_probs.gather(1, ids[0, 1:, None]).squeeze(1)
+            found.append([float(np.nan), *logp.tolist()])
+        return found
+
+    @torch.no_grad()
+    def transfer(self, folder: Path) -> Transfer:
+        """See `Rollout.transfer`; names are transformers' own, so each tensor is compared whole."""
+        sent = dict(whole_state(str(folder)))
+        own = dict(self.model.named_parameters(remove_duplicate=False))
+        for name in own.keys() & sent.keys():
+            own[name].copy_(sent[name])
+        stale = sorted(
+            name for name in own if name not in sent or not torch.equal(own[name].cpu(), sent[name])
+        )
+        return Transfer(len(sent), len(own), tuple(stale))
+
+    def flush(self) -> None:
+        """Nothing is cached between calls."""
+
+    def close(self) -> None:
+        """Nothing but memory is held."""

@@ -1,0 +1,125 @@
+"""The engine's process: `python -m mismatch_lab.trainer.rollout_worker SPEC.json`.
+
+One JSON request a line on standard input, one answer a line on standard output; it ends when its
+standard input closes, so that no engine outlives its trainer.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mismatch_lab.captures.capture import Rows
+from mismatch_lab.engines.base import ScoreRequest
+from mismatch_lab.engines.vllm import VllmEngine
+from mismatch_lab.engines.worker import lines_of_parent, private_output
+from mismatch_lab.errors import MismatchLabError
+from mismatch_lab.schema import SideSpec
+from mismatch_lab.trainer.engine_recorder import Recorder
+from mismatch_lab.trainer.engine_weights import transfer
+from mismatch_lab.trainer.rollout import Draw, EngineSpec, Record
+
+SEED_STRIDE = 100_003
+"""Seeds of the rows of one request, and of requests after it, do not meet."""
+
+
+class Server:
+    """What the trainer can ask of the engine: the public methods, by name."""
+
+    def __init__(self, spec: EngineSpec, plugin: str | None) -> None:
+        args = {
+            "logprobs_mode": f"{spec.logprob_space}_logprobs",
+            "max_model_len": spec.context_length,
+            "max_num_seqs": 128,
+            **spec.args,
+        }
+        side = SideSpec(
+            side="infer",
+            engine="vllm",
+            model=spec.folder,
+            dtype=spec.dtype,
+            args=args,
+            plugin=plugin,
+        )
+        self.engine = VllmEngine(side)
+
+    def sample(self, contexts: list[list[int]], room: list[int], draw: dict[str, Any]) -> Any:
+        """See `Rollout.sample`."""
+        asked = Draw(**{**draw, "record": Record(**draw["record"])})
+        parameters = [_parameters(asked, row, n) for row, n in enumerate(room)]
+        recorder = Recorder(self.engine.llm, self.engine.model, asked.record)
+        with recorder.attached():
+            outputs = self.engine.complete(contexts, parameters)
+        answers = []
+        for output in outputs:
+            ids = list(output.outputs[0].token_ids)
+            logp = [
+                float(step[token].logprob)
+                for token, step in zip(ids, output.outputs[0].logprobs, strict=True)
+            ]
+            answer: dict[str, Any] = {"token_ids": ids, "logp_infer": logp}
+            n = len(output.prompt_token_ids) + len(ids)
+            answers.append(answer | recorder.of(output.request_id, n, len(ids)))
+        return answers
+
+    def score(self, rows: list[list[int]], temperature: float) -> list[list[float]]:
+        """See `Rollout.score`; NaN is no JSON, so firsts are left to the caller."""
+        built = Rows.build(rows, [1] * len(rows), [[False] * len(row) for row in rows])
+        request = ScoreRequest(temperature=temperature)
+        logp = self.engine.score(built, request, lambda *_: None).logp
+        return [logp[a + 1 : b].tolist() for a, b in built.spans()]
+
+    def transfer(self, folder: str) -> dict[str, Any]:
+        """See `Rollout.transfer`."""
+        return asdict(transfer(self.engine.llm, self.engine.model, folder))
+
+    def flush(self) -> bool:
+        """See `Rollout.flush`."""
+        return bool(self.engine.llm.reset_prefix_cache())
+
+
+def _parameters(draw: Draw, row: int, room: int) -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=draw.temperature,
+        top_p=draw.top_p,
+        top_k=draw.top_k,
+        min_p=draw.min_p,
+        repetition_penalty=draw.repetition_penalty,
+        seed=draw.seed * SEED_STRIDE + row if draw.temperature > 0 else None,
+        max_tokens=room,
+        logprobs=0,
+        detokenize=False,
+    )
+
+
+def main(spec_file: str) -> int:
+    """Serve requests until standard input closes."""
+    emit = private_output()
+    given = json.loads(Path(spec_file).read_text(encoding="utf-8"))
+    try:
+        requests = lines_of_parent()
+        plugin = given.pop("plugin")
+        server = Server(EngineSpec(**given), plugin)
+        emit(event="started", version=server.engine.version)
+        while True:
+            request = json.loads(requests.get())
+            result = getattr(server, request["do"])(**request["arguments"])
+            emit(event="done", result=result)
+    except MismatchLabError as error:
+        traceback.print_exc()
+        emit(event="error", kind=type(error).__name__, problem=error.problem, hint=error.hint)
+    except Exception as error:
+        traceback.print_exc()
+        problem = f"{type(error).__name__}: {error}"
+        emit(event="error", kind="EngineError", problem=problem, hint="")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

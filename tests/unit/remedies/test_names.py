@@ -1,0 +1,31 @@
+"""The table of fixes."""
+
+import pytest
+import torch
+
+from mismatch_lab.attribution.causes import CAUSES
+from mismatch_lab.errors import InputError
+from mismatch_lab.remedies import REMEDIES, check_names, load_remedy
+from mismatch_lab.remedies.on_policy_ratio import old_logp
+
+
+@pytest.mark.parametrize("name", sorted(REMEDIES))
+def test_every_fix_says_what_it_does_and_where_it_is_from(name: str) -> None:
+    remedy = load_remedy(name)
+    assert remedy.id == name
+    assert remedy.formula
+    assert remedy.source
+    assert set(remedy.causes) <= set(CAUSES)
+
+
+def test_unknown_fix_lists_what_there_is() -> None:
+    with pytest.raises(InputError, match="attention-sinks"):
+        check_names(["attention-sink"])
+
+
+def test_old_logp_is_the_current_one_in_the_first_update_only() -> None:
+    logp, scored = torch.tensor([-1.0], requires_grad=True), torch.tensor([-2.0])
+    first = old_logp(logp, scored, 0)
+    assert first.item() == -1.0
+    assert not first.requires_grad
+    assert old_logp(logp, scored, 1) is scored
