@@ -2,7 +2,7 @@
 
 Placeholders get values: CHECKPOINT and OLD become models, `patch.py:apply` an example plugin; and
 the small numpy engine stands in for the real ones, which have tests of their own. So have plugins,
-weight updates and the scorecard: of those the plan is made, and the list.
+weight updates and the scorecard: of those the plan is made, and the list. Training takes one step.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ BLOCKS = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.S |
 LINES = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("mismatch-lab ")]
 FAKE = ["--engine", "fake", "--trainer", "fake"]
+SHORT = shlex.split(
+    "--engine hf --steps 1 --set data.n_heldout=2 --set rollout.prompts=2 --set rollout.group=2"
+)
+"""One step of training, with transformers in the engine's place."""
 PLUGIN = f"{ROOT / 'examples/plugins.py'}:drop_sinks"
 
 
@@ -30,6 +34,8 @@ def ready(command: str) -> list[str]:
     words = shlex.split(command)[1:]
     if words[0] == "scorecard":
         return [*words, "--list"]
+    if words[0] == "train":
+        return [str(ROOT / word) if word.endswith(".toml") else word for word in words] + SHORT
     real = "plugin" in command or "weights-before" in command
     model = "mini-gpt-oss" if real else "fake-model"
     words = [model if word in ("CHECKPOINT", "OLD") else word for word in words]

@@ -86,3 +86,10 @@ def test_a_fault_of_recorded_files_cannot_be_trained_with() -> None:
 
 def test_fp16_is_a_matter_of_configuration() -> None:
     assert plan_run(TrainConfig(fixes=("fp16",))).config.dtype == "float16"
+
+
+def test_every_example_can_be_read() -> None:
+    examples = sorted((Path(__file__).parents[3] / "examples").glob("train_*.toml"))
+    assert examples
+    for path in examples:
+        assert read_config(path, {}).task in path.stem
