@@ -39,6 +39,8 @@ def kind_of_change(tensors: tuple[str, ...], every: Collection[str], tied: bool)
     """
     if all(re.search(EXPLAINED_BY["router-bias"], name) for name in tensors):
         return "router-bias", "Only the biases of the routers are not the checkpoint's."
+    if all(re.search(EXPLAINED_BY["expert-bias"], name) for name in tensors):
+        return "expert-bias", "Only the biases of the experts are not the checkpoint's."
     if all(name.startswith("lm_head") for name in tensors):
         kind = "untied-head" if tied else "stale-tensor"
         return kind, "Only the head is not the checkpoint's."

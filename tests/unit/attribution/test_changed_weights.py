@@ -51,6 +51,12 @@ def test_biases_of_routers() -> None:
     assert kind(*biases, "model.norm.weight") == "stale-tensor"
 
 
+def test_biases_of_experts() -> None:
+    biases = [f"model.layers.0.mlp.experts.{part}_proj_bias" for part in ("gate_up", "down")]
+    assert kind(*biases) == "expert-bias"
+    assert kind(*biases, "model.layers.0.mlp.experts.down_proj") == "stale-tensor"
+
+
 def test_a_head_alone_is_untied_where_it_should_be_the_embedding() -> None:
     assert kind("lm_head.weight", tied=True) == "untied-head"
     assert kind("lm_head.weight") == "stale-tensor"
