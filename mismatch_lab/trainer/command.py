@@ -12,6 +12,8 @@ import typer
 from mismatch_lab.errors import InputError
 
 OptionList = list[str] | None
+SEEDS = 3
+"""Of each arm, where nothing else is asked."""
 
 
 def train(
@@ -35,6 +37,15 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
     ] = False,
+    compare_: Annotated[
+        str | None, typer.Option("--compare", help="Arms to run side by side: broken,fixed.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Of each arm of --compare; 3 unless given.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs of --compare at once; 1 unless given.")
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Train with GRPO on a task, with faults planted and fixes applied by name."""
@@ -47,9 +58,18 @@ def train(
     overrides |= dict(parse_setting(text) for text in set_ or ())
 
     from mismatch_lab.trainer.config import read_config
+
+    asked, command = read_config(config, overrides), ("mismatch-lab", *sys.argv[1:])
+    if compare_ is not None:
+        from mismatch_lab.trainer.comparison.compare import compare
+
+        compare(asked, compare_, seeds or SEEDS, out, workers or 1, command)
+        return
+    if seeds is not None or workers is not None:
+        raise InputError("--seeds and --workers are for several arms.", "Add --compare ARM,ARM.")
     from mismatch_lab.trainer.run import run_training
 
-    run_training(read_config(config, overrides), out, resume, ("mismatch-lab", *sys.argv[1:]))
+    run_training(asked, out, resume, command)
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

@@ -63,7 +63,7 @@ def test_from_the_prompt_to_the_report_and_the_same_by_hand(
     rebuilt = (out / "report.html").read_text()
     # The first page could not yet say how long it took to write.
     assert TIMES.sub("", rebuilt) == TIMES.sub("", page) != page
-    stages = ("engine", "trainer", "reference", "measure", "report")
+    stages = ("engine", "trainer", "reference", "measure", "attribute", "report")
     total_s = sum(printed.timings_s[stage] for stage in stages)
     assert f"Time taken ({seconds(total_s)})" in rebuilt
 

@@ -1,0 +1,1 @@
+"""Arms side by side: `compare` trains each over the same seeds and reports what differs."""
