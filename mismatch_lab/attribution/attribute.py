@@ -119,9 +119,13 @@ def _examine(inquest: Inquest) -> Outcome:
         # Constants among the log-probs count even where they move no average.
         one = charge_of(suspect, found.captures, noise_nats)
         inquest.outcome.causes += constants_of(one, found.captures["decode"].rows)
-    if "decode" not in judged:
-        decode, rows = found.captures["decode"], reported_rows(found.captures)
-        inquest.outcome.causes += sampled_otherwise(decode, rows, inquest.run.probe.sampling)
+    wrong = {charge.suspect for charge in charged if charge.error_nats > charge.noise_nats}
+    if "decode" not in wrong:
+        # An engine that re-scores wrongly reports its own distributions, not the reference's.
+        captures = found.captures
+        rows = captures["prefill"] if "infer" in wrong else reported_rows(captures)
+        sampling = inquest.run.probe.sampling
+        inquest.outcome.causes += sampled_otherwise(captures["decode"], rows, sampling)
     return inquest.outcome
 
 
