@@ -172,8 +172,13 @@ def test_a_comparison_that_is_stopped_ends_what_it_started(
         begun.append(run.name)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # as Ctrl-C does it
 
-    with pytest.raises(KeyboardInterrupt):
-        launch.launch(runs, 1, stop)
+    # A job that a shell put in the background is born ignoring Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            launch.launch(runs, 1, stop)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert begun == ["healthy-seed0"]
     # The lock is free again only when the process has ended.
     with (runs[0].folder / launch.LOCK).open("w") as lock:
