@@ -65,7 +65,7 @@ def without_cause(inquest: Inquest, charge: Charge) -> str | None:
     available.sort(key=lambda choice: (choice.turn.likely, choice.turn.slower))
     for choice in available[:MOST_TURNS_BLIND]:
         left = _error_with(inquest, charge, choice)
-        if left is not None and left <= max(charge.noise_nats, GONE * charge.error_nats):
+        if left is not None and _gone(charge, left):
             return (
                 f"No known cause explains the error of the {charge.suspect}; with "
                 f"{choice.knob.does} it is gone ({charge.error_nats:.2g} -> {left:.2g} nats)."
@@ -105,7 +105,7 @@ def _confirm(
         if left is None:
             continue
         experiment = f"{charge.suspect} with {choice.knob.does}"
-        if left <= max(charge.noise_nats, (LESS if several else GONE) * before):
+        if _gone(charge, left, LESS if several else GONE):
             sure = {"confidence": LOCATED} if cause.id == UNLISTED else {}
             return confirmed_by(cause, experiment, before, left).model_copy(update=sure)
         if cause.id in choice.knob.clears and left >= STAYS * before and not several:
@@ -143,12 +143,17 @@ def _error(captures: Captures, charge: Charge) -> float:
     return error_of(captures["decode"], captures["prefill"].logp.astype(np.float64))
 
 
+def _gone(charge: Charge, left: float, share: float = GONE) -> bool:
+    """Whether what is left of the error is noise, or at most this share of it."""
+    return left <= max(charge.noise_nats, share * charge.error_nats)
+
+
 def _after(
     inquest: Inquest, tied: list[Cause], knob: Knob, charge: Charge, left: float
 ) -> list[Cause]:
     """What an experiment leaves of tied causes."""
     before = charge.error_nats
-    if left <= max(charge.noise_nats, GONE * before):
+    if _gone(charge, left):
         kept = _drop(inquest, tied, knob.keeps, f"the error is gone with {knob.does}")
         experiment = f"{charge.suspect} with {knob.does}"
         return [
