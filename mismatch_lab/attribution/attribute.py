@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mismatch_lab.attribution.agreement import joined
 from mismatch_lab.attribution.changed_weights import kind_of_change, unexplained
 from mismatch_lab.attribution.confirm import confirmed, without_cause
 from mismatch_lab.attribution.engine_update import old_tensors, outlived
@@ -154,7 +155,7 @@ def _model(inquest: Inquest, charge: Charge, own: list[Disagreement]) -> Inquiry
         named, inquiry = _weights(inquest, charge, left, named, inquiry)
     elif not (inquiry.done and named) and not any(c.confidence > MOSTLY for c in named):
         seen = observed_causes(charge, found.captures, found.localisation, not tensors)
-        named = [cause_observed(charge, o) for o in seen] + named
+        named = joined([cause_observed(charge, o) for o in seen] + named)
     if not inquiry.done and not any(c.confidence > CONVINCING for c in named):
         unknown = unlisted_cause(charge, found.captures, found.localisation, inquest.config)
         named = [*([unknown] if unknown else []), *named]

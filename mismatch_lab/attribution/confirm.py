@@ -32,7 +32,8 @@ MOST_TURNS_BLIND = 3
 """Knobs turned where no cause is known."""
 
 LOCATED = 0.9
-"""Confidence in a place without a name, where putting it back takes the error away."""
+"""Confidence in a place without a name, where putting it back takes the error away. A cause that
+acts in the same place has a share of it."""
 
 DOUBTED = 0.5
 """Confidence in a cause whose effect stayed where it had to go."""
@@ -53,7 +54,9 @@ def confirmed(inquest: Inquest, charge: Charge, causes: list[Cause]) -> list[Cau
     others = [cause for cause in causes if cause not in tied]
     several = len(others) + bool(tied) > 1
     settled += [
-        _confirm(inquest, charge, cause, _of_place(inquest, cause) or available, several)
+        _confirm(inquest, charge, cause, available, several)
+        if cause.id != UNLISTED
+        else _put_back(inquest, charge, cause, others)
         for cause in others
     ]
     return sorted(settled, key=lambda cause: -cause.confidence)
@@ -106,21 +109,28 @@ def _confirm(
             continue
         experiment = f"{charge.suspect} with {choice.knob.does}"
         if _gone(charge, left, LESS if several else GONE):
-            sure = {"confidence": LOCATED} if cause.id == UNLISTED else {}
-            return confirmed_by(cause, experiment, before, left).model_copy(update=sure)
+            return confirmed_by(cause, experiment, before, left)
         if cause.id in choice.knob.clears and left >= STAYS * before and not several:
             doubted = {"confidence": min(cause.confidence, DOUBTED)}
             return confirmed_by(cause, experiment, before, left).model_copy(update=doubted)
     return cause
 
 
-def _of_place(inquest: Inquest, cause: Cause) -> list[Choice]:
-    """The module of a defect without a name, put back."""
-    if cause.id != UNLISTED or cause.location is None:
-        return []
+def _put_back(inquest: Inquest, charge: Charge, cause: Cause, others: list[Cause]) -> Cause:
+    """A defect without a name, with its module put back; sure where that takes the error away."""
+    assert cause.location is not None
     knob = stock_module(cause.location)
     turn = knob.turn(inquest.run) if cause.side == "train" else None
-    return [Choice(knob, turn)] if turn is not None else []
+    left = None if turn is None else _error_with(inquest, charge, Choice(knob, turn))
+    if left is None or not _gone(charge, left, LESS):
+        return cause
+    experiment = f"{charge.suspect} with {knob.does}"
+    cause = confirmed_by(cause, experiment, charge.error_nats, left)
+    if not _gone(charge, left):
+        return cause  # something else is wrong as well
+    same = [c for c in others if c.location == cause.location and c.id != UNLISTED]
+    named = max((c.confidence for c in same), default=0.0)
+    return cause.model_copy(update={"confidence": round(min(LOCATED, 1 - named), 3)})
 
 
 def _error_with(inquest: Inquest, charge: Charge, choice: Choice) -> float | None:

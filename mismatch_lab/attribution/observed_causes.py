@@ -28,6 +28,10 @@ KIND_CAUSES = {
 }
 """Kinds of module whose error, if it has the size of coarse rounding, has a name."""
 
+OF_ITS_KIND, IN_ITS_PLACE, ONLY_THERE = 0.7, 0.6, 0.4
+"""Confidence in lost precision: where the error has its size and looks like rounding, where it only
+looks so, and where it merely begins there."""
+
 QUIET = 0.1
 """Tokens before any change of experts must carry less than this share of the others' error."""
 
@@ -60,7 +64,7 @@ def observed_causes(
     side, reference = captures[CAPTURED[charge.suspect]], captures["ref"]
     choices = router_choices(side, reference)
     if choices is not None and weights_equal:
-        named = _routers(choices, charge, localisation)
+        named = _routers(choices, charge, captures, localisation)
         if named is not None:
             return [named]
     module = coarse_module(charge, captures, localisation, weights_equal)
@@ -92,7 +96,10 @@ def misread_cause(charge: Charge, captures: Mapping[str, Capture]) -> Observed |
 
 
 def _routers(
-    choices: RouterChoices, charge: Charge, localisation: Localisation | None
+    choices: RouterChoices,
+    charge: Charge,
+    captures: Mapping[str, Capture],
+    localisation: Localisation | None,
 ) -> Observed | None:
     evidence = [
         _seen(
@@ -120,7 +127,8 @@ def _routers(
     if choices.against_own_logits > 0 or not _starts_at_routing(choices, charge, localisation):
         return None
     why = "The error begins at the routers' logits, and their weights are the same."
-    return Observed("router-precision", 0.6, place, evidence, why)
+    confidence = _as_rounding(charge, captures, localisation)
+    return Observed("router-precision", confidence, place, evidence, why)
 
 
 def _starts_at_routing(
@@ -152,22 +160,39 @@ def coarse_module(
     module = _first_module(localisation)
     if module is None or not weights_equal or localisation is None:
         return None
-    side = "train" if charge.suspect == "train" else "infer"
-    error = module.train_error if side == "train" else module.infer_error
-    low, high = COARSE_ROUNDING
-    if localisation.side != side or module.kind not in KIND_CAUSES or not low < error < high:
+    if localisation.side != charge.suspect or module.kind not in KIND_CAUSES:
         return None
-    suspect = "train_on_infer" if side == "train" else "prefill"
-    if not looks_like_rounding(suspect, captures, module.name):
+    confidence = _as_rounding(charge, captures, localisation)
+    if confidence < OF_ITS_KIND:
         return None
+    error = _error_of(module, charge)
     return Observed(
         KIND_CAUSES[module.kind],
-        0.6,
+        confidence,
         module.name,
         [_seen(f"relative error of {module.name} on equal inputs", error, f"{module.floor:.2g}")],
         f"{module.name} is the first to leave its floor, with equal weights, by as much as one "
         "rounding to half precision.",
     )
+
+
+def _as_rounding(
+    charge: Charge, captures: Mapping[str, Capture], localisation: Localisation | None
+) -> float:
+    """Confidence in lost precision, from what the first wrong module gives on equal inputs."""
+    module = _first_module(localisation)
+    if module is None:
+        return IN_ITS_PLACE
+    suspect = "train_on_infer" if charge.suspect == "train" else "prefill"
+    if not looks_like_rounding(suspect, captures, module.name):
+        return ONLY_THERE
+    low, high = COARSE_ROUNDING
+    return OF_ITS_KIND if low < _error_of(module, charge) < high else IN_ITS_PLACE
+
+
+def _error_of(module: ModuleError, charge: Charge) -> float:
+    """Relative, on equal inputs; NaN where it was not recorded."""
+    return module.train_error if charge.suspect == "train" else module.infer_error
 
 
 def _first_module(localisation: Localisation | None) -> ModuleError | None:

@@ -51,8 +51,8 @@ def _weight_causes(versions: Versions, check: MixtureCheck | None) -> list[Cause
     old = versions.in_state("old")
     low_rank = [use for use in versions.uses if use.change.rank is not None]
     names = {use.group.name for use in low_rank}
-    if not names and only_projections(tuple(u.group.name for u in versions.uses)):
-        # Stored values too coarse to tell the rank of so small a change.
+    if only_projections(tuple(u.group.name for u in versions.uses)):
+        # Stored values can be too coarse to tell the rank of so small a change in each.
         names = {use.group.name for use in versions.uses}
     if old and {u.group.name for u in old} == names:
         return [_adapter(old, versions, check)]

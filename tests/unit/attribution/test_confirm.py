@@ -125,3 +125,20 @@ def test_a_place_without_a_name_is_put_back_alone() -> None:
     (one,) = confirmed(inquest(real), TRAIN, [unknown])
     assert real.asked[0].spec.stock == ("model.layers.1.self_attn.o_proj", "config")
     assert one.confidence == 0.9
+
+
+def test_a_name_for_the_same_place_has_its_share_of_the_confidence() -> None:
+    place = "model.layers.1.self_attn"
+    unknown = build_cause("unlisted", "train", 0.6, "", [], location=place)
+    sinks = build_cause("attention-sinks-dropped", "train", 0.7, "", [], location=place)
+    found = confirmed(inquest(Side(0.0, 0.0)), TRAIN, [unknown, sinks])
+    # The place is sure; 0.7 of it has a name.
+    assert told(found) == [("attention-sinks-dropped", 0.7), ("unlisted", 0.3)]
+
+
+def test_a_place_that_is_only_part_of_the_error_is_not_sure() -> None:
+    place = "model.layers.1.self_attn"
+    unknown = build_cause("unlisted", "train", 0.6, "", [], location=place)
+    (one,) = confirmed(inquest(Side(0.3)), TRAIN, [unknown])  # of 0.5 nats
+    assert one.confidence == 0.6
+    assert one.confirmed_by[-1].after == pytest.approx(0.3)
