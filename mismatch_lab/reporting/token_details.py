@@ -92,8 +92,13 @@ class DetailMaker:
 
 
 def flipped_layers(infer: NDArray[np.int16], train: NDArray[np.int16]) -> IntArray:
-    """Layers whose sets of experts differ, of two [L, K]; unrecorded layers do not count."""
+    """Layers whose sets of experts differ, of two [L, K]; unrecorded layers do not count.
+
+    Sides that choose other numbers of experts, K, choose other sets.
+    """
     recorded = (infer >= 0).all(axis=-1) & (train >= 0).all(axis=-1)
+    if infer.shape[-1] != train.shape[-1]:
+        return np.flatnonzero(recorded)
     differs = (np.sort(infer, axis=-1) != np.sort(train, axis=-1)).any(axis=-1)
     return np.flatnonzero(recorded & differs)
 

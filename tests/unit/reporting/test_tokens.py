@@ -52,3 +52,9 @@ def test_flipped_layers_compare_sets_and_skip_what_was_not_recorded() -> None:
     train = np.array([[1, 0], [0, 2], [2, 3], [4, 5]], np.int16)
     # Layer 0 is the same set in another order, 1 differs, 2 is equal, 3 was not recorded.
     assert flipped_layers(infer, train).tolist() == [1]
+
+
+def test_sides_that_choose_other_numbers_of_experts_choose_other_sets() -> None:
+    infer = np.array([[0, 1], [2, 3], [-1, -1]], np.int16)
+    train = np.array([[0, 1, 2], [2, 3, 4], [0, 1, 2]], np.int16)
+    assert flipped_layers(infer, train).tolist() == [0, 1]
