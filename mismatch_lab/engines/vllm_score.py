@@ -63,7 +63,7 @@ class PrefillScorer:
         for start in range(0, len(ids), size):
             batch = ids[start : start + size]
             outputs = self.generate(batch, parameters)
-            records += [RowRecord(_prompt_logp(o, i)) for o, i in zip(outputs, batch, strict=True)]
+            records += [RowRecord(prompt_logp(o, i)) for o, i in zip(outputs, batch, strict=True)]
             progress(min(start + size, len(ids)), len(ids))
         return records
 
@@ -76,7 +76,7 @@ class PrefillScorer:
         self.routing.start(len(ids))
         self.logits = None
         output = self.generate([ids], parameters)[0]
-        record = RowRecord(_prompt_logp(output, ids))
+        record = RowRecord(prompt_logp(output, ids))
         if len(request.probe_positions):
             if self.logits is None or len(self.logits) != len(ids) - 1:
                 raise EngineError(f"vLLM's prompt logits of row {row} were not seen by the hook.")
@@ -109,7 +109,7 @@ class PrefillScorer:
             self.model.compute_logits = original
 
 
-def _prompt_logp(output: Any, ids: list[int]) -> Float32:
+def prompt_logp(output: Any, ids: list[int]) -> Float32:
     """[n] log-probs of a prompt's own tokens; the first has none."""
     steps = output.prompt_logprobs
     if steps is None or len(steps) != len(ids):

@@ -28,7 +28,7 @@ def differing_tensors(
     infer: Fingerprints, train: Fingerprints, same_dtype: bool, tolerance: float | None = None
 ) -> list[str]:
     """Names (fused where a side fuses) of tensors whose values differ; empty if none compared."""
-    a, b = _fused(infer), _fused(train)
+    a, b = fused(infer), fused(train)
     tolerance = RELATIVE_TOLERANCE[same_dtype] if tolerance is None else tolerance
     return sorted(name for name in a.keys() & b.keys() if _differs(a[name], b[name], tolerance))
 
@@ -58,7 +58,7 @@ def tensors_unlike(
 
 def compared_tensors(infer: Fingerprints, train: Fingerprints) -> int:
     """How many tensors, fused ones once, both sides have."""
-    return len(_fused(infer).keys() & _fused(train).keys())
+    return len(fused(infer).keys() & fused(train).keys())
 
 
 def _differs(a: Mapping[str, float], b: Mapping[str, float], tolerance: float) -> bool:
@@ -74,7 +74,8 @@ def _differs(a: Mapping[str, float], b: Mapping[str, float], tolerance: float) -
     )
 
 
-def _fused(fingerprints: Fingerprints) -> dict[str, dict[str, float]]:
+def fused(fingerprints: Fingerprints) -> dict[str, dict[str, float]]:
+    """By names that both sides share; tensors that a side fuses are added up."""
     total: dict[str, dict[str, float]] = {}
     for name, moments in fingerprints.items():
         key = _canonical(name)

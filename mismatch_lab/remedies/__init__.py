@@ -15,6 +15,7 @@ _HERE = "mismatch_lab.remedies"
 
 REMEDIES: dict[str, str] = {
     "attention-sinks": f"{_HERE}.sinks_in_flash:REMEDY",
+    "batch-invariant": f"{_HERE}.batch_invariant:REMEDY",
     "cache-flush": f"{_HERE}.cache_flush:REMEDY",
     "fp16": f"{_HERE}.fp16:REMEDY",
     "fp32-head": f"{_HERE}.fp32_head:REMEDY",

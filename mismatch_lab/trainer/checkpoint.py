@@ -1,17 +1,21 @@
 """Checkpoints that are there whole or not at all, and runs that go on as if nothing had happened.
 
 Everything random follows from (seed, step), the order of the problems too, and metrics of steps
-after the checkpoint are written anew: so weights, optimizer and the number of the step are enough.
+after the checkpoint are written anew: so weights, optimizer and the number of the step are enough;
+and, under a planted lag, the older weights that the engines are yet to get.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
@@ -20,12 +24,22 @@ from mismatch_lab.trainer.policy import Policy
 
 FOLDER = "checkpoints"
 STATE = "state.json"
+BEHIND = "behind-*.safetensors"
 KEPT = 2
 """The last ones; an older one is removed when a new one is whole."""
 
 
-def save(out: Path, policy: Policy, state: dict[str, Any]) -> None:
-    """Write a checkpoint; `state["step"]` is the number of steps made. All ranks call it."""
+def save(
+    out: Path, policy: Policy, state: dict[str, Any], behind: Sequence[dict[str, Tensor]] = ()
+) -> None:
+    """Write a checkpoint. All ranks call it.
+
+    Args:
+        out: the run's folder.
+        policy: whose weights and optimizer are kept.
+        state: `state["step"]` is the number of steps made.
+        behind: see `Sync.behind`; rank 0's are kept.
+    """
     final = out / FOLDER / f"step-{state['step']:06d}"
     partial = final.with_name(f".{final.name}.partial")
     if dist.get_rank() == 0:
@@ -35,6 +49,8 @@ def save(out: Path, policy: Policy, state: dict[str, Any]) -> None:
     model, optimizer = get_state_dict(policy.model, policy.optimizer)
     state_dict_saver.save({"model": model, "optimizer": optimizer}, checkpoint_id=partial)
     if dist.get_rank() == 0:
+        for index, weights in enumerate(behind):
+            save_file(weights, partial / BEHIND.replace("*", f"{index:03d}"))
         _finish(partial, final, state)
         for old in _folders(out)[:-KEPT]:
             shutil.rmtree(old)
@@ -64,6 +80,13 @@ def load(out: Path, policy: Policy) -> dict[str, Any] | None:
     )
     state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
     return state
+
+
+def behind(out: Path) -> list[dict[str, Tensor]]:
+    """What the last checkpoint was given as `behind`."""
+    folder = next(reversed(_folders(out)), None)
+    files = sorted(folder.glob(BEHIND)) if folder else []
+    return [load_file(file) for file in files]
 
 
 def _folders(out: Path) -> list[Path]:

@@ -23,7 +23,7 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of problems, sampling and dropout.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    engine: Annotated[str | None, typer.Option(help="vllm or hf.")] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm, vllm-server or hf.")] = None,
     fix: Annotated[OptionList, typer.Option(help="Remedy by name; repeatable.")] = None,
     fault: Annotated[
         OptionList, typer.Option(help="Fault to plant, NAME or NAME:SEVERITY; repeatable.")
@@ -46,6 +46,19 @@ def train(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Runs of --compare at once; 1 unless given.")
     ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Metrics also as TensorBoard's event files.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print the expected memory, and run nothing.")
+    ] = False,
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="Of --plan: the trainer's, a device each.")
+    ] = None,
+    hosts: Annotated[int | None, typer.Option(min=1, help="Of --plan: that share them.")] = None,
+    device_gib: Annotated[
+        float | None, typer.Option(min=0, help="Of --plan: what one device has.")
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Train with GRPO on a task, with faults planted and fixes applied by name."""
@@ -55,11 +68,21 @@ def train(
     for name, values in (("fixes", fix), ("faults", fault)):
         if values:
             overrides[name] = tuple(values)
+    if tensorboard:
+        overrides["tensorboard"] = True
     overrides |= dict(parse_setting(text) for text in set_ or ())
 
     from mismatch_lab.trainer.config import read_config
 
     asked, command = read_config(config, overrides), ("mismatch-lab", *sys.argv[1:])
+    if plan:
+        from mismatch_lab.trainer.planner.plan import Machine
+        from mismatch_lab.trainer.planner.show import show_plan
+
+        show_plan(asked, Machine(ranks or 1, hosts or 1), device_gib)
+        return
+    if ranks is not None or hosts is not None or device_gib is not None:
+        raise InputError("--ranks, --hosts and --device-gib are for --plan.", "Add --plan.")
     if compare_ is not None:
         from mismatch_lab.trainer.comparison.compare import compare
 

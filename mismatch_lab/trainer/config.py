@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mismatch_lab.engines.checkpoint import EMBEDDED
 from mismatch_lab.errors import InputError
@@ -37,7 +37,13 @@ class Data(Section):
 class Rollout(Section):
     """How the engine samples."""
 
-    engine: Literal["vllm", "hf"] = "vllm"
+    engine: Literal["vllm", "vllm-server", "hf"] = "vllm"
+    engines: Positive = 1
+    """Processes of vLLM; the rows of a step are split over them, and the answers stay the same."""
+    devices: tuple[str, ...] = ()
+    """CUDA_VISIBLE_DEVICES of each engine, such as ["2", "3"]; none: the trainer's own."""
+    urls: tuple[str, ...] = ()
+    """Of vllm-server: one engine each; see `rollout_server.py`."""
     prompts: Positive = 16
     """Problems of one step."""
     group: Annotated[int, Field(ge=2)] = 8
@@ -54,11 +60,23 @@ class Rollout(Section):
     args: dict[str, OptionValue] = {}
     """The engine's own arguments, by its names."""
 
+    @model_validator(mode="after")
+    def _engines_can_be_had(self) -> Rollout:
+        if self.engine == "hf" and self.engines > 1:
+            raise ValueError("engine hf is one; several engines are vLLM's")
+        if bool(self.urls) != (self.engine == "vllm-server"):
+            raise ValueError("urls are for engine vllm-server, which needs them")
+        if self.urls and (self.engines > 1 or self.devices):
+            raise ValueError("engines and devices are of engine vllm; a server is one engine")
+        if self.devices and len(self.devices) != self.engines:
+            raise ValueError(f"devices are {len(self.devices)} for engines = {self.engines}")
+        return self
+
 
 class Optim(Section):
     """AdamW without weight decay, on FSDP2's shards."""
 
-    lr: Annotated[float, Field(gt=0)] = 1e-4
+    lr: Annotated[float, Field(gt=0)] = 2e-4
     warmup_steps: Annotated[int, Field(ge=0)] = 3
     beta1: float = 0.9
     beta2: float = 0.99
@@ -66,6 +84,8 @@ class Optim(Section):
     grad_norm_max: Annotated[float, Field(gt=0)] = 1.0
     micro_batch: Positive = 32
     """Rows of one forward and backward; gradients add up over the micro-batches of an update."""
+    checkpoint_activations: bool = False
+    """Layers keep their input alone and are computed again in backward: memory for time."""
     updates: Positive = 1
     """Optimizer steps on one batch of roll-outs; from the second on it is off-policy."""
 
@@ -100,12 +120,14 @@ class TrainConfig(Section):
     dtype: Dtype = "float32"
     """Of both sides' computation; the trainer's weights are held in float32."""
     seed: int = 0
-    steps: Positive = 48
-    eval_every: Annotated[int, Field(ge=0)] = 10
+    steps: Positive = 24
+    eval_every: Annotated[int, Field(ge=0)] = 6
     """Greedy reward on held-out problems before every so many steps; always before the first and
     after the last."""
     checkpoint_every: Annotated[int, Field(ge=0)] = 10
     """0: none."""
+    tensorboard: bool = False
+    """Metrics also as event files, in `tensorboard/` of the run."""
     attention: str = "auto"
     """The trainer's attention implementation, by transformers' name."""
     fixes: tuple[str, ...] = ()

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from mismatch_lab.engines.fingerprint import fingerprint_tensors
 from mismatch_lab.engines.vllm_update import whole_state
-from mismatch_lab.findings.weights import compared_tensors, differing_tensors
+from mismatch_lab.findings.weights import compared_tensors, differing_tensors, fused
 from mismatch_lab.remedies import fp32_head
 from mismatch_lab.trainer.rollout import Transfer
 
@@ -34,33 +35,101 @@ PROBE_ROWS = 8
 _LAYER = re.compile(r"layers\.(\d+)\.")
 
 
-def transfer(llm: Any, model: nn.Module, folder: str) -> Transfer:
+@dataclass(frozen=True)
+class Held:
+    """What one worker of the engine holds after it was given weights."""
+
+    error: str
+    readable: Moments
+    packed: Moments
+    expected: Moments
+    """Of what was sent, by rank 0 alone."""
+    products: Moments
+    float32: bool
+    n_sent: int
+
+
+def transfer(llm: Any, folder: str) -> Transfer:
     """Give a running engine the weights of a checkpoint folder.
 
     Args:
-        llm: `vllm.LLM` with its model in this process.
-        model: its module.
+        llm: `vllm.LLM`; with tensor parallelism its model is spread over processes.
         folder: the checkpoint.
 
     Returns:
         What could be confirmed; vLLM's own error stands in place of the stale tensors.
     """
-    sent = dict(whole_state(folder))
+    held: list[Held] = llm.collective_rpc(take, args=(folder,))
+    errors = tuple(sorted({one.error for one in held if one.error}))
+    return Transfer(held[0].n_sent, 0, errors) if errors else compare(held)
+
+
+def take(worker: Any, folder: str) -> Held:
+    """In a worker of vLLM: load the weights, and look at what is there."""
+    model, sent = worker.get_model(), dict(whole_state(folder))
     if not hasattr(model, "lm_head"):  # a head that is the embedding itself
         sent.pop("lm_head.weight", None)
     for module in model.modules():
         if type(module).__name__ == "RoutedExperts" and _on_cpu(model):
-            module.quant_method.moe_kernel = None  # type: ignore[union-attr]
+            module.quant_method.moe_kernel = None
     try:
-        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(sent.items())})
-        if _on_cpu(model):
+        worker.reload_weights(weights_iterator=iter(sent.items()))
+        if _on_cpu(model) and worker.parallel_config.tensor_parallel_size == 1:
             _copy_gpt_oss(model, sent)
     except Exception as error:  # whatever it is, a new engine mends it
         traceback.print_exc()
-        return Transfer(len(sent), 0, (f"{type(error).__name__}: {error}"[:200],))
+        return Held(f"{type(error).__name__}: {error}"[:200], {}, {}, {}, {}, True, len(sent))
     if "lm_head.weight" in sent:
         fp32_head.renew(model, sent["lm_head.weight"])
-    return verify(model, sent)
+    return look(model, sent, first=worker.rank == 0)
+
+
+def look(model: nn.Module, sent: Mapping[str, Tensor], first: bool) -> Held:
+    """Fingerprints of what a worker holds and, where it is the first, of what was sent.
+
+    They are sums, so that fused, reordered, packed and divided tensors compare. Matrices that
+    oneDNN keeps where nobody can read them are compared by what they give for a fixed input.
+    """
+    dtype = next(model.parameters()).dtype
+    cast = {name: tensor.to(dtype) for name, tensor in sent.items()} if first else {}
+    return Held(
+        "",
+        fingerprint_tensors({n: p for n, p in model.named_parameters() if p.numel() > 0}),
+        _probe_packed(model),
+        fingerprint_tensors(cast),
+        {name: _probe(tensor) for name, tensor in cast.items() if tensor.ndim == 2},
+        dtype == torch.float32,
+        len(sent),
+    )
+
+
+def compare(held: Sequence[Held]) -> Transfer:
+    """Hold what all workers have against what the first was sent."""
+    first = held[0]
+    readable, packed = [one.readable for one in held], [one.packed for one in held]
+    tolerance = PACKED_TOLERANCE if first.float32 else 1e-2
+    stale = _differing(readable, first.expected) | _differing(packed, first.products, tolerance)
+    compared = compared_tensors(readable[0], first.expected)
+    compared += compared_tensors(packed[0], first.products)
+    return Transfer(first.n_sent, compared, tuple(sorted(stale)))
+
+
+def _differing(
+    parts: Sequence[Moments], expected: Moments, tolerance: float | None = None
+) -> set[str]:
+    """A tensor is whole on every worker, or divided over them: then the parts add up.
+
+    One that is neither (key heads fewer than workers, in a fused tensor) is named, though it may
+    be right: the engine is then started anew.
+    """
+    held, wanted = [fused(part) for part in parts], fused(expected)
+    names = wanted.keys() & held[0].keys()
+    whole = {n for n in names if all(h[n]["numel"] >= wanted[n]["numel"] for h in held)}
+    shown = [{name: one[name] for name in whole} for one in held]
+    shown.append(
+        {n: {key: sum(h[n][key] for h in held) for key in wanted[n]} for n in names - whole}
+    )
+    return {name for one in shown for name in differing_tensors(one, wanted, True, tolerance)}
 
 
 @torch.no_grad()
@@ -97,25 +166,6 @@ def _on_cpu(model: nn.Module) -> bool:
     return next(model.parameters()).device.type == "cpu"
 
 
-def verify(model: nn.Module, sent: Mapping[str, Tensor]) -> Transfer:
-    """Compare fingerprints of what the engine holds with those of what it was sent.
-
-    Both are sums, so that fused, reordered and packed tensors compare. Matrices that oneDNN keeps
-    where nobody can read them are compared by what they give for a fixed input.
-    """
-    dtype = next(model.parameters()).dtype
-    cast = {name: tensor.to(dtype) for name, tensor in sent.items()}
-    held = {n: p for n, p in model.named_parameters() if p.numel() > 0}
-    readable, expected = fingerprint_tensors(held), fingerprint_tensors(cast)
-    stale = differing_tensors(readable, expected, same_dtype=True)
-    packed = _probe_packed(model)
-    products = {n: _probe(t) for n, t in cast.items() if t.ndim == 2}
-    tolerance = PACKED_TOLERANCE if dtype == torch.float32 else 1e-2
-    stale += differing_tensors(packed, products, same_dtype=True, tolerance=tolerance)
-    compared = compared_tensors(readable, expected) + compared_tensors(packed, products)
-    return Transfer(len(sent), compared, tuple(sorted(set(stale))))
-
-
 @torch.no_grad()
 def _probe_packed(model: nn.Module) -> Moments:
     found: Moments = {}
@@ -124,6 +174,8 @@ def _probe_packed(model: nn.Module) -> Moments:
         if not hasattr(module, "cpu_linear") or weight is None or weight.numel() > 0:
             continue
         width = int(module.input_size if hasattr(module, "input_size") else module.embedding_dim)
+        if getattr(module, "input_size_per_partition", width) != width:
+            continue  # its product is a part of a sum: nothing to compare it with
         product = module.cpu_linear(_inputs(width).to(weight.dtype), weight, None)
         found |= fingerprint_tensors({f"{name}.weight": product})
     return found

@@ -13,9 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mismatch_lab.engines.checkpoint import locate
-from mismatch_lab.trainer import ranks
+from mismatch_lab.trainer import ranks, rollout_many
 from mismatch_lab.trainer.planting import Plan
-from mismatch_lab.trainer.rollout import Draw, EngineSpec, Record, Rollout, open_rollout
+from mismatch_lab.trainer.rollout import Draw, EngineSpec, Record, Rollout, start_of
+from mismatch_lab.trainer.rollout_many import at_once
 from mismatch_lab.trainer.sampled import Answer
 from mismatch_lab.trainer.tasks import load_task
 from mismatch_lab.trainer.tasks.base import Problem, Reward
@@ -45,7 +46,7 @@ class Experience:
 
 
 class Sampler:
-    """The task and, on rank 0, the engine. Use as a context manager."""
+    """The task and, on rank 0, the engines. Use as a context manager."""
 
     def __init__(self, plan: Plan, out: Path) -> None:
         self.plan = plan
@@ -56,11 +57,11 @@ class Sampler:
         data = plan.config.data
         source = Source(data.source, data.heldout, data.n_train, data.n_heldout, plan.config.seed)
         self.problems = self.task.problems(source)
-        self.rollout: Rollout | None = None
+        self.engines: list[Rollout] = []
 
     def __enter__(self) -> Sampler:
         if dist.get_rank() == 0:
-            self.rollout = open_rollout(self.config, self._spec())
+            self.engines = rollout_many.start(start_of(self.config), self._specs())
         return self
 
     def __exit__(
@@ -70,20 +71,19 @@ class Sampler:
         trace: TracebackType | None,
     ) -> None:
         self.task.close()
-        if self.rollout is not None:
-            self.rollout.close()
+        for engine in self.engines:
+            engine.close()
 
     def begin(self, sync: Sync, resumed: bool) -> None:
         """Measure the fresh engine; one that started on old weights is started on the policy's."""
         if resumed:
             folder = sync.publish()
-            if self.rollout is not None:
-                self.rollout.restart(folder)
+            at_once(self.engines, lambda engine: engine.restart(folder))
         sync.start([self.tokeniser.prompt_ids(p) for p in self.problems.heldout[:4]])
 
     def sample(self, step: int) -> Experience | None:
         """The roll-outs of one step; None where there is no engine (ranks other than 0)."""
-        if self.rollout is None:
+        if not self.engines:
             return None
         settings = self.config.rollout
         batch = batch_at(
@@ -99,7 +99,7 @@ class Sampler:
     def evaluate(self) -> dict[str, float]:
         """Greedy reward on the held-out problems, and of each kind of them."""
         values: dict[str, float] = {}
-        if self.rollout is not None:
+        if self.engines:
             found = self._run(self.problems.heldout, Draw(0.0))
             values["heldout/reward"] = _mean([r.value for r in found.scored])
             values["heldout/n"] = len(found.scored)
@@ -112,14 +112,14 @@ class Sampler:
         return shared
 
     def _run(self, problems: Sequence[Problem], draw: Draw) -> Experience:
-        assert self.rollout is not None
-        engine, turn = self.rollout, 0
+        turn = 0
 
         def sample(contexts: list[list[int]], room: list[int]) -> list[Answer]:
             nonlocal turn
             turn += 1
             # Turns of one step have seeds of their own, far from those of other steps.
-            return engine.sample(contexts, room, replace(draw, seed=draw.seed + (turn << 40)))
+            drawn = replace(draw, seed=draw.seed + (turn << 40))
+            return rollout_many.sample(self.engines, contexts, room, drawn)
 
         episodes = roll_out(
             self.task,
@@ -135,18 +135,26 @@ class Sampler:
         fixes = self.config.fixes
         return Record(routing="routing-replay" in fixes, support="sampler-mask" in fixes)
 
-    def _spec(self) -> EngineSpec:
+    def _specs(self) -> list[EngineSpec]:
+        """Of each engine."""
         rollout = self.config.rollout
-        return EngineSpec(
+        spec = EngineSpec(
             locate(self.config.model),
             self.config.dtype,
             rollout.context_length,
             rollout.logprob_space,
             dict(rollout.args),
             self.plan.engine_fault,
-            "fp32-head" in self.config.fixes,
-            str(self.out / "logs" / "engine.log"),
+            head_fp32="fp32-head" in self.config.fixes,
+            batch_invariant="batch-invariant" in self.config.fixes,
         )
+        n = len(rollout.urls) or rollout.engines
+        devices, urls = rollout.devices or (None,) * n, rollout.urls or ("",) * n
+        names = ["engine"] if n == 1 else [f"engine-{index}" for index in range(n)]
+        return [
+            replace(spec, log=str(self.out / "logs" / f"{name}.log"), devices=seen, url=url)
+            for name, seen, url in zip(names, devices, urls, strict=True)
+        ]
 
 
 def batch_metrics(experience: Experience) -> dict[str, float]:

@@ -51,9 +51,11 @@ def train(config: TrainConfig, out: Path, on_step: OnStep = lambda _step, _value
     watch = RoutingWatch(policy, "routing-replay" in config.fixes)
 
     with Sampler(plan, out) as sampler:
-        sync = Sync(config, policy, sampler.rollout, out, plan.lag_steps)
+        sync = Sync(config, policy, sampler.engines, out, plan.lag_steps, checkpoint.behind(out))
         sampler.begin(sync, resumed=state["step"] > 0)
-        metrics = Metrics(out, state["step"]) if dist.get_rank() == 0 else None
+        metrics = None
+        if dist.get_rank() == 0:
+            metrics = Metrics(out, state["step"], config.tensorboard)
 
         def report_step(step: int, values: Values) -> None:
             if metrics is not None:
@@ -105,7 +107,7 @@ def train(config: TrainConfig, out: Path, on_step: OnStep = lambda _step, _value
             if config.checkpoint_every and (
                 made == config.steps or made % config.checkpoint_every == 0
             ):
-                checkpoint.save(out, policy, {"step": made})
+                checkpoint.save(out, policy, {"step": made}, sync.behind)
 
         report_step(config.steps, sampler.evaluate())
 

@@ -1,4 +1,4 @@
-"""One line of JSON a step, and TensorBoard where it is installed.
+"""One line of JSON a step, and TensorBoard where it is asked for.
 
 Line k is of the step that begins with the weights after k updates; the last line holds only what
 the final weights reach on the held-out problems.
@@ -12,8 +12,11 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from mismatch_lab.errors import MissingDependencyError
 
 FILE = "metrics.jsonl"
 
@@ -21,10 +24,10 @@ FILE = "metrics.jsonl"
 class Metrics:
     """Writes each step once; a step made again after a resume replaces what was there."""
 
-    def __init__(self, out: Path, resume_at: int) -> None:
+    def __init__(self, out: Path, resume_at: int, tensorboard: bool = False) -> None:
         self.path = out / FILE
         self._drop_from(resume_at)
-        self._board = _tensorboard(out)
+        self._board = _board(out, resume_at) if tensorboard else None
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one step; NaN and infinity are written as null."""
@@ -90,9 +93,16 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _tensorboard(out: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(out / "tensorboard"))
+def check_tensorboard() -> None:
+    """Raise MissingDependencyError where it is not installed."""
+    if find_spec("tensorboard") is None:
+        raise MissingDependencyError(
+            "TensorBoard is not installed in this interpreter.", "pip install tensorboard"
+        )
+
+
+def _board(out: Path, resume_at: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    # What was written of later steps is shown no more.
+    return SummaryWriter(str(out / "tensorboard"), purge_step=resume_at)

@@ -48,10 +48,13 @@ class Policy:
         bare.requires_grad_(True)
         if change is not None:
             change(bare)
+        if config.optim.checkpoint_activations:
+            bare.gradient_checkpointing_enable({"use_reentrant": False})
         self.bare: Any = bare
         """The transformers model, without the wrapper that is sharded."""
         text = bare.config.get_text_config()
-        self.model = PolicyModel(bare, int(text.vocab_size)).to(self.device)
+        self.model = PolicyModel(bare, int(text.vocab_size))
+        # FSDP2 moves each group to the device as it cuts it: the whole model need not fit there.
         _shard(self.model, int(text.num_hidden_layers), config.dtype)
         optim = config.optim
         self.optimizer = torch.optim.AdamW(

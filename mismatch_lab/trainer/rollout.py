@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -32,7 +33,12 @@ class EngineSpec:
     fault: tuple[str, str] | None = None
     """(id, severity) of a fault that is planted in the engine's model."""
     head_fp32: bool = False
+    batch_invariant: bool = False
     log: str = "engine.log"
+    devices: str | None = None
+    """Value of CUDA_VISIBLE_DEVICES in its process; None is the trainer's own."""
+    url: str = ""
+    """Of the server that is to start it; else it is a child of the trainer."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class Draw:
     seed: int = 0
     """Each row's own seed follows from it and the row."""
     record: Record = Record()
+    first_row: int = 0
+    """Of this request among all rows, where several engines share them."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +100,16 @@ class Rollout(Protocol):
         ...
 
 
-def open_rollout(config: TrainConfig, spec: EngineSpec) -> Rollout:
-    """The engine of the run, started."""
+def start_of(config: TrainConfig) -> Callable[[EngineSpec], Rollout]:
+    """What starts one engine of the run."""
     if config.rollout.engine == "hf":
         from mismatch_lab.trainer.rollout_hf import HfRollout
 
-        return HfRollout(spec)
+        return HfRollout
+    if config.rollout.engine == "vllm-server":
+        from mismatch_lab.trainer.rollout_client import ServerRollout
+
+        return ServerRollout
     from mismatch_lab.trainer.rollout_vllm import VllmRollout
 
-    return VllmRollout(spec)
+    return VllmRollout

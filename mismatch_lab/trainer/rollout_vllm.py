@@ -14,17 +14,15 @@ from typing import Any
 
 from mismatch_lab.executors import local
 from mismatch_lab.executors.environment import worker_environment
-from mismatch_lab.trainer.arrays_as_json import decode
-from mismatch_lab.trainer.rollout import Draw, EngineSpec, Transfer
-from mismatch_lab.trainer.sampled import Answer
+from mismatch_lab.trainer.rollout import EngineSpec
+from mismatch_lab.trainer.rollout_requests import Requests
 
-NAN = float("nan")
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR",
                   "MASTER_PORT", "GROUP_RANK", "ROLE_RANK")  # fmt: skip
 """torchrun's: the engine must not take itself for a rank of the trainer."""
 
 
-class VllmRollout:
+class VllmRollout(Requests):
     """Starts with the run and stays; what it prints is in its log."""
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -39,6 +37,8 @@ class VllmRollout:
         given = asdict(self.spec) | {"plugin": self._plugin()}
         spec_file.write_text(json.dumps(given), encoding="utf-8")
         environment = {k: v for k, v in worker_environment().items() if k not in RANK_VARIABLES}
+        if self.spec.devices is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = self.spec.devices
         log = Path(self.spec.log)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as errors_to:
@@ -74,33 +74,6 @@ class VllmRollout:
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return f"{file}:change"
 
-    def sample(self, contexts: list[list[int]], room: list[int], draw: Draw) -> list[Answer]:
-        """See `Rollout.sample`."""
-        found = self._ask("sample", contexts=contexts, room=room, draw=asdict(draw))
-        return [
-            Answer(
-                answer["token_ids"],
-                answer["logp_infer"],
-                decode(answer["routing"]) if "routing" in answer else None,
-                decode(answer["support"]) if "support" in answer else None,
-            )
-            for answer in found
-        ]
-
-    def score(self, rows: list[list[int]], temperature: float) -> list[list[float]]:
-        """See `Rollout.score`."""
-        found = self._ask("score", rows=rows, temperature=temperature)
-        return [[NAN, *logp] for logp in found]
-
-    def transfer(self, folder: Path) -> Transfer:
-        """See `Rollout.transfer`."""
-        found = self._ask("transfer", folder=str(folder))
-        return Transfer(found["sent"], found["compared"], tuple(found["stale"]))
-
-    def flush(self) -> None:
-        """See `Rollout.flush`."""
-        self._ask("flush")
-
     def restart(self, folder: Path) -> None:
         """See `Rollout.restart`."""
         self._end()
@@ -117,7 +90,8 @@ class VllmRollout:
             local.end(self._process)
             self._process = None
 
-    def _ask(self, what: str, **arguments: Any) -> Any:
+    def ask(self, what: str, **arguments: Any) -> Any:
+        """See `Requests.ask`."""
         assert self._process is not None
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # the answer says how it died

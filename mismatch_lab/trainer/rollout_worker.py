@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mismatch_lab.captures.capture import Rows
-from mismatch_lab.engines.base import ScoreRequest
 from mismatch_lab.engines.vllm import VllmEngine
+from mismatch_lab.engines.vllm_score import prompt_logp
 from mismatch_lab.engines.worker import lines_of_parent, private_output
 from mismatch_lab.errors import MismatchLabError
+from mismatch_lab.remedies import batch_invariant
 from mismatch_lab.schema import SideSpec
 from mismatch_lab.trainer.engine_recorder import Recorder
 from mismatch_lab.trainer.engine_weights import transfer
@@ -45,14 +47,18 @@ class Server:
             args=args,
             plugin=plugin,
         )
+        if spec.batch_invariant:
+            batch_invariant.turn_on()
         self.engine = VllmEngine(side)
 
     def sample(self, contexts: list[list[int]], room: list[int], draw: dict[str, Any]) -> Any:
         """See `Rollout.sample`."""
         asked = Draw(**{**draw, "record": Record(**draw["record"])})
-        parameters = [_parameters(asked, row, n) for row, n in enumerate(room)]
-        recorder = Recorder(self.engine.llm, self.engine.model, asked.record)
-        with recorder.attached():
+        parameters = [_parameters(asked, row, n) for row, n in enumerate(room, asked.first_row)]
+        recorder = None
+        if asked.record != Record():
+            recorder = Recorder(self.engine.llm, self.engine.model, asked.record)
+        with recorder.attached() if recorder else nullcontext():
             outputs = self.engine.complete(contexts, parameters)
         answers = []
         for output in outputs:
@@ -63,23 +69,57 @@ class Server:
             ]
             answer: dict[str, Any] = {"token_ids": ids, "logp_infer": logp}
             n = len(output.prompt_token_ids) + len(ids)
-            answers.append(answer | recorder.of(output.request_id, n, len(ids)))
+            if recorder is not None:
+                answer |= recorder.of(output.request_id, n, len(ids))
+            answers.append(answer)
         return answers
 
     def score(self, rows: list[list[int]], temperature: float) -> list[list[float]]:
         """See `Rollout.score`; NaN is no JSON, so firsts are left to the caller."""
-        built = Rows.build(rows, [1] * len(rows), [[False] * len(row) for row in rows])
-        request = ScoreRequest(temperature=temperature)
-        logp = self.engine.score(built, request, lambda *_: None).logp
-        return [logp[a + 1 : b].tolist() for a, b in built.spans()]
+        from vllm import SamplingParams
+
+        parameters = SamplingParams(
+            max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False
+        )
+        with logits_divided(self.engine.llm, temperature):
+            outputs = self.engine.complete(rows, parameters)
+        return [prompt_logp(o, i)[1:].tolist() for o, i in zip(outputs, rows, strict=True)]
 
     def transfer(self, folder: str) -> dict[str, Any]:
         """See `Rollout.transfer`."""
-        return asdict(transfer(self.engine.llm, self.engine.model, folder))
+        return asdict(transfer(self.engine.llm, folder))
 
     def flush(self) -> bool:
         """See `Rollout.flush`."""
         return bool(self.engine.llm.reset_prefix_cache())
+
+
+@contextmanager
+def logits_divided(llm: Any, temperature: float) -> Iterator[None]:
+    """vLLM scores prompts at temperature 1 whatever is asked (vllm #37082): divide in workers."""
+    if temperature == 1.0:
+        yield
+        return
+    llm.collective_rpc(_divide, args=(temperature,))
+    try:
+        yield
+    finally:
+        llm.collective_rpc(_divide_no_more)
+
+
+def _divide(worker: Any, temperature: float) -> None:
+    model = worker.get_model()
+    original = model.compute_logits
+
+    def divided(*args: Any, **kwargs: Any) -> Any:
+        logits = original(*args, **kwargs)
+        return None if logits is None else logits / temperature
+
+    model.compute_logits = divided
+
+
+def _divide_no_more(worker: Any) -> None:
+    del worker.get_model().compute_logits  # the class's own shows again
 
 
 def _parameters(draw: Draw, row: int, room: int) -> Any:

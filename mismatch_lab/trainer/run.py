@@ -11,11 +11,14 @@ from typing import Any
 from mismatch_lab.engines.checkpoint import EMBEDDED
 from mismatch_lab.errors import InputError
 from mismatch_lab.trainer.config import TrainConfig
+from mismatch_lab.trainer.metrics import check_tensorboard
 from mismatch_lab.trainer.planting import plan_run
 from mismatch_lab.trainer.tasks import TASKS, load_task
 
 RECORD = "train.json"
 SCHEMA_VERSION = 1
+REACH_IN = {"fp32-head", "routing-replay", "sampler-mask"}
+NEEDS_VLLM = REACH_IN | {"batch-invariant"}
 
 
 def run_training(
@@ -49,12 +52,35 @@ def run_training(
 
 def check(config: TrainConfig) -> None:
     """Refuse what can be refused before anything heavy is imported."""
-    plan_run(config)
+    plan = plan_run(config)
+    reach_in = {*(REACH_IN & set(config.fixes)), *(plan.engine_fault or ())[:1]}
+    if reach_in and plan.config.rollout.args.get("tensor_parallel_size", 1) != 1:
+        raise InputError(
+            f"{min(reach_in)} reaches into the engine's model, which is in several processes.",
+            "Leave rollout.args.tensor_parallel_size at 1 for it.",
+        )
+    if config.tensorboard:
+        check_tensorboard()
+    if config.rollout.urls:
+        _check_servers(config.rollout.urls)
     if config.task not in TASKS:
         load_task(config.task)
-    needs_vllm = {"routing-replay", "sampler-mask", "fp32-head"} & set(config.fixes)
-    if config.rollout.engine != "vllm" and needs_vllm:
+    needs_vllm = NEEDS_VLLM & set(config.fixes)
+    if config.rollout.engine == "hf" and needs_vllm:
         raise InputError(f"Fix {min(needs_vllm)} needs vLLM as the engine.")
+    if config.optim.checkpoint_activations and "routing-replay" in config.fixes:
+        raise InputError(
+            "Layers that are computed again in backward would not replay the engine's routing.",
+            "Leave out optim.checkpoint_activations or the fix routing-replay.",
+        )
+
+
+def _check_servers(urls: tuple[str, ...]) -> None:
+    from mismatch_lab.trainer.rollout_client import check_url, token
+
+    token()
+    for url in urls:
+        check_url(url)
 
 
 def _model(config: TrainConfig) -> str:

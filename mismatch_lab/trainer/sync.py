@@ -6,12 +6,15 @@
    engine that was just started.
 4. Where either fails, the engine is started anew on the checkpoint. A fresh engine is right by
    definition: if the rows still disagree, then trainer and engine do, not the transfer.
+
+Of several engines each is checked, with the same rows, and only those that fail are restarted.
 """
 
 from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from mismatch_lab.trainer.batch import Batch
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.policy import Policy
 from mismatch_lab.trainer.rollout import Rollout, Transfer
+from mismatch_lab.trainer.rollout_many import at_once
 
 CHECK_ROWS = 4
 GROWTH = 3.0
@@ -40,11 +44,13 @@ class SyncReport:
 
     tensors: int
     compared: int
+    """Of the engine that could compare least."""
     stale: tuple[str, ...]
+    """Of all engines."""
     abs_delta: float
-    """Mean |logp_train - logp_infer| of the re-scored rows after it, nats."""
-    restarted: bool
-    """The engine was started anew because the transfer could not be confirmed."""
+    """Mean |logp_train - logp_infer| of the re-scored rows after it, nats; the worst engine's."""
+    restarted: int
+    """Engines that were started anew because the transfer could not be confirmed."""
 
     def values(self) -> dict[str, Any]:
         """As metrics of a step."""
@@ -53,36 +59,38 @@ class SyncReport:
             "sync/compared": self.compared,
             "sync/stale": len(self.stale),
             "sync/abs_delta": self.abs_delta,
-            "sync/restarted": int(self.restarted),
+            "sync/restarted": self.restarted,
         }
 
 
 class Sync:
-    """Keeps the engine at the trainer's weights. Rank 0 talks to the engine."""
+    """Keeps the engines at the trainer's weights. Rank 0 talks to them."""
 
     def __init__(
         self,
         config: TrainConfig,
         policy: Policy,
-        rollout: Rollout | None,
+        engines: Sequence[Rollout],
         out: Path,
         lag_steps: int = 0,
+        behind: Sequence[dict[str, Tensor]] = (),
     ) -> None:
         """Args:
         config: of the run.
         policy: whose weights they are.
-        rollout: the engine, on rank 0.
+        engines: none on ranks other than 0.
         out: the run's folder.
-        lag_steps: a planted fault: so many updates does the engine stay behind.
+        lag_steps: a planted fault: so many updates do the engines stay behind.
+        behind: of a resumed run, what `behind` was.
         """
         self.config = config
         self.policy = policy
-        self.rollout = rollout
+        self.engines = engines
         self.folder = out / "weights"
         self.lag_steps = lag_steps
-        self._waiting: list[dict[str, Tensor]] = []
+        self._waiting = list(behind)
         self.fresh_abs_delta = math.nan
-        """Of the last engine that was just started."""
+        """Of the engines that were started last; the worst."""
 
     def publish(self) -> Path:
         """Write the policy's weights as a checkpoint with everything an engine needs beside."""
@@ -99,48 +107,69 @@ class Sync:
         self._waiting = [*self._waiting, weights][-1 - self.lag_steps :]
         return self._waiting[0]
 
+    @property
+    def behind(self) -> list[dict[str, Tensor]]:
+        """Weights before the policy's own that engines are yet to get, oldest first."""
+        return self._waiting[:-1]
+
     def start(self, rows: list[list[int]]) -> float:
-        """Measure how well a fresh engine agrees; every later transfer is held against it."""
-        self.fresh_abs_delta = self._disagreement(rows)
+        """Measure how well fresh engines agree; every later transfer is held against it."""
+        self.fresh_abs_delta = _worst(self._disagreement(rows))
         return self.fresh_abs_delta
 
     def send(self, rows: list[list[int]]) -> SyncReport:
-        """Bring the engine to the policy's weights, and prove it on `rows` (whole token ids)."""
+        """Bring the engines to the policy's weights, and prove it on `rows` (whole token ids)."""
         folder = self.publish()
-        sent = Transfer(0, 0, ())
-        if self.rollout is not None:
-            sent = self.rollout.transfer(folder)
-            if self.config.rollout.flush_cache:
-                self.rollout.flush()
-        sent = ranks.share(sent)
-        abs_delta = self._disagreement(rows)
-        # A planted lag is the fault to be seen: the check would only say that it is there.
-        trusted = self.lag_steps > 0 or self.agrees(abs_delta)
-        restarted = bool(sent.stale) or not trusted
-        if restarted:
-            if self.rollout is not None:
-                self.rollout.restart(folder)
-            abs_delta = self.start(rows)
-        return SyncReport(sent.sent, sent.compared, sent.stale, abs_delta, restarted)
+        sent: list[Transfer] = ranks.share(at_once(self.engines, lambda e: self._give(e, folder)))
+        deltas = self._disagreement(rows)
+        wrong = [i for i, delta in enumerate(deltas) if sent[i].stale or not self._trusts(delta)]
+        if wrong:
+            at_once([self.engines[i] for i in wrong if self.engines], lambda e: e.restart(folder))
+            deltas = self._disagreement(rows)
+            self.fresh_abs_delta = _worst([deltas[i] for i in wrong])
+        return SyncReport(
+            sent[0].sent,
+            min(one.compared for one in sent),
+            tuple(sorted({name for one in sent for name in one.stale})),
+            _worst(deltas),
+            len(wrong),
+        )
+
+    def _give(self, engine: Rollout, folder: Path) -> Transfer:
+        sent = engine.transfer(folder)
+        if self.config.rollout.flush_cache:
+            engine.flush()
+        return sent
+
+    def _trusts(self, abs_delta: float) -> bool:
+        """A planted lag is the fault to be seen: the check would only say that it is there."""
+        return self.lag_steps > 0 or self.agrees(abs_delta)
 
     def agrees(self, abs_delta: float) -> bool:
         """Whether rows disagree no more than with a fresh engine. NaN does not agree."""
         limit = max(GROWTH * self.fresh_abs_delta, LEAST_NATS[self.config.dtype])
         return abs_delta <= limit
 
-    def _disagreement(self, rows: list[list[int]]) -> float:
-        """Mean |logp_train - logp_infer| over all tokens but the first of each row, nats."""
-        infer: list[list[float]] = []
-        if self.rollout is not None:
-            infer = self.rollout.score(rows, self.config.rollout.temperature)
-        infer = ranks.share(infer)
+    def _disagreement(self, rows: list[list[int]]) -> list[float]:
+        """Of each engine: mean |logp_train - logp_infer| of all tokens but rows' first, nats."""
+        temperature = self.config.rollout.temperature
+        infer = ranks.share(at_once(self.engines, lambda e: e.score(rows, temperature)))
         train = self.policy.score(_as_batch(rows)).logp
-        deltas = [
-            abs(float(train[row, t]) - logp[t])
-            for row, logp in enumerate(infer)
-            for t in range(1, len(logp))
-        ]
-        return sum(deltas) / len(deltas) if deltas else math.nan
+        return [_mean_abs_delta(train, logp) for logp in infer]
+
+
+def _worst(deltas: list[float]) -> float:
+    """NaN is worse than any number."""
+    return math.nan if any(map(math.isnan, deltas)) else max(deltas)
+
+
+def _mean_abs_delta(train: Tensor, infer: list[list[float]]) -> float:
+    deltas = [
+        abs(float(train[row, t]) - logp[t])
+        for row, logp in enumerate(infer)
+        for t in range(1, len(logp))
+    ]
+    return sum(deltas) / len(deltas) if deltas else math.nan
 
 
 def _as_batch(rows: list[list[int]]) -> Batch:

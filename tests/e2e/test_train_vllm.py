@@ -86,7 +86,7 @@ def test_a_transfer_in_place_reaches_every_tensor(
     engine: VllmRollout, policy: Policy, tmp_path: Path
 ) -> None:
     rows = [[5, 17, 40, 9, 33, 21, 77, 150], [8, 12, 101, 60]]
-    sync = Sync(policy.config, policy, engine, tmp_path)
+    sync = Sync(policy.config, policy, [engine], tmp_path)
     assert sync.start(rows) < 1e-4
     with torch.no_grad():
         for parameter in policy.model.parameters():

@@ -52,3 +52,13 @@ def test_a_killed_run_goes_on_to_the_same_metrics(
     runs: dict[str, list[dict[str, Any]]], moment: str
 ) -> None:
     assert runs[moment] == runs["whole"]
+
+
+def test_an_engine_that_lags_goes_on_with_the_weights_it_was_to_get(
+    runs: dict[str, list[dict[str, Any]]],
+) -> None:
+    whole = runs["lag"]
+    # After the first update the engine has it, there being no older one; then it stays behind.
+    assert whole[1]["decode_train/abs_delta_mean"] < 1e-5
+    assert whole[2]["decode_train/abs_delta_mean"] > 1e-4
+    assert runs["lag-resumed"] == whole

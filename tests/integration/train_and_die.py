@@ -5,6 +5,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from mismatch_lab.trainer.policy import Policy
 STEPS = 4
 
 
-def config() -> TrainConfig:
+def config(lag: bool) -> TrainConfig:
     """Small enough for a second a step."""
     settings = {
         "steps": STEPS,
@@ -35,6 +36,9 @@ def config() -> TrainConfig:
         "optim.lr": 1e-3,
         "loss.kl_weight": 0.01,
     }
+    if lag:  # the engine is one update behind; the rest is as short as it can be
+        settings |= {"steps": 3, "eval_every": 0, "data.n_heldout": 1, "loss.kl_weight": 0.0}
+        settings["faults"] = ["stale-weights:slight"]
     return read_config(None, settings)
 
 
@@ -74,13 +78,13 @@ def plant(moment: str) -> None:
         before(checkpoint, "_finish", at_call(2, die))
 
 
-def forked(out: Path, moment: str) -> None:
+def forked(out: Path, moment: str, lag: bool = False) -> None:
     """One run in a fork; returns when it ended."""
     child = os.fork()
     if child == 0:
         try:
             plant(moment)
-            loop.train(config(), out)
+            loop.train(config(lag), out)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -99,7 +103,19 @@ def main(out: Path) -> None:
         forked(folder, moment)
         if moment:
             forked(folder, "")
-        print(json.dumps({"run": folder.name, "metrics": read_metrics(folder)}), flush=True)
+        show(folder.name, folder)
+    folder = out / "lag"
+    folder.mkdir()
+    forked(folder, "", lag=True)
+    show("lag", folder)
+    shutil.rmtree(folder / "checkpoints" / "step-000003")  # as if killed before it was there
+    forked(folder, "", lag=True)
+    show("lag-resumed", folder)
+
+
+def show(run: str, folder: Path) -> None:
+    """Print the metrics of a run."""
+    print(json.dumps({"run": run, "metrics": read_metrics(folder)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ class Gsm8k:
 
     form: str = "hashes"
     """How the final answer is given and graded: a name in `answers.FORMS`."""
-    levels: tuple[int, ...] = (1, 2)
+    levels: tuple[int, ...] = (1,)
     """Of the generated problems."""
-    request: str = "Show each step."
-    """Added to a generated question. The embedded model has never seen a request there and answers
-    about half of these problems; of the bare questions it answers seven in eight (greedily). What
-    RL has to mend is well within what it can do, and takes minutes; arithmetic takes hours."""
+    request: str = "Solve this problem and show each step of your work."
+    """Added to a generated question. The embedded model has never seen a request there: greedily it
+    answers 31 % of these problems (n = 200), and 96 % of the bare questions (n = 128). What RL has to
+    mend is well within what the model can do, and takes minutes; arithmetic takes hours."""
 
     name: ClassVar[str] = "gsm8k"
     turns_max: ClassVar[int] = 1

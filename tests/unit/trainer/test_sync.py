@@ -18,20 +18,24 @@ from mismatch_lab.trainer.sync import Sync
 ROWS = [[5, 17, 40, 9, 33, 21], [8, 12, 101, 60]]
 
 
-class Lying(HfRollout):
-    """Believes that it took the weights."""
+class Counted(HfRollout):
+    """Counts how often it is started."""
 
     restarts = 0
-
-    def transfer(self, folder: Path) -> Transfer:
-        return Transfer(71, 71, ())
 
     def restart(self, folder: Path) -> None:
         self.restarts += 1
         super().restart(folder)
 
 
-class Forgetful(HfRollout):
+class Lying(Counted):
+    """Believes that it took the weights."""
+
+    def transfer(self, folder: Path) -> Transfer:
+        return Transfer(71, 71, ())
+
+
+class Forgetful(Counted):
     """Takes all tensors but one, and its fingerprints say so."""
 
     def transfer(self, folder: Path) -> Transfer:
@@ -57,7 +61,7 @@ def move(policy: Policy) -> None:
 
 def begun(kind: type[HfRollout], policy: Policy, out: Path, lag: int = 0) -> tuple[Any, Sync]:
     engine = kind(EngineSpec(locate(EMBEDDED), "float32", 512, "processed"))
-    sync = Sync(policy.config, policy, engine, out, lag)
+    sync = Sync(policy.config, policy, [engine], out, lag)
     assert sync.start(ROWS) < 1e-5
     move(policy)
     return engine, sync
@@ -85,6 +89,22 @@ def test_a_stale_fingerprint_is_enough(policy: Policy, tmp_path: Path) -> None:
     report = sync.send(ROWS)
     assert report.restarted
     assert report.stale == ("model.layers.2.self_attn.sinks",)
+
+
+@pytest.mark.parametrize("kind", [Lying, Forgetful])
+def test_of_several_engines_the_one_that_failed_is_started_anew(
+    kind: type[HfRollout], policy: Policy, tmp_path: Path
+) -> None:
+    kinds = (Counted, kind)
+    engines = [each(EngineSpec(locate(EMBEDDED), "float32", 512, "processed")) for each in kinds]
+    sync = Sync(policy.config, policy, engines, tmp_path)
+    assert sync.start(ROWS) < 1e-5
+    move(policy)
+    report = sync.send(ROWS)
+    assert report.restarted == 1
+    assert [engine.restarts for engine in engines] == [1, 2]  # at their start, and now
+    assert report.abs_delta < 1e-5
+    assert max(sync._disagreement(ROWS)) < 1e-5
 
 
 def test_a_trainer_that_disagrees_itself_does_not_restart_the_engine_for_ever(

@@ -1,0 +1,135 @@
+"""The whole plan of a run: trainer, engines and host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mismatch_lab.errors import InputError
+from mismatch_lab.trainer.config import TrainConfig
+from mismatch_lab.trainer.planner import device as trainer
+from mismatch_lab.trainer.planner.activations import Pass
+from mismatch_lab.trainer.planner.device import GIB, Phase
+from mismatch_lab.trainer.planner.engine import MAX_NUM_SEQS, engine_phase
+from mismatch_lab.trainer.planner.shapes import ModelShape, read_shape
+from mismatch_lab.trainer.planting import plan_run
+
+NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the run gets."""
+
+    ranks: int = 1
+    """Of the trainer, a device each."""
+    hosts: int = 1
+    device: str = "cuda"
+
+    def __post_init__(self) -> None:
+        if self.ranks % self.hosts:
+            raise InputError(f"{self.ranks} ranks cannot be the same number on {self.hosts} hosts.")
+
+    @property
+    def ranks_per_host(self) -> int:
+        return self.ranks // self.hosts
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Expected memory; nothing of it is measured."""
+
+    model: ModelShape
+    machine: Machine
+    micro_batch_tokens: int
+    phases: tuple[Phase, ...]
+    """Of the trainer, on each of its devices."""
+    engine: Phase
+    """On each device of an engine."""
+    shared: bool
+    """An engine runs on a device of the trainer: there both are needed."""
+    host_gib: float
+    """Of the trainer's processes on one host."""
+
+    @property
+    def peak(self) -> Phase:
+        """The trainer's phase that needs most."""
+        return max(self.phases, key=lambda phase: phase.total_gib)
+
+    @property
+    def device_gib(self) -> float:
+        """On the device that needs most."""
+        both = (self.peak.total_gib, self.engine.total_gib)
+        return sum(both) if self.shared else max(both)
+
+
+def make_plan(config: TrainConfig, machine: Machine) -> MemoryPlan:
+    """Plan a run.
+
+    Raises:
+        InputError: no config.json, an unknown architecture, or a wrong fault or fix.
+    """
+    config = plan_run(config).config
+    shape = read_shape(config.model)
+    b = NUMBER_BYTES[config.dtype]
+    run = Pass(
+        shape=shape,
+        rows=config.optim.micro_batch,
+        row_tokens=config.rollout.context_length,
+        number_bytes=b,
+        attention=_attention(config, shape),
+        experts="grouped-experts" if "grouped-experts" in config.fixes else "grouped_mm",
+        checkpointed=config.optim.checkpoint_activations,
+    )
+    sharding = trainer.Sharding(run, machine.ranks, reference=config.loss.kl_weight > 0)
+    phases = (
+        trainer.load(sharding),
+        trainer.head(sharding, machine.device, "fp32-head" in config.fixes),
+        trainer.backward(sharding),
+        trainer.root_backward(sharding),
+        trainer.optimizer(sharding, machine.device),
+    )
+    args = config.rollout.args
+    engine = engine_phase(
+        shape,
+        b,
+        rows=int(args.get("max_num_seqs", MAX_NUM_SEQS)),
+        row_tokens=config.rollout.context_length,
+        parallel=int(args.get("tensor_parallel_size", 1)),
+    )
+    return MemoryPlan(
+        model=shape,
+        machine=machine,
+        micro_batch_tokens=run.tokens,
+        phases=phases,
+        engine=engine,
+        shared=_shared(config, machine),
+        host_gib=_host_bytes(shape, b, machine, config) / GIB,
+    )
+
+
+def _attention(config: TrainConfig, shape: ModelShape) -> str:
+    """transformers' own choice for GPT-OSS is eager; the fix of the sinks makes it flash."""
+    if "attention-sinks" in config.fixes:
+        return "attention-sinks"
+    if config.attention != "auto":
+        return config.attention
+    return "eager" if shape.family == "gpt_oss" else "sdpa"
+
+
+def _shared(config: TrainConfig, machine: Machine) -> bool:
+    """Where engines are given no devices of their own, they take the trainer's first."""
+    devices = {name for text in config.rollout.devices for name in text.split(",")}
+    if config.rollout.engine == "vllm-server":
+        return False
+    own = {str(index) for index in range(machine.ranks_per_host)}
+    return not devices or bool(devices & own)
+
+
+def _host_bytes(shape: ModelShape, b: int, machine: Machine, config: TrainConfig) -> int:
+    """Each rank loads the whole model in float32, and later holds what is published.
+
+    That is in the compute dtype: the last one, and the new one while it is made.
+    """
+    models = 2 if config.loss.kl_weight > 0 else 1
+    loading = 4 * models if machine.device == "cuda" else 0
+    return machine.ranks_per_host * shape.parameters * max(loading, 2 * b)
