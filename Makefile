@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 RUN ?= runs/diagnose
 PYTEST_ARGS ?=
+# Test files run side by side; what measures time runs alone, after them.
+TEST_JOBS ?= 2
 
 # Waiting OpenMP threads give up their core: the tests start many processes on few cores.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -32,7 +34,8 @@ diagnose: env
 
 test: lint chromium
 	@echo "tests: about 14 minutes on 2 cores (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --ignore tests/benchmarks $(PYTEST_ARGS)
+	@$(if $(PYTEST_ARGS),true,$(BIN)/python -m pytest tests/benchmarks)
 
 # The card goes to a folder that is then removed; what it prints says what was missed.
 scorecard-ci: env

@@ -110,3 +110,20 @@ def test_an_engine_without_memory_is_a_clear_error(
     assert "VLLM_CPU_KVCACHE_SPACE" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "run").glob("captures/*"))
+
+
+def test_tokens_drawn_from_a_nucleus_that_log_probs_do_not_tell_of(diagnose: Diagnose) -> None:
+    # Paired log-probs agree to rounding: only the likelihood of what was drawn shows it.
+    findings = diagnose(
+        *("--dtype", "float32", "--top-p", "0.8", "--engine-arg", "logprobs_mode=raw_logprobs")
+    )
+    assert findings["edges"]["decode_train"]["abs_delta_mean"]["value"] < 1e-4
+    (cause,) = findings["verdict"]["causes"]
+    assert (cause["id"], cause["side"]) == ("sampler-truncation", "infer")
+
+
+def test_a_coarse_kv_cache_is_named_by_setting_it_otherwise(diagnose: Diagnose) -> None:
+    findings = diagnose("--dtype", "float32", "--engine-arg", "kv_cache_dtype=fp8_e4m3")
+    first = findings["verdict"]["causes"][0]
+    assert (first["id"], first["side"]) == ("kv-cache-quantisation", "infer")
+    assert any(c["after"] < 0.2 * c["before"] for c in first["confirmed_by"])

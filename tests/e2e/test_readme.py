@@ -25,7 +25,7 @@ FAKE = ["--engine", "fake", "--trainer", "fake"]
 SHORT = shlex.split(
     "--engine hf --steps 1 --set data.n_heldout=2 --set rollout.prompts=2 --set rollout.group=2"
 )
-"""One step of training, with transformers in the engine's place."""
+"""One step of training, with transformers in the engine's place, and of a comparison one seed."""
 PLUGIN = f"{ROOT / 'examples/plugins.py'}:drop_sinks"
 
 
@@ -35,7 +35,8 @@ def ready(command: str) -> list[str]:
     if words[0] == "scorecard":
         return [*words, "--list"]
     if words[0] == "train":
-        return [str(ROOT / word) if word.endswith(".toml") else word for word in words] + SHORT
+        words = [str(ROOT / word) if word.endswith(".toml") else word for word in words]
+        return words + SHORT + (["--seeds", "1"] if "--compare" in words else [])
     real = "plugin" in command or "weights-before" in command
     model = "mini-gpt-oss" if real else "fake-model"
     words = [model if word in ("CHECKPOINT", "OLD") else word for word in words]

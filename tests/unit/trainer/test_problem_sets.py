@@ -53,6 +53,17 @@ def test_generated_splits_share_nothing(name: str) -> None:
         assert {split_of(question) for question in questions} == {split}
 
 
+def test_a_line_separator_in_a_question_ends_no_line(tmp_path: Path) -> None:
+    """JSON allows U+2028 in a string, and str.splitlines() splits there."""
+    file = tmp_path / "a.jsonl"
+    made = [{"question": f"1\u2028+ {i}?", "answer": f"#### {i + 1}"} for i in range(3)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in made]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    heldout = write(tmp_path / "b.jsonl", rows(1))
+    problems = load_task("gsm8k").problems(Source(str(file), heldout))
+    assert [problem.answer for problem in problems.train] == ["1", "2", "3"]
+
+
 def test_seed_changes_training_problems_only() -> None:
     task = load_task("gsm8k")
     first, same, other = (
