@@ -123,7 +123,8 @@ def test_tokens_drawn_from_a_nucleus_that_log_probs_do_not_tell_of(diagnose: Dia
 
 
 def test_a_coarse_kv_cache_is_named_by_setting_it_otherwise(diagnose: Diagnose) -> None:
-    findings = diagnose("--dtype", "float32", "--engine-arg", "kv_cache_dtype=fp8_e4m3")
+    coarse = ("--dtype", "float32", "--engine-arg", "kv_cache_dtype=fp8_e4m3")
+    findings = diagnose(*coarse, budget_s=300)
     first = findings["verdict"]["causes"][0]
     assert (first["id"], first["side"]) == ("kv-cache-quantisation", "infer")
     assert any(c["after"] < 0.2 * c["before"] for c in first["confirmed_by"])
