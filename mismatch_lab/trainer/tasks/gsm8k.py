@@ -25,8 +25,8 @@ class Gsm8k:
     """Of the generated problems."""
     request: str = "Solve this problem and show each step of your work."
     """Added to a generated question. The embedded model has never seen a request there: greedily it
-    answers 31 % of these problems (n = 200), and 96 % of the bare questions (n = 128). What RL has to
-    mend is well within what the model can do, and takes minutes; arithmetic takes hours."""
+    answers 31 % of these problems (n = 200), and 96 % of the bare questions (n = 128). What RL has
+    to mend is well within what the model can do, and takes minutes; arithmetic takes hours."""
 
     name: ClassVar[str] = "gsm8k"
     turns_max: ClassVar[int] = 1
