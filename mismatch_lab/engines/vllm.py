@@ -43,6 +43,12 @@ class VllmEngine:
             if isinstance(value, (bool, int, float, str)) and name != "model"
         }
         self.context_length = int(arguments["max_model_len"])
+        if int(arguments.get("tensor_parallel_size") or 1) > 1 and (spec.plugin or spec.resync):
+            raise InputError(
+                "A plugin changes the engine's model, which is in several processes with "
+                "tensor_parallel_size > 1.",
+                "Leave out --engine-arg tensor_parallel_size for it.",
+            )
         if spec.plugin:
             load_plugin(spec.plugin)
             self.patched.append(f"plugin {spec.plugin}")

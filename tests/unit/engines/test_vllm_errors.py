@@ -8,9 +8,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from mismatch_lab.captures.capture import Rows
 from mismatch_lab.engines.base import ScoreRequest
+from mismatch_lab.engines.checkpoint import EMBEDDED, locate
 from mismatch_lab.engines.vllm import VllmEngine, _start_error
 from mismatch_lab.errors import EngineError, InputError, MismatchLabError
-from mismatch_lab.schema import Alteration
+from mismatch_lab.schema import Alteration, SideSpec
 
 
 @pytest.mark.parametrize(
@@ -67,3 +68,17 @@ def test_anything_else_keeps_its_class_and_last_line() -> None:
     told = _start_error("model", RuntimeError("a\nb\nthe reason"))
     assert isinstance(told, MismatchLabError)
     assert told.problem == "vLLM could not start with model: RuntimeError: the reason"
+
+
+@pytest.mark.vllm
+def test_a_plugin_cannot_reach_a_model_in_several_processes() -> None:
+    spec = SideSpec(
+        side="infer",
+        engine="vllm",
+        model=str(locate(EMBEDDED)),
+        dtype="float32",
+        args={"tensor_parallel_size": 2},
+        plugin="examples/plugins.py:nudge_experts",
+    )
+    with pytest.raises(InputError, match="several processes"):
+        VllmEngine(spec)
