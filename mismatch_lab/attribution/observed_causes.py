@@ -30,7 +30,7 @@ KIND_CAUSES = {
 
 OF_ITS_KIND, IN_ITS_PLACE, ONLY_THERE = 0.7, 0.6, 0.4
 """Confidence in lost precision: where the error has its size and looks like rounding, where it only
-looks so, and where it merely begins there."""
+looks so (or was not recorded), and where it merely begins there."""
 
 QUIET = 0.1
 """Tokens before any change of experts must carry less than this share of the others' error."""

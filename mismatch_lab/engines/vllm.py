@@ -45,8 +45,8 @@ class VllmEngine:
         self.context_length = int(arguments["max_model_len"])
         if int(arguments.get("tensor_parallel_size") or 1) > 1 and (spec.plugin or spec.resync):
             raise InputError(
-                "A plugin changes the engine's model, which is in several processes with "
-                "tensor_parallel_size > 1.",
+                "A plugin, or a tensor loaded again, changes the engine's model, which is in "
+                "several processes with tensor_parallel_size > 1.",
                 "Leave out --engine-arg tensor_parallel_size for it.",
             )
         if spec.plugin:

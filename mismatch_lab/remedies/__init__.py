@@ -1,7 +1,7 @@
 """Fixes by name: one module each, with its formula and its source.
 
-The trainer's loop calls each where it acts, so that it can be read there; this table is what names
-are checked against. To add one: a module with a `REMEDY`, and a row below.
+What acts in the middle of a step is called by the trainer where it acts, so that it can be read
+there; the rest stands in the `REMEDY`. To add one: a module with a `REMEDY`, and a row below.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ def load_remedy(name: str) -> Remedy:
     return found
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Raise InputError for a name that is no remedy's."""
-    for name in names:
-        load_remedy(name)
+def chosen(names: Iterable[str]) -> list[Remedy]:
+    """The remedies of these ids, in the order of the table.
+
+    Raises:
+        InputError: a name that is no remedy's.
+    """
+    found = {name: load_remedy(name) for name in names}
+    return [found[name] for name in REMEDIES if name in found]

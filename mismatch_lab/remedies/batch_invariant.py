@@ -15,6 +15,7 @@ REMEDY = Remedy(
     source="He et al. 2025, Defeating Nondeterminism in LLM Inference (Thinking Machines); "
     "vLLM docs, Batch Invariance (vllm #27433)",
     causes=("batch-variance",),
+    engine="vllm",
 )
 
 VARIABLE = "VLLM_BATCH_INVARIANT"

@@ -10,14 +10,6 @@ from mismatch_lab.remedies.base import Remedy
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-REMEDY = Remedy(
-    id="fp32-head",
-    about="logits are a float32 product of the head's weights, in the trainer and in the engine",
-    formula="logits = float32(h) @ float32(W).T",
-    source="MiniMax-M1, https://arxiv.org/abs/2506.13585; one-sided harm: NeMo-RL #3936",
-    causes=("lm-head-precision",),
-)
-
 COPY = "weight_fp32"
 """The engine's head keeps a copy under this name; each transfer of weights renews it."""
 
@@ -70,3 +62,14 @@ def renew(model: nn.Module, weight: Tensor) -> None:
     if held is not None:
         with torch.no_grad():
             held[: len(weight)].copy_(weight)
+
+
+REMEDY = Remedy(
+    id="fp32-head",
+    about="logits are a float32 product of the head's weights, in the trainer and in the engine",
+    formula="logits = float32(h) @ float32(W).T",
+    source="MiniMax-M1, https://arxiv.org/abs/2506.13585; one-sided harm: NeMo-RL #3936",
+    causes=("lm-head-precision",),
+    engine="vllm in one process",
+    change_model=trainer_head_in_fp32,
+)

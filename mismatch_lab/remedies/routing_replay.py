@@ -17,6 +17,7 @@ REMEDY = Remedy(
     source="Ma et al. 2025, Stabilizing MoE RL by Aligning Training and Inference Routers, "
     "https://arxiv.org/abs/2510.11370",
     causes=("routing-flips", "routing-two-pass", "router-precision"),
+    engine="vllm in one process",
 )
 
 

@@ -10,5 +10,6 @@ REMEDY = Remedy(
     formula="logp_train(a) = z_a - logsumexp(z_v : v in support_infer)",
     source="TRL #7269 (batch-gap study); prime-rl, top-p replay",
     causes=("sampler-truncation",),
+    engine="vllm in one process",
 )
 """`PolicyModel.forward` does it, with the support that `engine_recorder` saw in vLLM's sampler."""

@@ -6,14 +6,6 @@ from typing import Any
 
 from mismatch_lab.remedies.base import Remedy
 
-REMEDY = Remedy(
-    id="attention-sinks",
-    about="the trainer's attention honours the learned sinks, forward and backward",
-    formula="out = o·sigmoid(lse - s), ds = -sum exp(s - L)(dout·out)",
-    source="LinkedIn, Unlocking Agentic RL Training for GPT-OSS (2026); openai/gpt-oss",
-    causes=("attention-sinks-dropped",),
-)
-
 
 def use(model: Any) -> None:
     """Every layer of a GPT-OSS attends with sinks, also one whose attention was replaced by name.
@@ -27,3 +19,13 @@ def use(model: Any) -> None:
         if hasattr(module, "sinks") and hasattr(module, "config"):
             module.config = model.config
     interface.use(model)
+
+
+REMEDY = Remedy(
+    id="attention-sinks",
+    about="the trainer's attention honours the learned sinks, forward and backward",
+    formula="out = o·sigmoid(lse - s), ds = -sum exp(s - L)(dout·out)",
+    source="LinkedIn, Unlocking Agentic RL Training for GPT-OSS (2026); openai/gpt-oss",
+    causes=("attention-sinks-dropped",),
+    change_model=use,
+)

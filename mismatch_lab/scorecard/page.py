@@ -6,12 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from mismatch_lab import __version__
-from mismatch_lab.reporting import numbers
-from mismatch_lab.reporting.text import visible
+from mismatch_lab.reporting.single_file import render_page, style, write_whole
 from mismatch_lab.resources import reports_dir
 from mismatch_lab.scorecard.accuracy import CAPTURES_QUESTIONS, HEALTHY, QUESTIONS
 from mismatch_lab.scorecard.judge import FLOOR
@@ -23,41 +18,22 @@ TEMPLATE = "scorecard.html.j2"
 
 def write_page(card: Scorecard, out: Path) -> Path:
     """Render the card into `out/scorecard.html`, whole or not at all."""
-    path = out / PAGE_FILE
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(render_card(card, reports_dir()).encode("utf-8", errors="replace"))
-    temporary.replace(path)
-    return path
+    return write_whole(out / PAGE_FILE, render_card(card, reports_dir()))
 
 
 def render_card(card: Scorecard, templates: Path) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=FileSystemLoader(templates),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-    )
-    environment.filters |= {
-        "number": numbers.number,
-        "percent": numbers.percent,
-        "seconds": numbers.seconds,
-        "planted": planted_words,
-        "answer": answer_words,
+    shown = {
+        "card": card,
+        "command": shlex.join(card.provenance.command),
+        "questions": QUESTIONS,
+        "captures_questions": CAPTURES_QUESTIONS,
+        "matrix": matrix(card.confusion),
+        "cases": len(card.misses),
+        "card_css": style(templates, "scorecard.css"),
     }
-    return environment.get_template(TEMPLATE).render(
-        card=card,
-        command=shlex.join(card.provenance.command),
-        questions=QUESTIONS,
-        captures_questions=CAPTURES_QUESTIONS,
-        matrix=matrix(card.confusion),
-        cases=len(card.misses),
-        css=Markup((templates / "report.css").read_text(encoding="utf-8")),
-        card_css=Markup((templates / "scorecard.css").read_text(encoding="utf-8")),
-        version=__version__,
-    )
+    filters = {"planted": planted_words, "answer": answer_words}
+    return render_page(TEMPLATE, templates, shown, filters)
 
 
 def matrix(confusion: dict[str, dict[str, int]]) -> dict[str, Any]:

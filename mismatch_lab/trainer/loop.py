@@ -25,6 +25,7 @@ from mismatch_lab.trainer.metrics import Clock, Metrics
 from mismatch_lab.trainer.objective import Objective
 from mismatch_lab.trainer.planting import plan_run
 from mismatch_lab.trainer.policy import Policy
+from mismatch_lab.trainer.policy_model import Scores
 from mismatch_lab.trainer.replay import RoutingWatch
 from mismatch_lab.trainer.sync import CHECK_ROWS, Sync
 
@@ -93,14 +94,7 @@ def train(config: TrainConfig, out: Path, on_step: OnStep = lambda _step, _value
                 values |= report.values()
 
             with clock.phase("measure"):
-                mask = batch.mask
-                values |= edge_measures(EDGE, batch.logp_infer, scored.logp, mask)
-                values |= watch.agreement(batch)
-                values["entropy"] = float(masked_mean(scored.entropy, mask))
-                if logp_ref is not None:
-                    values["kl_ref"] = float(masked_mean(k3_penalty(scored.logp, logp_ref), mask))
-                if objective.correction is not None:
-                    values |= rollout_correction.summary(objective.correction, mask)
+                values |= measured(batch, scored, objective) | watch.agreement(batch)
 
             report_step(step, values | clock.values())
             made = step + 1
@@ -110,6 +104,19 @@ def train(config: TrainConfig, out: Path, on_step: OnStep = lambda _step, _value
                 checkpoint.save(out, policy, {"step": made}, sync.behind)
 
         report_step(config.steps, sampler.evaluate())
+
+
+def measured(batch: Batch, scored: Scores, objective: Objective) -> Values:
+    """The step's mismatch, whatever the loss was told of it."""
+    mask = batch.mask
+    values = edge_measures(EDGE, batch.logp_infer, scored.logp, mask)
+    values["entropy"] = float(masked_mean(scored.entropy, mask))
+    if objective.logp_ref is not None:
+        penalty = k3_penalty(scored.logp, objective.logp_ref)
+        values["kl_ref"] = float(masked_mean(penalty, mask))
+    if objective.correction is not None:
+        values |= rollout_correction.summary(objective.correction, mask)
+    return values
 
 
 def update(policy: Policy, batch: Batch, objective: Objective, step: int) -> Values:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mismatch_lab.errors import InputError
 from mismatch_lab.faults import load_fault
 from mismatch_lab.faults.base import SEVERITIES, Fault, Severity
-from mismatch_lab.remedies import check_names
+from mismatch_lab.remedies import chosen
 from mismatch_lab.trainer.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -37,9 +36,9 @@ class Plan:
         for fault, severity in self.trainer_faults:
             assert fault.plant is not None
             fault.plant(model, fault.severities[severity])
-        for name, fix in _model_fixes().items():
-            if name in self.config.fixes:
-                fix(model)
+        for fix in chosen(self.config.fixes):
+            if fix.change_model is not None:
+                fix.change_model(model)
 
 
 def plan_run(config: TrainConfig) -> Plan:
@@ -48,7 +47,7 @@ def plan_run(config: TrainConfig) -> Plan:
     Raises:
         InputError: an unknown name or severity, or a fault that only captures can show.
     """
-    check_names(config.fixes)
+    chosen(config.fixes)
     trainer: list[tuple[Fault, Severity]] = []
     engine: tuple[str, str] | None = None
     sampling: dict[str, float] = {}
@@ -114,19 +113,7 @@ def _cached(config: TrainConfig) -> TrainConfig:
 
 def _configured(config: TrainConfig) -> TrainConfig:
     """The fixes that are a matter of configuration."""
-    from mismatch_lab.remedies import cache_flush, fp16
-
-    for name, fix in {"cache-flush": cache_flush.configure, "fp16": fp16.configure}.items():
-        if name in config.fixes:
-            config = fix(config)
+    for fix in chosen(config.fixes):
+        if fix.configure is not None:
+            config = fix.configure(config)
     return config
-
-
-def _model_fixes() -> dict[str, Callable[[Any], None]]:
-    from mismatch_lab.remedies import experts_grouped, fp32_head, sinks_in_flash
-
-    return {
-        "attention-sinks": sinks_in_flash.use,
-        "grouped-experts": experts_grouped.use,
-        "fp32-head": fp32_head.trainer_head_in_fp32,
-    }

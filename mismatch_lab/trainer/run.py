@@ -10,6 +10,7 @@ from typing import Any
 
 from mismatch_lab.engines.checkpoint import EMBEDDED
 from mismatch_lab.errors import InputError
+from mismatch_lab.remedies import chosen
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.metrics import check_tensorboard
 from mismatch_lab.trainer.planting import plan_run
@@ -17,8 +18,6 @@ from mismatch_lab.trainer.tasks import TASKS, load_task
 
 RECORD = "train.json"
 SCHEMA_VERSION = 1
-REACH_IN = {"fp32-head", "routing-replay", "sampler-mask"}
-NEEDS_VLLM = REACH_IN | {"batch-invariant"}
 
 
 def run_training(
@@ -52,11 +51,12 @@ def run_training(
 
 def check(config: TrainConfig) -> None:
     """Refuse what can be refused before anything heavy is imported."""
-    plan = plan_run(config)
-    reach_in = {*(REACH_IN & set(config.fixes)), *(plan.engine_fault or ())[:1]}
+    plan, fixes = plan_run(config), chosen(config.fixes)
+    reach_in = [fix.id for fix in fixes if fix.engine == "vllm in one process"]
+    reach_in += (plan.engine_fault or ())[:1]
     if reach_in and plan.config.rollout.args.get("tensor_parallel_size", 1) != 1:
         raise InputError(
-            f"{min(reach_in)} reaches into the engine's model, which is in several processes.",
+            f"{reach_in[0]} reaches into the engine's model, which is in several processes.",
             "Leave rollout.args.tensor_parallel_size at 1 for it.",
         )
     if config.tensorboard:
@@ -65,9 +65,9 @@ def check(config: TrainConfig) -> None:
         _check_servers(config.rollout.urls)
     if config.task not in TASKS:
         load_task(config.task)
-    needs_vllm = NEEDS_VLLM & set(config.fixes)
+    needs_vllm = [fix.id for fix in fixes if fix.engine != "any"]
     if config.rollout.engine == "hf" and needs_vllm:
-        raise InputError(f"Fix {min(needs_vllm)} needs vLLM as the engine.")
+        raise InputError(f"Fix {needs_vllm[0]} needs vLLM as the engine.")
     if config.optim.checkpoint_activations and "routing-replay" in config.fixes:
         raise InputError(
             "Layers that are computed again in backward would not replay the engine's routing.",

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 import shlex
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from mismatch_lab import __version__
 from mismatch_lab.reporting import numbers
 from mismatch_lab.reporting.figure_parts import FigurePart
-from mismatch_lab.reporting.text import unbroken, visible
+from mismatch_lab.reporting.single_file import render_page, style, write_whole
 from mismatch_lab.resources import reports_dir
 from mismatch_lab.trainer.comparison.figures import draw, legend, log_foot
 from mismatch_lab.trainer.comparison.records import Comparison, Curve
@@ -39,48 +33,13 @@ POINTS_SHOWN = 12
 
 def write_page(found: Comparison, out: Path) -> Path:
     """Render the comparison into `out/comparison.html`, whole or not at all."""
-    path = out / PAGE_FILE
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(render(found, reports_dir()).encode("utf-8", errors="replace"))
-    temporary.replace(path)
-    return path
+    return write_whole(out / PAGE_FILE, render(found, reports_dir()))
 
 
 def render(found: Comparison, templates: Path) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=FileSystemLoader(templates),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-    )
-    environment.filters |= {
-        "number": numbers.number,
-        "signed": numbers.signed,
-        "count": numbers.count,
-        "value": numbers.estimate_value,
-        "interval": numbers.interval,
-        "seconds": numbers.seconds,
-        "unbroken": unbroken,
-        "cell": cell,
-        "against": against,
-    }
-
-    def text(name: str) -> str:
-        return (templates / name).read_text(encoding="utf-8")
-
-    script = text("report.js")
-    digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return environment.get_template(TEMPLATE).render(
-        **context(found),
-        css=Markup(text("report.css")),
-        own_css=Markup(text("comparison.css")),
-        js=Markup(script),
-        js_hash=f"sha256-{base64.b64encode(digest).decode('ascii')}",
-        version=__version__,
-    )
+    shown = {**context(found), "own_css": style(templates, "comparison.css")}
+    return render_page(TEMPLATE, templates, shown, {"cell": cell, "against": against})
 
 
 def context(found: Comparison) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import torch
 
 from mismatch_lab.attribution.causes import CAUSES
 from mismatch_lab.errors import InputError
-from mismatch_lab.remedies import REMEDIES, check_names, load_remedy
+from mismatch_lab.remedies import REMEDIES, chosen, load_remedy
 from mismatch_lab.remedies.on_policy_ratio import old_logp
 
 
@@ -20,7 +20,7 @@ def test_every_fix_says_what_it_does_and_where_it_is_from(name: str) -> None:
 
 def test_unknown_fix_lists_what_there_is() -> None:
     with pytest.raises(InputError, match="attention-sinks"):
-        check_names(["attention-sink"])
+        chosen(["attention-sink"])
 
 
 def test_old_logp_is_the_current_one_in_the_first_update_only() -> None:
