@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,23 @@ def load_config(model: str, trust_remote_code: bool) -> Any:
             f"Model {model} cannot be read: {detail}",
             "Unsupported architecture, damaged config.json, or a hub that cannot be reached.",
         ) from error
+
+
+def read_config_json(model: str) -> dict[str, Any]:
+    """The config of a checkpoint as it is written; transformers is asked only for hub names.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    file = Path(locate(model)) / "config.json"
+    if not file.is_file():
+        found: dict[str, Any] = load_config(locate(model), trust_remote_code=False).to_dict()
+        return found
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"Config {file} cannot be read: {error}") from error
+    return found
 
 
 def context_length(config: Any) -> int:

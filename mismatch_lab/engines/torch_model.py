@@ -50,14 +50,12 @@ def load_model(spec: SideSpec, options: TorchOptions, dtype: torch.dtype) -> nn.
         EngineError: it does not fit into memory.
     """
     load_config(spec.model, spec.trust_remote_code)
-    extra: dict[str, Any] = {}
-    if options.attn_implementation != "auto":
-        extra["attn_implementation"] = options.attn_implementation
-    if options.experts_implementation != "auto":
-        extra["experts_implementation"] = options.experts_implementation
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            spec.model, dtype=dtype, trust_remote_code=spec.trust_remote_code, **extra
+            spec.model,
+            dtype=dtype,
+            trust_remote_code=spec.trust_remote_code,
+            **_implementations(options),
         )
     except MemoryError as error:
         raise EngineError(f"{spec.model} does not fit into memory.") from error
@@ -69,6 +67,34 @@ def load_model(spec: SideSpec, options: TorchOptions, dtype: torch.dtype) -> nn.
     model.eval()  # type: ignore[no-untyped-call]
     model.requires_grad_(False)
     return model
+
+
+def empty_model(spec: SideSpec, options: TorchOptions, dtype: torch.dtype) -> nn.Module:
+    """The modules of `load_model` on the meta device: shapes, no values.
+
+    Raises:
+        InputError: the checkpoint's config cannot be read or its architecture is unknown.
+    """
+    config = load_config(spec.model, spec.trust_remote_code)
+    with torch.device("meta"):
+        model: nn.Module = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config,
+            dtype=dtype,
+            trust_remote_code=spec.trust_remote_code,
+            **_implementations(options),
+        )
+    model.eval()
+    model.requires_grad_(False)
+    return model
+
+
+def _implementations(options: TorchOptions) -> dict[str, str]:
+    """What transformers is told of kernels; it chooses what is left out."""
+    asked = {
+        "attn_implementation": options.attn_implementation,
+        "experts_implementation": options.experts_implementation,
+    }
+    return {name: value for name, value in asked.items() if value != "auto"}
 
 
 class BodyAndHead:

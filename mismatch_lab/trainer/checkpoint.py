@@ -83,9 +83,9 @@ def load(out: Path, policy: Policy) -> dict[str, Any] | None:
 
 
 def behind(out: Path) -> list[dict[str, Tensor]]:
-    """What the last checkpoint was given as `behind`."""
+    """What the last checkpoint was given as `behind`, on rank 0."""
     folder = next(reversed(_folders(out)), None)
-    files = sorted(folder.glob(BEHIND)) if folder else []
+    files = sorted(folder.glob(BEHIND)) if folder and dist.get_rank() == 0 else []
     return [load_file(file) for file in files]
 
 

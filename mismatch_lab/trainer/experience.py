@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,15 +18,13 @@ from mismatch_lab.trainer.planting import Plan
 from mismatch_lab.trainer.rollout import Draw, EngineSpec, Record, Rollout, start_of
 from mismatch_lab.trainer.rollout_many import at_once
 from mismatch_lab.trainer.sampled import Answer
+from mismatch_lab.trainer.sync import CHECK_ROWS, Sync
 from mismatch_lab.trainer.tasks import load_task
 from mismatch_lab.trainer.tasks.base import Problem, Reward
 from mismatch_lab.trainer.tasks.episodes import Episode, roll_out
 from mismatch_lab.trainer.tasks.problem_sets import batch_at
 from mismatch_lab.trainer.tasks.sources import Source
 from mismatch_lab.trainer.tasks.tokens import TaskTokeniser
-
-if TYPE_CHECKING:
-    from mismatch_lab.trainer.sync import Sync
 
 SEED_STRIDE = 1_000_003
 """Seeds of runs do not meet: each has its own million of steps."""
@@ -79,7 +77,7 @@ class Sampler:
         if resumed:
             folder = sync.publish()
             at_once(self.engines, lambda engine: engine.restart(folder))
-        sync.start([self.tokeniser.prompt_ids(p) for p in self.problems.heldout[:4]])
+        sync.start([self.tokeniser.prompt_ids(p) for p in self.problems.heldout[:CHECK_ROWS]])
 
     def sample(self, step: int) -> Experience | None:
         """The roll-outs of one step; None where there is no engine (ranks other than 0)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mismatch_lab.engines.checkpoint import read_config_json
 from mismatch_lab.errors import InputError
 from mismatch_lab.faults import load_fault
 from mismatch_lab.faults.base import SEVERITIES, Fault, Severity
@@ -74,6 +75,21 @@ def plan_run(config: TrainConfig) -> Plan:
                 else "Plant one at a time.",
             )
     return Plan(_configured(config), tuple(trainer), engine, sampling, lag)
+
+
+def check_faults(config: TrainConfig) -> None:
+    """Raise InputError for a fault in a part that the model does not have."""
+    if not config.faults:
+        return
+    model = read_config_json(config.model)
+    kind = str(model.get("model_type"))
+    for fault, _ in map(parse_fault, config.faults):
+        if not fault.applies(kind, model):
+            raise InputError(
+                f"Fault {fault.id} cannot be planted in {config.model}: a model of type {kind} "
+                "has no such part.",
+                "`mismatch-lab list faults` says what each breaks.",
+            )
 
 
 def parse_fault(text: str) -> tuple[Fault, Severity]:

@@ -17,10 +17,10 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from mismatch_lab.engines.options import TorchOptions
-from mismatch_lab.engines.torch_model import DTYPES, load_model
+from mismatch_lab.engines.torch_model import DTYPES, empty_model, load_model
 from mismatch_lab.errors import InputError
 from mismatch_lab.schema import SideSpec
-from mismatch_lab.trainer import ranks
+from mismatch_lab.trainer import ranks, sharded_load
 from mismatch_lab.trainer.batch import Batch, micro_batches
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.policy_model import PolicyModel, Scores
@@ -42,20 +42,9 @@ class Policy:
         """
         self.config = config
         self.device = ranks.join()
-        spec = SideSpec(side="train", engine="fsdp", model=folder, dtype=config.dtype)
-        options = TorchOptions(attn_implementation=config.attention)
-        bare: Any = load_model(spec, options, torch.float32)
-        bare.requires_grad_(True)
-        if change is not None:
-            change(bare)
-        if config.optim.checkpoint_activations:
-            bare.gradient_checkpointing_enable({"use_reentrant": False})
-        self.bare: Any = bare
+        self.model = _sharded(config, folder, change, self.device)
+        self.bare: Any = self.model.model
         """The transformers model, without the wrapper that is sharded."""
-        text = bare.config.get_text_config()
-        self.model = PolicyModel(bare, int(text.vocab_size))
-        # FSDP2 moves each group to the device as it cuts it: the whole model need not fit there.
-        _shard(self.model, int(text.num_hidden_layers), config.dtype)
         optim = config.optim
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -126,13 +115,15 @@ class Policy:
     def weights(self) -> dict[str, Tensor]:
         """Every tensor, whole, by transformers' names, in the dtype that the engine computes in.
 
-        All ranks must call it. On the CPU; a copy, so that a step does not change it.
+        All ranks must call it; only rank 0 gets them. On the CPU; a copy, so that a step does not
+        change it.
         """
-        kind = DTYPES[self.config.dtype]
-        return {
-            name.removeprefix("model."): _whole(parameter).detach().to("cpu", kind, copy=True)
-            for name, parameter in self.model.named_parameters(remove_duplicate=False)
-        }
+        kind, found = DTYPES[self.config.dtype], {}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            whole = _whole(parameter).detach()
+            if dist.get_rank() == 0:
+                found[name.removeprefix("model.")] = whole.to("cpu", kind, copy=True)
+        return found
 
     def save_pretrained(self, folder: Path, weights: dict[str, Tensor]) -> None:
         """Write a checkpoint that transformers and engines load."""
@@ -143,11 +134,44 @@ def _whole(parameter: Tensor) -> Tensor:
     return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
 
 
-def _shard(model: PolicyModel, n_layers: int, dtype: str) -> None:
+def _sharded(
+    config: TrainConfig,
+    folder: str,
+    change: Callable[[nn.Module], None] | None,
+    device: torch.device,
+) -> PolicyModel:
+    """The checkpoint, changed and cut. Of several ranks only the first reads it."""
+    spec = SideSpec(side="train", engine="fsdp", model=folder, dtype=config.dtype)
+    options = TorchOptions(attn_implementation=config.attention)
+
+    def prepared(bare: Any) -> PolicyModel:
+        bare.requires_grad_(True)
+        if change is not None:
+            change(bare)
+        if config.optim.checkpoint_activations:
+            bare.gradient_checkpointing_enable({"use_reentrant": False})
+        return PolicyModel(bare, int(bare.config.get_text_config().vocab_size))
+
+    if dist.get_world_size() == 1:
+        model = prepared(load_model(spec, options, torch.float32))
+        # FSDP2 moves each group to the device as it cuts it: the whole model need not fit there.
+        _shard(model, config.dtype)
+        return model
+    first = dist.get_rank() == 0
+    source = prepared(load_model(spec, options, torch.float32)) if first else None
+    model = prepared(empty_model(spec, options, torch.float32))
+    _shard(model, config.dtype)
+    sharded_load.fill(model, source, device)
+    return model
+
+
+def _shard(model: PolicyModel, dtype: str) -> None:
     """Each decoder layer, then all that is left; float32 stays as it is."""
     policy = MixedPrecisionPolicy(
         param_dtype=None if dtype == "float32" else DTYPES[dtype], reduce_dtype=torch.float32
     )
+    bare: Any = model.model
+    n_layers = bare.config.get_text_config().num_hidden_layers
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers]
     if not lists:
         raise InputError("The model has no list of decoder layers to shard.")

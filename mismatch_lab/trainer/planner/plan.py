@@ -48,7 +48,7 @@ class MemoryPlan:
     shared: bool
     """An engine runs on a device of the trainer: there both are needed."""
     host_gib: float
-    """Of the trainer's processes on one host."""
+    """Of rank 0's process; the trainer's others hold no weights on their hosts."""
 
     @property
     def peak(self) -> Phase:
@@ -103,7 +103,7 @@ def make_plan(config: TrainConfig, machine: Machine) -> MemoryPlan:
         phases=phases,
         engine=engine,
         shared=_shared(config, machine),
-        host_gib=_host_bytes(shape, b, machine, config) / GIB,
+        host_gib=_host_bytes(shape, b, machine) / GIB,
     )
 
 
@@ -125,11 +125,10 @@ def _shared(config: TrainConfig, machine: Machine) -> bool:
     return not devices or bool(devices & own)
 
 
-def _host_bytes(shape: ModelShape, b: int, machine: Machine, config: TrainConfig) -> int:
-    """Each rank loads the whole model in float32, and later holds what is published.
+def _host_bytes(shape: ModelShape, b: int, machine: Machine) -> int:
+    """Rank 0 reads the whole model in float32, and later holds what is published.
 
     That is in the compute dtype: the last one, and the new one while it is made.
     """
-    models = 2 if config.loss.kl_weight > 0 else 1
-    loading = 4 * models if machine.device == "cuda" else 0
-    return machine.ranks_per_host * shape.parameters * max(loading, 2 * b)
+    reads = machine.device == "cuda" or machine.ranks > 1
+    return shape.parameters * max(4 if reads else 0, 2 * b)

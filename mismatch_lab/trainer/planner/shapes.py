@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
-from mismatch_lab.engines.checkpoint import load_config, locate
+from mismatch_lab.engines.checkpoint import read_config_json
 from mismatch_lab.errors import InputError
 
 Shape = tuple[int, ...]
@@ -77,14 +75,7 @@ def read_shape(model: str) -> ModelShape:
     Raises:
         InputError: no such config, an architecture that is not known here, or a missing field.
     """
-    file = Path(locate(model)) / "config.json"
-    if not file.is_file():
-        return shape_of(load_config(locate(model), False).to_dict(), model)
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"Config {file} cannot be read: {error}") from error
-    return shape_of(config, str(file))
+    return shape_of(read_config_json(model), model)
 
 
 def shape_of(config: Mapping[str, Any], where: str) -> ModelShape:

@@ -21,7 +21,8 @@ class Source:
     """Which problems, and how many."""
 
     name: str = GENERATED
-    """`generated`, a file that ends in .jsonl, or a hub name: `owner/name`, `owner/name:config`."""
+    """`generated`, a file that ends in .jsonl, or what `datasets` loads: a hub name (`owner/name`,
+    `owner/name:config`) or a folder of its files."""
     heldout: str | None = None
     """A second .jsonl file, or a split on the hub; None: the hub's `test`, else a tenth of all."""
     n_train: int = 4096

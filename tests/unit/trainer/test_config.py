@@ -7,7 +7,7 @@ import pytest
 from mismatch_lab.errors import InputError
 from mismatch_lab.trainer.command import parse_setting
 from mismatch_lab.trainer.config import TrainConfig, read_config
-from mismatch_lab.trainer.planting import LAG_STEPS, parse_fault, plan_run
+from mismatch_lab.trainer.planting import LAG_STEPS, check_faults, parse_fault, plan_run
 
 
 def test_file_then_overrides(tmp_path: Path) -> None:
@@ -93,3 +93,9 @@ def test_every_example_can_be_read() -> None:
     assert examples
     for path in examples:
         assert read_config(path, {}).task in path.stem
+
+
+def test_a_fault_in_a_part_that_the_model_has_not_is_refused() -> None:
+    with pytest.raises(InputError, match="type gpt_oss has no such part"):
+        check_faults(TrainConfig(faults=("final-softcap",)))
+    check_faults(TrainConfig(faults=("sinks-dropped", "top-p")))
