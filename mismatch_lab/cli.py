@@ -296,7 +296,7 @@ def main() -> NoReturn:
         sys.exit(EXIT_NOT_MEASURED)
     except SystemExit as ended:
         if ended.code == EXIT_INTERRUPTED:  # what typer makes of a KeyboardInterrupt
-            typer.echo("interrupted: no half capture is left; run the same again.", err=True)
+            typer.echo("interrupted: nothing half-written is left.", err=True)
         raise
     except Exception as error:
         if debug:

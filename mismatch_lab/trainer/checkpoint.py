@@ -17,8 +17,11 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
+from mismatch_lab.errors import InputError
 from mismatch_lab.trainer import ranks
 from mismatch_lab.trainer.policy import Policy
 
@@ -65,21 +68,44 @@ def _finish(partial: Path, final: Path, state: dict[str, Any]) -> None:
 
 
 def load(out: Path, policy: Policy) -> dict[str, Any] | None:
-    """Bring the policy to the last checkpoint and return its state; None where there is none."""
+    """Bring the policy to the last checkpoint and return its state; None where there is none.
+
+    Raises:
+        InputError: the checkpoint is damaged, or of another model.
+    """
     folder = ranks.share(next(reversed(_folders(out)), None))
     if folder is None:
         return None
+    try:
+        _restore(folder, policy)
+        state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (CheckpointException, OSError, ValueError) as error:
+        raise InputError(
+            f"The checkpoint {folder} cannot be read: {str(error).strip().splitlines()[-1]}",
+            "Remove that folder to go on from the one before it.",
+        ) from error
+    return state
+
+
+def _restore(folder: Path, policy: Policy) -> None:
+    """A parameter that never had a gradient has no state of the optimizer, and gets none."""
     model, optimizer = get_state_dict(policy.model, policy.optimizer)
+    saved = FileSystemReader(folder).read_metadata().state_dict_metadata
+    states: dict[str, Any] = optimizer["state"]  # type: ignore[assignment]
+    untouched = {name for name in states if f"optimizer.state.{name}.step" not in saved}
+    blank = {name: states.pop(name) for name in untouched}
     held: dict[str, Any] = {"model": model, "optimizer": optimizer}
     state_dict_loader.load(held, checkpoint_id=folder)
+    held["optimizer"]["state"] |= blank
     set_state_dict(
         policy.model,
         policy.optimizer,
         model_state_dict=held["model"],
         optim_state_dict=held["optimizer"],
     )
-    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    return state
+    for name, parameter in policy.model.named_parameters():
+        if name in untouched:
+            policy.optimizer.state.pop(parameter, None)
 
 
 def behind(out: Path) -> list[dict[str, Tensor]]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
+from mismatch_lab.trainer.watcher import Watcher
+
 SHOWN = (
     ("reward", "reward", ".3f"),
     ("heldout/reward", "held out", ".3f"),
@@ -21,14 +23,15 @@ SHOWN = (
 """(metric, its short name, format)"""
 
 
-class StepPrinter:
-    """Called after each step."""
+class StepPrinter(Watcher):
+    """For logs and pipes."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self.console = Console(highlight=False)
 
-    def __call__(self, step: int, values: Mapping[str, Any]) -> None:
+    def step(self, step: int, values: Mapping[str, Any]) -> None:
+        """Print the step."""
         parts = [
             f"{short} {values[name]:{form}}"
             for name, short, form in SHOWN

@@ -6,7 +6,6 @@ Ranks other than 0 have no engine; they get each batch from rank 0 and share in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,13 @@ from mismatch_lab.trainer.policy import Policy
 from mismatch_lab.trainer.policy_model import Scores
 from mismatch_lab.trainer.replay import RoutingWatch
 from mismatch_lab.trainer.sync import CHECK_ROWS, Sync
+from mismatch_lab.trainer.watcher import QUIET, Watcher
 
 Values = dict[str, Any]
-OnStep = Callable[[int, Values], None]
 
 
-def train(config: TrainConfig, out: Path, on_step: OnStep = lambda _step, _values: None) -> None:
-    """Run to `config.steps`, or go on from the last checkpoint in `out`.
+def train(config: TrainConfig, out: Path, watcher: Watcher = QUIET) -> None:
+    """Run to `config.steps`, or go on from the last checkpoint in `out`; rank 0's watcher is told.
 
     Raises:
         InputError: an unknown fault or fix, or one that the engine or the model cannot have.
@@ -49,6 +48,7 @@ def train(config: TrainConfig, out: Path, on_step: OnStep = lambda _step, _value
         else None
     )
     state = checkpoint.load(out, policy) or {"step": 0}
+    watcher.begin(state["step"])
     watch = RoutingWatch(policy, "routing-replay" in config.fixes)
 
     with Sampler(plan, out) as sampler:
@@ -61,10 +61,10 @@ def train(config: TrainConfig, out: Path, on_step: OnStep = lambda _step, _value
         def report_step(step: int, values: Values) -> None:
             if metrics is not None:
                 metrics.write(step, values)
-                on_step(step, values)
+                watcher.step(step, values)
 
         for step in range(state["step"], config.steps):
-            clock = Clock()
+            clock = Clock(watcher.phase)
             torch.manual_seed(config.seed * 1_000_003 + step)  # dropout, if the model has any
             values: Values = {}
 
@@ -101,8 +101,10 @@ def train(config: TrainConfig, out: Path, on_step: OnStep = lambda _step, _value
             if config.checkpoint_every and (
                 made == config.steps or made % config.checkpoint_every == 0
             ):
+                watcher.phase("checkpoint")
                 checkpoint.save(out, policy, {"step": made}, sync.behind)
 
+        watcher.phase("eval")
         report_step(config.steps, sampler.evaluate())
 
 

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,15 +53,17 @@ class Metrics:
 
 
 class Clock:
-    """Seconds by phase of a step, as `seconds/NAME`."""
+    """Seconds by phase of a step, as `seconds/NAME`; `on_phase` is told when one begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_phase: Callable[[str], None] = lambda _name: None) -> None:
+        self.on_phase = on_phase
         self.seconds: dict[str, float] = {}
         self._began = time.perf_counter()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time the block; a phase entered twice adds up."""
+        self.on_phase(name)
         began = time.perf_counter()
         yield
         spent = time.perf_counter() - began

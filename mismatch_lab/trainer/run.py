@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,12 @@ from typing import Any
 from mismatch_lab.engines.checkpoint import EMBEDDED
 from mismatch_lab.errors import InputError
 from mismatch_lab.remedies import chosen
+from mismatch_lab.reporting.text import visible
 from mismatch_lab.trainer.config import TrainConfig
-from mismatch_lab.trainer.metrics import check_tensorboard
-from mismatch_lab.trainer.planting import plan_run
+from mismatch_lab.trainer.metrics import FILE, check_tensorboard, read_metrics
+from mismatch_lab.trainer.planting import check_faults, plan_run
 from mismatch_lab.trainer.tasks import TASKS, load_task
+from mismatch_lab.trainer.watcher import QUIET, Watcher
 
 RECORD = "train.json"
 SCHEMA_VERSION = 1
@@ -29,29 +34,50 @@ def run_training(
         InputError: a wrong name, a folder that is in use, or another run's folder.
     """
     check(config)
+    if int(os.environ.get("RANK", 0)) != 0:
+        return _train(config, None, QUIET)
     folder = _folder(config, out, resume)
-    lead = int(os.environ.get("RANK", 0)) == 0
-    if lead:
-        _record(config, folder, command)
+    with _recorded(config, folder, command), _watcher(config, folder) as watcher:
+        return _train(config, folder, watcher)
+
+
+def _train(config: TrainConfig, folder: Path | None, watcher: Watcher) -> Path:
+    """The folder is rank 0's to choose, the others learn it here."""
     from transformers.utils import logging as transformers_logging
 
     from mismatch_lab.trainer import ranks
-    from mismatch_lab.trainer.console import StepPrinter
     from mismatch_lab.trainer.loop import train
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     ranks.join()
     try:
-        config = config.model_copy(update={"model": ranks.share(_model(config) if lead else None)})
-        train(config, folder, StepPrinter(config.steps) if lead else lambda _step, _values: None)
+        chosen_by_first = (folder, _model(config, watcher)) if folder else None
+        folder, model = ranks.share(chosen_by_first)
+        train(config.model_copy(update={"model": model}), folder, watcher)
     finally:
         ranks.leave()
     return folder
 
 
+def _watcher(config: TrainConfig, folder: Path) -> Watcher:
+    """A dashboard where somebody can see it, else a line a step."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    # FORCE_COLOR makes a terminal of anything for rich, also of the pipe to `--compare`.
+    if console.is_interactive and sys.stdout.isatty():
+        from mismatch_lab.trainer.dashboard import Dashboard
+
+        return Dashboard(config, console, _steps_made(folder))
+    from mismatch_lab.trainer.console import StepPrinter
+
+    return StepPrinter(config.steps)
+
+
 def check(config: TrainConfig) -> None:
     """Refuse what can be refused before anything heavy is imported."""
     plan, fixes = plan_run(config), chosen(config.fixes)
+    check_faults(config)
     reach_in = [fix.id for fix in fixes if fix.engine == "vllm in one process"]
     reach_in += (plan.engine_fault or ())[:1]
     if reach_in and plan.config.rollout.args.get("tensor_parallel_size", 1) != 1:
@@ -83,7 +109,7 @@ def _check_servers(urls: tuple[str, ...]) -> None:
         check_url(url)
 
 
-def _model(config: TrainConfig) -> str:
+def _model(config: TrainConfig, watcher: Watcher) -> str:
     """The checkpoint to start on: a task that the embedded model cannot do is taught first."""
     if config.model != EMBEDDED or not load_task(config.task).warm_up:
         return config.model
@@ -91,6 +117,7 @@ def _model(config: TrainConfig) -> str:
 
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mismatch-lab"
     cache.mkdir(parents=True, exist_ok=True)
+    watcher.phase("warm-up")
     return str(warm_checkpoint(config.task, cache))
 
 
@@ -110,6 +137,31 @@ def _folder(config: TrainConfig, out: Path | None, resume: bool) -> Path:
         check_same_run(out / RECORD, config.model_dump(mode="json"))
     out.mkdir(parents=True, exist_ok=True)
     return out
+
+
+@contextmanager
+def _recorded(config: TrainConfig, folder: Path, command: tuple[str, ...]) -> Iterator[None]:
+    """The run's record while and after it runs, and a last line that says where the run is.
+
+    A run that ends before its first step leaves none behind: the same command can be given again.
+    """
+    new = not (folder / RECORD).exists()
+    _record(config, folder, command)
+    where = f"Run folder: {visible(str(folder))}"
+    try:
+        yield
+    except BaseException:
+        if new and not _steps_made(folder) and not any(folder.glob("checkpoints/step-*")):
+            (folder / RECORD).unlink(missing_ok=True)
+        else:
+            print(f"{where}; to go on: --out {folder} --resume", flush=True)
+        raise
+    print(where, flush=True)
+
+
+def _steps_made(folder: Path) -> list[dict[str, Any]]:
+    """Lines of its metrics."""
+    return read_metrics(folder) if (folder / FILE).is_file() else []
 
 
 def _record(config: TrainConfig, folder: Path, command: tuple[str, ...]) -> None:

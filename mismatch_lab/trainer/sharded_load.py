@@ -30,7 +30,7 @@ def fill(model: nn.Module, source: nn.Module | None, device: torch.device) -> No
         EngineError: something is left without a value.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's own use of a deprecated name
+        warnings.simplefilter("ignore", UserWarning)  # torch's own use of a deprecated name
         set_model_state_dict(
             model,
             {} if source is None else source.state_dict(),

@@ -88,8 +88,10 @@ def held(sharding: Sharding) -> list[Term]:
 
 
 def load(sharding: Sharding) -> Phase:
-    """Each group is moved to the device whole, in float32, and then cut; of several ranks they get
-    it from rank 0 tensor by tensor, which is less."""
+    """Each group is moved to the device whole, in float32, and then cut.
+
+    Several ranks get it from rank 0 tensor by tensor, which is less.
+    """
     group = max(sharding.run.shape.parameters_of_groups)
     terms = [*held(sharding)[:1], _term("one group whole, float32", WIDE * group)]
     return Phase("load", tuple(terms))

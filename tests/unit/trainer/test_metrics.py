@@ -8,7 +8,7 @@ import pytest
 
 from mismatch_lab.errors import MissingDependencyError
 from mismatch_lab.trainer.config import TrainConfig
-from mismatch_lab.trainer.metrics import Metrics, read_metrics
+from mismatch_lab.trainer.metrics import Clock, Metrics, read_metrics
 from mismatch_lab.trainer.run import check
 
 
@@ -47,3 +47,12 @@ def test_event_files_hold_what_was_written(tmp_path: Path) -> None:
     assert events.Tags()["scalars"] == ["reward"]
     found = [(event.step, event.value) for event in events.Scalars("reward")]
     assert found == [(0, 0.0), (1, 0.25), (2, 0.75)]
+
+
+def test_the_clock_tells_of_a_phase_as_it_begins() -> None:
+    told: list[str] = []
+    clock = Clock(told.append)
+    with clock.phase("score"):
+        assert told == ["score"]
+        assert clock.seconds == {}
+    assert set(clock.values()) == {"seconds/score", "seconds/step"}
