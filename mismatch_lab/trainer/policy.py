@@ -155,17 +155,17 @@ def _sharded(
     if dist.get_world_size() == 1:
         model = prepared(load_model(spec, options, torch.float32))
         # FSDP2 moves each group to the device as it cuts it: the whole model need not fit there.
-        _shard(model, config.dtype)
+        shard(model, config.dtype)
         return model
     first = dist.get_rank() == 0
     source = prepared(load_model(spec, options, torch.float32)) if first else None
     model = prepared(empty_model(spec, options, torch.float32))
-    _shard(model, config.dtype)
+    shard(model, config.dtype)
     sharded_load.fill(model, source, device)
     return model
 
 
-def _shard(model: PolicyModel, dtype: str) -> None:
+def shard(model: PolicyModel, dtype: str) -> None:
     """Each decoder layer, then all that is left; float32 stays as it is."""
     policy = MixedPrecisionPolicy(
         param_dtype=None if dtype == "float32" else DTYPES[dtype], reduce_dtype=torch.float32
