@@ -51,9 +51,9 @@ def _infer_jobs(run: RunSpec) -> list[Job]:
 def _train_jobs(run: RunSpec) -> list[Job]:
     jobs: list[Job] = [
         _score(run, "train", fingerprint=True),
-        _self(run, "train_repeat"),
+        _self(run, "train_repeat", as_tapped=run.depth != "quick"),
         _self(run, "train_micro_batch", micro_batch=1),
-        _self(run, "train_mode", train_mode=True),
+        _self(run, "train_mode", as_tapped=run.depth != "quick", train_mode=True),
     ]
     if run.depth != "quick":
         jobs.append(_replay(run, "train_on_infer"))

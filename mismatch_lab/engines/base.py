@@ -28,6 +28,8 @@ class ScoreRequest:
     tap_rows: tuple[int, ...] = ()
     """Rows whose hidden states are recorded, at their probe positions; their probe positions run
     without a gap from the second token on."""
+    alone_rows: tuple[int, ...] = ()
+    """Rows that get a forward of their own, as tap rows do (transformers engines)."""
     micro_batch: int | None = None
     """Sequences per forward; None is the engine's own choice."""
     train_mode: bool = False

@@ -65,16 +65,17 @@ class FsdpEngine(TorchEngine):
     def records(
         self, rows: Rows, request: ScoreRequest, progress: Progress
     ) -> dict[int, RowRecord]:
-        """Every rank scores its share and the tap rows; all ranks get all records.
+        """Every rank scores its share and the rows that stand alone; all ranks get all records.
 
         A rank without a row of its own in the last round scores a row again: sharded layers are
         gathered in step, so every rank must run the same number of forwards.
         """
         size = request.micro_batch or self.micro_batch
-        shared = [row for row in range(rows.n_rows) if row not in request.tap_rows]
+        alone = sorted({*request.tap_rows, *request.alone_rows})
+        shared = [row for row in range(rows.n_rows) if row not in alone]
         each = -(-len(shared) // (size * self.world)) * size
         padded = [shared[min(i, len(shared) - 1)] for i in range(each * self.world)]
-        mine = [*padded[self.rank * each : (self.rank + 1) * each], *request.tap_rows]
+        mine = [*padded[self.rank * each : (self.rank + 1) * each], *alone]
         found = self.scorer.score(rows, mine, request, size, progress)
         if self.world == 1:
             return found

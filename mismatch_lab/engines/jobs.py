@@ -35,6 +35,8 @@ class ScoreJob(Strict):
     train_mode: bool = False
     first_rows: int | None = None
     """Score only this many rows (self-comparisons need few)."""
+    as_tapped: bool = False
+    """Rows that the plan taps are scored alone, as they are where they are tapped."""
     replay_from: str | None = None
     """Capture whose module inputs are fed to this side's modules."""
     routing_from: str | None = None

@@ -22,9 +22,10 @@ from mismatch_lab.schema import LogprobSpace, Manifest, SideSpec
 def score_job(engine: Engine, job: ScoreJob, captures: Path, progress: Progress) -> Capture:
     """Score the rows of the job's source capture."""
     source, _ = load_capture(captures / job.source)
+    plan = job.plan
+    alone = tap_rows(source.rows, plan) if job.as_tapped else ()
     if job.first_rows is not None:
         source = first_rows(source, job.first_rows)
-    plan = job.plan
     replay = None
     if job.replay_from is not None:
         other, _ = load_capture(captures / job.replay_from)
@@ -36,6 +37,7 @@ def score_job(engine: Engine, job: ScoreJob, captures: Path, progress: Progress)
         else source.rows.row_offsets[:0],
         routing=job.routing,
         tap_rows=tap_rows(source.rows, plan) if job.taps else (),
+        alone_rows=tuple(row for row in alone if row < source.rows.n_rows),
         micro_batch=job.micro_batch,
         train_mode=job.train_mode,
         replay=replay,

@@ -43,8 +43,10 @@ class TorchScorer:
     ) -> dict[int, RowRecord]:
         """Records of the chosen rows. Hidden states are tapped one row at a time."""
         tapped = [row for row in chosen_rows if row in request.tap_rows]
-        others = [row for row in chosen_rows if row not in request.tap_rows]
+        single = {*request.tap_rows, *request.alone_rows}
+        others = [row for row in chosen_rows if row not in single]
         batches = [others[i : i + micro_batch] for i in range(0, len(others), micro_batch)]
+        batches += [[row] for row in chosen_rows if row in single - {*tapped}]
         records: dict[int, RowRecord] = {}
         self.parts.model.train(request.train_mode)
         with torch.no_grad(), ExitStack() as stack:

@@ -16,7 +16,7 @@ from mismatch_lab.scorecard.controls import ALL, CONTROLS, Control
 from mismatch_lab.scorecard.models import (
     ARCHITECTURES,
     EVERY_ARCHITECTURE,
-    HELD_OUT_ARCHITECTURES,
+    UNSEEN_ARCHITECTURES,
 )
 from mismatch_lab.scorecard.plant import healthy, planted
 from mismatch_lab.scorecard.records import Case, Truth
@@ -52,18 +52,13 @@ def model_names() -> list[str]:
     return [EMBEDDED, *ARCHITECTURES]
 
 
-def held_out_names() -> list[str]:
-    """The architectures of the held-out cases: the embedded one is there to compare with."""
-    return [*HELD_OUT_ARCHITECTURES, EMBEDDED]
-
-
 def read_model(name: str, checkpoints: Path) -> Model:
     """An architecture with its configuration; of one that is not trained yet, as it will be.
 
     Raises:
         InputError: no such architecture.
     """
-    known = [*model_names(), *HELD_OUT_ARCHITECTURES]
+    known = [*model_names(), *UNSEEN_ARCHITECTURES]
     if name not in known:
         raise InputError(
             f"The scorecard has no architecture {name!r}.", f"Available: {', '.join(known)}."
@@ -119,7 +114,7 @@ def controls(models: Sequence[Model], engine: str) -> list[Planned]:
 
 
 def _is_for(control: Control, model: Model) -> bool:
-    everywhere = control.models == ALL and model.name in HELD_OUT_ARCHITECTURES
+    everywhere = control.models == ALL and model.name in UNSEEN_ARCHITECTURES
     return model.name in control.models or everywhere
 
 

@@ -18,6 +18,7 @@ from mismatch_lab.errors import InputError
 from mismatch_lab.executors import warm
 from mismatch_lab.faults import FAULTS, load_fault
 from mismatch_lab.faults.held_out import HELD_OUT, load_held_out
+from mismatch_lab.faults.held_out_second import HELD_OUT_SECOND, load_held_out_second
 from mismatch_lab.provenance import gather
 from mismatch_lab.request import DTYPES
 from mismatch_lab.schema import write_json
@@ -29,7 +30,7 @@ from mismatch_lab.scorecard.models import checkpoint
 from mismatch_lab.scorecard.page import write_page
 from mismatch_lab.scorecard.records import CaseResult, Scorecard
 from mismatch_lab.scorecard.run_case import Bench, run_case
-from mismatch_lab.scorecard.select import Selection, part_of, select
+from mismatch_lab.scorecard.select import FIRST, SECOND, Selection, part_of, select
 from mismatch_lab.scorecard.store import (
     CARD_FILE,
     load_results,
@@ -72,7 +73,10 @@ def run_scorecard(asked: ScorecardRequest) -> bool:
     part_of([], asked.part)  # before anything slow
     checkpoints = asked.checkpoints or default_checkpoints()
     faults = [load_fault(name) for name in FAULTS]
-    held_out = [load_held_out(name) for name in HELD_OUT]
+    held_out = {
+        FIRST: [load_held_out(name) for name in HELD_OUT],
+        SECOND: [load_held_out_second(name) for name in HELD_OUT_SECOND],
+    }
     planned = select(asked.selection, faults, asked.engine, checkpoints, held_out)
     part = part_of(planned, asked.part)
     if asked.list_only:

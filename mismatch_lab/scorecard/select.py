@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from mismatch_lab.engines.checkpoint import EMBEDDED
@@ -13,16 +14,18 @@ from mismatch_lab.faults.base import Fault
 from mismatch_lab.scorecard.cases import (
     Planned,
     controls,
-    held_out_names,
     model_names,
     read_model,
     singles,
 )
 from mismatch_lab.scorecard.doubles import doubles
+from mismatch_lab.scorecard.models import HELD_OUT_ARCHITECTURES, SECOND_ARCHITECTURES
 from mismatch_lab.scorecard.records import SEVERITIES
 
-HELD_OUT = "held-out"
-SUBSETS = ("ci", "quick", "broad", "full", HELD_OUT)
+FIRST, SECOND = "held-out", "held-out-second"
+UNSEEN = {FIRST: HELD_OUT_ARCHITECTURES, SECOND: SECOND_ARCHITECTURES}
+"""subset -> the architectures of its cases, next to the embedded one, which compares."""
+SUBSETS = ("ci", "quick", "broad", "full", *UNSEEN)
 ENGINES = ("vllm", "hf")
 CI_CASES = (
     "sinks-dropped+two-pass-training.plain.mini-gpt-oss.fp32",
@@ -54,9 +57,11 @@ def select(
     faults: Sequence[Fault],
     engine: str,
     checkpoints: Path,
-    held_out: Sequence[Fault] = (),
+    held_out: Mapping[str, Sequence[Fault]] = {},
 ) -> list[Planned]:
     """The cases asked for, in a fixed order, of all parts; held-out ones only by their names.
+
+    `held_out` maps a subset of UNSEEN to its faults.
 
     Raises:
         InputError: an unknown engine, subset, fault, architecture or severity, or none is left.
@@ -70,15 +75,26 @@ def select(
         *doubles(faults, models, engine, asked.dtype),
         *controls(models, engine),
     ]
-    unseen = [read_model(name, checkpoints) for name in asked.models or held_out_names()]
-    apart = [*singles(held_out, unseen, engine, asked.dtype), *controls(unseen, engine)]
-    chosen = _named(asked.subset, every, apart, [*faults, *held_out])
+    apart = {
+        subset: _apart(asked, subset, unseen, engine, checkpoints)
+        for subset, unseen in held_out.items()
+    }
+    chosen = _named(asked.subset, every, apart, [*faults, *chain(*held_out.values())])
     if asked.severities:
         kept = set(asked.severities)
         chosen = [p for p in chosen if not p.case.truths or p.case.truths[0].severity in kept]
     if not chosen:
         raise InputError("No case is left.", "See them all with --list.")
     return chosen
+
+
+def _apart(
+    asked: Selection, subset: str, faults: Sequence[Fault], engine: str, checkpoints: Path
+) -> list[Planned]:
+    """Every case of faults and architectures that nothing was developed on."""
+    names = asked.models or (*UNSEEN[subset], EMBEDDED)
+    models = [read_model(name, checkpoints) for name in names]
+    return [*singles(faults, models, engine, asked.dtype), *controls(models, engine)]
 
 
 def part_of(planned: list[Planned], part: str) -> list[Planned]:
@@ -95,19 +111,24 @@ def part_of(planned: list[Planned], part: str) -> list[Planned]:
 
 
 def _named(
-    subset: tuple[str, ...], every: list[Planned], apart: list[Planned], faults: Sequence[Fault]
+    subset: tuple[str, ...],
+    every: list[Planned],
+    apart: Mapping[str, list[Planned]],
+    faults: Sequence[Fault],
 ) -> list[Planned]:
     ids: dict[str, None] = {}
+    unseen = [planned for cases in apart.values() for planned in cases]
     for name in subset:
         found = [p.case.id for p in every if _matches(name, p)]
         if name == "quick":
             found = _quick(every)
         elif name == "broad":
             found = _broad(every)
-        elif name == HELD_OUT:
-            found = [p.case.id for p in apart if not _is_embedded_control(p)]
+        elif name in apart:
+            chosen = [p for p in apart[name] if not _is_embedded_control(p)]
+            found = _broad(chosen) if name == SECOND else [p.case.id for p in chosen]
         elif not found and name not in SUBSETS:
-            found = [p.case.id for p in apart if _matches(name, p)]
+            found = [p.case.id for p in unseen if _matches(name, p)]
         if not found and name not in SUBSETS and name not in {fault.id for fault in faults}:
             raise InputError(
                 f"The scorecard has no subset, fault, control or case {name!r}.",
@@ -115,7 +136,7 @@ def _named(
                 f"{', '.join(sorted(fault.id for fault in faults))}.",
             )
         ids |= dict.fromkeys(found)
-    cases = {p.case.id: p for p in [*every, *apart]}
+    cases = {p.case.id: p for p in [*every, *unseen]}
     return [planned for identity, planned in cases.items() if identity in ids]
 
 

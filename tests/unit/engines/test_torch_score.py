@@ -85,3 +85,19 @@ def test_the_normaliser_is_recorded_with_the_distribution(parts: BodyAndHead) ->
     logits = parts.head(hidden[0, 2:3]).numpy()
     np.testing.assert_allclose((probe + lse[:, None]) * 0.5, logits, rtol=1e-4, atol=1e-5)
     assert found[2].probe_lse is None or len(found[2].probe_lse) == 0
+
+
+def test_a_row_that_is_to_stand_alone_does_as_a_tapped_one(parts: BodyAndHead) -> None:
+    """Or else a kernel that depends on the batch looks like one that is random."""
+    batches: list[int] = []
+    parts.model.register_forward_pre_hook(
+        lambda _module, _args, given: batches.append(len(given["input_ids"])), with_kwargs=True
+    )
+    for request in (ScoreRequest(tap_rows=(0,)), ScoreRequest(alone_rows=(0,))):
+        batches.clear()
+        records(parts, request)
+        # Heads are forwards of their own, of one sequence.
+        assert sorted(n for n in batches if n > 1) == [2], request
+    batches.clear()
+    records(parts, ScoreRequest())
+    assert 3 in batches

@@ -14,14 +14,15 @@ import pytest
 from mismatch_lab.cli import main
 from mismatch_lab.executors import warm
 from mismatch_lab.faults import FAULTS, load_fault
-from mismatch_lab.faults.base import Fault
+from mismatch_lab.faults.base import SEVERITIES, Fault
 from mismatch_lab.faults.held_out import HELD_OUT, load_held_out
+from mismatch_lab.faults.held_out_second import HELD_OUT_SECOND, load_held_out_second
 from mismatch_lab.schema import Cause
 from mismatch_lab.scorecard import command
 from mismatch_lab.scorecard.cases import Planned
 from mismatch_lab.scorecard.doubles import COUNT, OFTEN
 from mismatch_lab.scorecard.judge import judge
-from mismatch_lab.scorecard.models import HELD_OUT_ARCHITECTURES
+from mismatch_lab.scorecard.models import HELD_OUT_ARCHITECTURES, SECOND_ARCHITECTURES
 from mismatch_lab.scorecard.records import Case, CaseResult, Scorecard
 from mismatch_lab.scorecard.run_case import Bench
 from mismatch_lab.scorecard.select import CI_CASES, Selection, part_of, select
@@ -267,7 +268,7 @@ def test_a_card_is_rendered_of_what_there_is(
 def test_held_out_cases_are_asked_for_by_name_alone(
     full: list[Planned], faults: list[Fault], tmp_path: Path
 ) -> None:
-    unseen = [load_held_out(name) for name in HELD_OUT]
+    unseen = {"held-out": [load_held_out(name) for name in HELD_OUT]}
 
     def chosen(name: str, *models: str) -> list[Case]:
         asked = Selection((name,), models=models)
@@ -284,3 +285,21 @@ def test_held_out_cases_are_asked_for_by_name_alone(
     assert [case.id for case in by_name] == [
         f"gqa-mapping.{severity}.phi3.fp32.hf" for severity in ("plain", "medium", "slight")
     ]
+
+
+def test_the_second_held_out_set_has_each_fault_at_each_severity_once(
+    full: list[Planned], faults: list[Fault], tmp_path: Path
+) -> None:
+    unseen = {"held-out-second": [load_held_out_second(name) for name in HELD_OUT_SECOND]}
+    asked = Selection(("held-out-second",))
+    cases = [planned.case for planned in select(asked, faults, "vllm", tmp_path, unseen)]
+    planted = sorted((t.fault, t.severity) for case in cases for t in case.truths)
+    assert planted == sorted((n, s) for n in HELD_OUT_SECOND for s in SEVERITIES)
+    assert {case.model for case in cases} == {*SECOND_ARCHITECTURES, "mini-gpt-oss"}
+    controls = [case.id for case in cases if case.control]
+    assert controls == [
+        f"healthy.{dtype}.{model}.{short}"
+        for dtype, short in (("float32", "fp32"), ("bfloat16", "bf16"))
+        for model in SECOND_ARCHITECTURES
+    ]
+    assert not {case.id for case in cases} & {planned.case.id for planned in full}
