@@ -61,7 +61,8 @@ class Tap:
         residual_layers: bool = False,
     ) -> None:
         """Args: `splits` take fused outputs apart; `residual_layers` says that layers and norms
-        are handed the residual stream beside the hidden state (vLLM), to be added to it.
+        are handed the residual stream beside the hidden state (vLLM). Most norms add it to that;
+        Cohere's hand it on as it is. What a norm gives back tells which.
         """
         self.modules = modules
         self.splits = splits or {}
@@ -70,6 +71,10 @@ class Tap:
         self.keep: Tensor | None = None
         self.recorded: dict[str, Tensor] = {}
         self.replay: Mapping[str, Tensor] = {}
+        self.adds_residual = True
+        """Whether the norms do; known from the first that is handed one."""
+        self._apart: dict[str, tuple[Tensor, Tensor]] = {}
+        """Inputs whose hidden state and residual are yet to be put together, by module."""
 
     @contextmanager
     def attached(self) -> Iterator[Tap]:
@@ -92,6 +97,7 @@ class Tap:
         """Begin a sequence of `tokens` tokens; record forward positions `keep` ([n]), if any."""
         self.tokens, self.keep, self.recorded = tokens, keep, {}
         self.replay = replay or {}
+        self._apart = {}
 
     def _before(self, name: str) -> Callable[..., Any]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -105,7 +111,12 @@ class Tap:
                 hidden = self.replay[key].to(hidden.dtype).reshape(hidden.shape)
                 self._record(key, hidden, None)
                 return _replace_hidden(args, kwargs, position, hidden)
-            self._record(key, hidden, _residual(args, kwargs) if self.residual_layers else None)
+            residual = self._kept(_residual(args, kwargs)) if self.residual_layers else None
+            own = self._kept(hidden)
+            if own is not None and residual is not None:
+                self._apart[name] = own, residual
+            else:
+                self._record(key, hidden, None)
             return None
 
         return hook
@@ -115,9 +126,10 @@ class Tap:
             hidden = hidden_of(output)
             if self.keep is None or hidden is None:
                 return
+            self._put_together(name, output)
             residual = None
-            if self.residual_layers and _is_layer(name) and isinstance(output, tuple):
-                residual = output[1]
+            if self.adds_residual and _is_layer(name) and isinstance(output, tuple):
+                residual = output[1] if self.residual_layers else None
             if name in self.splits:
                 for part, tensor in self.splits[name](hidden).items():
                     self._record(part, tensor, None)
@@ -128,15 +140,36 @@ class Tap:
 
         return hook
 
-    def _record(self, name: str, hidden: Tensor, residual: Tensor | None) -> None:
-        flat = flatten_tokens(hidden.detach(), self.tokens)
-        if flat is None or self.keep is None or name in self.recorded:
+    def _put_together(self, name: str, output: Any) -> None:
+        """Record the input of a module that was handed a residual. Norms run before their layer
+        ends, so that it is known by then what they do.
+        """
+        if name not in self._apart:
             return
-        kept = flat[self.keep].float()
-        if residual is not None:
-            other = flatten_tokens(residual.detach(), self.tokens)
-            kept = kept if other is None else kept + other[self.keep].float()
-        self.recorded[name] = kept.clone().cpu()
+        own, residual = self._apart.pop(name)
+        handed_on = None if _is_layer(name) else self._kept(_second(output))
+        if handed_on is not None:
+            to_sum, to_itself = ((handed_on - other).norm() for other in (own + residual, residual))
+            self.adds_residual = bool(to_sum <= to_itself)
+        self.recorded.setdefault(f"{name}:in", own + residual if self.adds_residual else own)
+
+    def _record(self, name: str, hidden: Tensor, residual: Tensor | None) -> None:
+        kept = self._kept(hidden)
+        if kept is None or name in self.recorded:
+            return
+        other = self._kept(residual)
+        self.recorded[name] = kept if other is None else kept + other
+
+    def _kept(self, hidden: Tensor | None) -> Tensor | None:
+        """[n, D] at the positions to record, a copy: kernels write residuals in place."""
+        flat = None if hidden is None else flatten_tokens(hidden.detach(), self.tokens)
+        return None if flat is None or self.keep is None else flat[self.keep].float().clone().cpu()
+
+
+def _second(output: Any) -> Tensor | None:
+    """What a norm hands on beside its output."""
+    both = isinstance(output, tuple) and len(output) == 2
+    return output[1] if both and isinstance(output[1], Tensor) else None
 
 
 def _is_layer(name: str) -> bool:

@@ -223,6 +223,43 @@ def test_residuals_carried_beside_are_added() -> None:
     assert at["model.layers.1"] == [49, 98]
 
 
+class CarryingNorm(nn.Module):
+    """As vLLM's for Cohere: the residual is no part of the input, and goes on as it came."""
+
+    def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        return x / 4, residual
+
+
+class CarryingLayer(nn.Module):
+    """Its output is the whole stream, the residual beside it is what came in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_layernorm = CarryingNorm()
+        self.mlp = Times(10.0)
+
+    def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        normed, residual = self.input_layernorm(x, x)
+        return residual + self.mlp(normed)[0], residual
+
+
+def test_residuals_that_norms_only_hand_on_are_not_added() -> None:
+    """Layer 0 takes 4 and gives 4 + 10 * 4 / 4 = 14, layer 1 takes that and gives 14 + 35 = 49."""
+    model = FusedToy()
+    model.layers = nn.ModuleList([CarryingLayer(), CarryingLayer()])
+    model.forward = lambda x: model.layers[1](*model.layers[0](x, None))[0]  # type: ignore[method-assign]
+    tap = Tap(tappable(model), residual_layers=True)
+    with tap.attached():
+        tap.start(2, torch.arange(2))
+        output = model(torch.tensor([[4.0], [8.0]]))
+    at = {name: tensor.flatten().tolist() for name, tensor in tap.recorded.items()}
+    assert output.flatten().tolist() == [49, 98]
+    assert at["model.layers.0"] == at["model.layers.1:in"] == [14, 28]
+    assert at["model.layers.1.input_layernorm:in"] == [14, 28]
+    assert at["model.layers.1.mlp"] == [35, 70]
+    assert at["model.layers.1"] == [49, 98]
+
+
 def test_fused_outputs_are_taken_apart() -> None:
     model = Toy()
     name = "model.layers.0.self_attn"
