@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch.distributed as dist
@@ -79,9 +80,10 @@ def load(out: Path, policy: Policy) -> dict[str, Any] | None:
     try:
         _restore(folder, policy)
         state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (CheckpointException, OSError, ValueError) as error:
+    except (CheckpointException, OSError, ValueError, EOFError, UnpicklingError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise InputError(
-            f"The checkpoint {folder} cannot be read: {str(error).strip().splitlines()[-1]}",
+            f"The checkpoint {folder} cannot be read: {why}",
             "Remove that folder to go on from the one before it.",
         ) from error
     return state

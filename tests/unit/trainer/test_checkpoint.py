@@ -63,3 +63,6 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     data.write_bytes(data.read_bytes()[:1000])
     with pytest.raises(InputError, match="step-000001 cannot be read"):
         checkpoint.load(tmp_path, policy)
+    (data.parent / ".metadata").write_bytes(b"")
+    with pytest.raises(InputError, match="step-000001 cannot be read"):
+        checkpoint.load(tmp_path, policy)
