@@ -33,7 +33,7 @@ diagnose: env
 	@$(BIN)/mismatch-lab diagnose --out $(RUN) --overwrite
 
 test: lint chromium
-	@echo "tests: about 12 minutes on 2 cores (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
+	@echo "tests: about 14 minutes on 2 cores (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
 	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --ignore tests/benchmarks $(PYTEST_ARGS)
 	@$(if $(PYTEST_ARGS),true,$(BIN)/python -m pytest tests/benchmarks)
 
