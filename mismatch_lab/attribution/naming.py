@@ -79,7 +79,8 @@ def cause_of_weights(
             expected="none",
         )
     ]
-    side, location = SIDE[charge.suspect], tensors[0]
+    # A head that is tied to the embedding is no tensor of the checkpoint; it runs last in any case.
+    side, location = SIDE[charge.suspect], min(tensors, key=lambda name: name.startswith("lm_head"))
     if kind[0] == "weight-quantisation":
         location = tensors[0].rpartition(".")[0]
     return build_cause(kind[0], side, confidence, kind[1], evidence, location=location)

@@ -129,6 +129,11 @@ def test_weights_that_are_not_the_checkpoints() -> None:
     tensors = ("a.q.weight", "b.q.weight", "c", "d", "e")
     cause = cause_of_weights(CHARGE, tensors, ("stale-tensor", "why"), 0.85)
     assert (cause.id, cause.location, cause.evidence[0].value) == ("stale-tensor", "a.q.weight", 5)
+    tied = ("lm_head.weight", "model.embed_tokens.weight")
+    of_both = cause_of_weights(CHARGE, tied, ("stale-tensor", "why"), 0.85)
+    assert of_both.location == "model.embed_tokens.weight"
+    of_head = cause_of_weights(CHARGE, tied[:1], ("stale-tensor", "why"), 0.85)
+    assert of_head.location == "lm_head.weight"
     quantised = cause_of_weights(CHARGE, tensors, ("weight-quantisation", "why"), 0.85)
     assert quantised.location == "a.q"
 
