@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mismatch_lab.attribution.hypotheses import Suspect
-from mismatch_lab.engines.checkpoint import locate
+from mismatch_lab.engines.checkpoint import locate, read_config_json
 from mismatch_lab.schema import Sampling
 
 
@@ -50,9 +49,8 @@ class Clues:
 
 def read_config(model: str) -> dict[str, Any]:
     """config.json of a checkpoint, its language model's part; empty where there is none."""
-    path = Path(locate(model)) / "config.json"
-    if not path.is_file():
+    if not (Path(locate(model)) / "config.json").is_file():
         return {}
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config = read_config_json(model)
     text = config.get("text_config")
     return text if isinstance(text, dict) else config

@@ -128,8 +128,8 @@ class Tap:
                 return
             self._put_together(name, output)
             residual = None
-            if self.adds_residual and _is_layer(name) and isinstance(output, tuple):
-                residual = output[1] if self.residual_layers else None
+            if self.residual_layers and self.adds_residual and _is_layer(name):
+                residual = _second(output)
             if name in self.splits:
                 for part, tensor in self.splits[name](hidden).items():
                     self._record(part, tensor, None)
@@ -167,7 +167,7 @@ class Tap:
 
 
 def _second(output: Any) -> Tensor | None:
-    """What a norm hands on beside its output."""
+    """What a norm or a layer hands on beside its output."""
     both = isinstance(output, tuple) and len(output) == 2
     return output[1] if both and isinstance(output[1], Tensor) else None
 

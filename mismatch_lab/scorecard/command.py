@@ -18,7 +18,7 @@ from mismatch_lab.errors import InputError
 from mismatch_lab.executors import warm
 from mismatch_lab.faults import FAULTS, load_fault
 from mismatch_lab.faults.held_out import HELD_OUT, load_held_out
-from mismatch_lab.faults.held_out_second import HELD_OUT_SECOND, load_held_out_second
+from mismatch_lab.faults.held_out_second import HELD_OUT_SECOND
 from mismatch_lab.provenance import gather
 from mismatch_lab.request import DTYPES
 from mismatch_lab.schema import write_json
@@ -75,7 +75,7 @@ def run_scorecard(asked: ScorecardRequest) -> bool:
     faults = [load_fault(name) for name in FAULTS]
     held_out = {
         FIRST: [load_held_out(name) for name in HELD_OUT],
-        SECOND: [load_held_out_second(name) for name in HELD_OUT_SECOND],
+        SECOND: [load_held_out(name, HELD_OUT_SECOND) for name in HELD_OUT_SECOND],
     }
     planned = select(asked.selection, faults, asked.engine, checkpoints, held_out)
     part = part_of(planned, asked.part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,9 +22,23 @@ from mismatch_lab.scorecard.doubles import doubles
 from mismatch_lab.scorecard.models import HELD_OUT_ARCHITECTURES, SECOND_ARCHITECTURES
 from mismatch_lab.scorecard.records import SEVERITIES
 
+
+@dataclass(frozen=True)
+class Unseen:
+    """A set of faults that nothing was developed on, and where they are planted."""
+
+    architectures: Collection[str]
+    """Next to the embedded one, which is there to compare with."""
+    thinned: bool = False
+    """Each severity of a fault is planted on one architecture only, as in `broad`."""
+
+
 FIRST, SECOND = "held-out", "held-out-second"
-UNSEEN = {FIRST: HELD_OUT_ARCHITECTURES, SECOND: SECOND_ARCHITECTURES}
-"""subset -> the architectures of its cases, next to the embedded one, which compares."""
+UNSEEN = {
+    FIRST: Unseen(HELD_OUT_ARCHITECTURES),
+    SECOND: Unseen(SECOND_ARCHITECTURES, thinned=True),
+}
+"""By subset."""
 SUBSETS = ("ci", "quick", "broad", "full", *UNSEEN)
 ENGINES = ("vllm", "hf")
 CI_CASES = (
@@ -92,7 +106,7 @@ def _apart(
     asked: Selection, subset: str, faults: Sequence[Fault], engine: str, checkpoints: Path
 ) -> list[Planned]:
     """Every case of faults and architectures that nothing was developed on."""
-    names = asked.models or (*UNSEEN[subset], EMBEDDED)
+    names = asked.models or (*UNSEEN[subset].architectures, EMBEDDED)
     models = [read_model(name, checkpoints) for name in names]
     return [*singles(faults, models, engine, asked.dtype), *controls(models, engine)]
 
@@ -126,7 +140,7 @@ def _named(
             found = _broad(every)
         elif name in apart:
             chosen = [p for p in apart[name] if not _is_embedded_control(p)]
-            found = _broad(chosen) if name == SECOND else [p.case.id for p in chosen]
+            found = _broad(chosen) if UNSEEN[name].thinned else [p.case.id for p in chosen]
         elif not found and name not in SUBSETS:
             found = [p.case.id for p in unseen if _matches(name, p)]
         if not found and name not in SUBSETS and name not in {fault.id for fault in faults}:

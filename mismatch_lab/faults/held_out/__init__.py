@@ -8,6 +8,8 @@ looked at while the attribution is changed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mismatch_lab.faults.base import Fault
 from mismatch_lab.registry import resolve
 
@@ -48,11 +50,11 @@ HELD_OUT: dict[str, str] = {
 """id -> where its `FAULT` is."""
 
 
-def load_held_out(name: str) -> Fault:
-    """The fault of that id.
+def load_held_out(name: str, among: Mapping[str, str] = HELD_OUT) -> Fault:
+    """The fault of that id, of this set or of another like it.
 
     Raises:
         InputError: no such fault; the message lists what there is.
     """
-    fault: Fault = resolve("held-out fault", name, HELD_OUT)
+    fault: Fault = resolve("held-out fault", name, among)
     return fault

@@ -7,9 +7,6 @@ looked at while the attribution is changed.
 
 from __future__ import annotations
 
-from mismatch_lab.faults.base import Fault
-from mismatch_lab.registry import resolve
-
 HELD_OUT_SECOND: dict[str, str] = {
     "adapter-part-dropped": "mismatch_lab.faults.held_out_second.adapter_part_dropped:FAULT",
     "averaged-weights": "mismatch_lab.faults.held_out_second.averaged_weights:FAULT",
@@ -27,13 +24,3 @@ HELD_OUT_SECOND: dict[str, str] = {
     "swiglu-plus-one": "mismatch_lab.faults.held_out_second.swiglu_plus_one:FAULT",
 }
 """id -> where its `FAULT` is."""
-
-
-def load_held_out_second(name: str) -> Fault:
-    """The fault of that id.
-
-    Raises:
-        InputError: no such fault; the message lists what there is.
-    """
-    fault: Fault = resolve("held-out fault", name, HELD_OUT_SECOND)
-    return fault

@@ -17,7 +17,7 @@ from mismatch_lab.faults import FAULTS
 from mismatch_lab.faults.base import SEVERITIES, Fault
 from mismatch_lab.faults.checkpoints import perturb
 from mismatch_lab.faults.held_out import HELD_OUT, load_held_out
-from mismatch_lab.faults.held_out_second import HELD_OUT_SECOND, load_held_out_second
+from mismatch_lab.faults.held_out_second import HELD_OUT_SECOND
 from mismatch_lab.scorecard.models import (
     HELD_OUT_ARCHITECTURES,
     SECOND_ARCHITECTURES,
@@ -32,7 +32,7 @@ CONFIDENT = {"logits-clamp"}
 
 
 def load(name: str) -> Fault:
-    return load_held_out(name) if name in HELD_OUT else load_held_out_second(name)
+    return load_held_out(name, HELD_OUT | HELD_OUT_SECOND)
 
 
 def fitting(fault: Fault) -> list[str]:

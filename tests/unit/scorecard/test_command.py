@@ -16,7 +16,7 @@ from mismatch_lab.executors import warm
 from mismatch_lab.faults import FAULTS, load_fault
 from mismatch_lab.faults.base import SEVERITIES, Fault
 from mismatch_lab.faults.held_out import HELD_OUT, load_held_out
-from mismatch_lab.faults.held_out_second import HELD_OUT_SECOND, load_held_out_second
+from mismatch_lab.faults.held_out_second import HELD_OUT_SECOND
 from mismatch_lab.schema import Cause
 from mismatch_lab.scorecard import command
 from mismatch_lab.scorecard.cases import Planned
@@ -290,7 +290,7 @@ def test_held_out_cases_are_asked_for_by_name_alone(
 def test_the_second_held_out_set_has_each_fault_at_each_severity_once(
     full: list[Planned], faults: list[Fault], tmp_path: Path
 ) -> None:
-    unseen = {"held-out-second": [load_held_out_second(name) for name in HELD_OUT_SECOND]}
+    unseen = {"held-out-second": [load_held_out(name, HELD_OUT_SECOND) for name in HELD_OUT_SECOND]}
     asked = Selection(("held-out-second",))
     cases = [planned.case for planned in select(asked, faults, "vllm", tmp_path, unseen)]
     planted = sorted((t.fault, t.severity) for case in cases for t in case.truths)
