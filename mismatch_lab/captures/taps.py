@@ -108,7 +108,7 @@ class Tap:
             if hidden is None:
                 return None
             if key in self.replay:
-                hidden = self.replay[key].to(hidden.dtype).reshape(hidden.shape)
+                hidden = self.replay[key].to(hidden).reshape(hidden.shape)
                 self._record(key, hidden, None)
                 return _replace_hidden(args, kwargs, position, hidden)
             residual = self._kept(_residual(args, kwargs)) if self.residual_layers else None

@@ -20,7 +20,7 @@ def plant(model: Any, strength: float) -> None:
     weight = experts.routed_experts.w2_weight if is_vllm(model) else experts.down_proj
     one = weight.data[EXPERT]
     noise = torch.randn(one.shape, generator=torch.Generator().manual_seed(0))
-    one.add_(strength * one.float().std() * noise.to(one.dtype))
+    one.add_(strength * one.float().std() * noise.to(one))
 
 
 FAULT = Fault(

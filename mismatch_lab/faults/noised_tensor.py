@@ -18,7 +18,7 @@ def plant(model: Any, strength: float) -> None:
     layer = layers(model)[middle_layer(model.config.to_dict())]
     weight = self_attention(layer).o_proj.weight.data
     noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    weight.add_(strength * weight.float().std() * noise.to(weight.dtype))
+    weight.add_(strength * weight.float().std() * noise.to(weight))
 
 
 FAULT = Fault(

@@ -16,7 +16,7 @@ def plant(model: Any, strength: float) -> None:
     generator = torch.Generator().manual_seed(0)
     for router in routers(model):
         step = torch.randn(router.bias.shape, generator=generator)
-        router.bias.data.add_(strength * step.to(router.bias.dtype))
+        router.bias.data.add_(strength * step.to(router.bias))
 
 
 FAULT = Fault(

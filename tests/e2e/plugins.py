@@ -15,7 +15,7 @@ def perturb_o_proj(model: Any) -> None:
 
     weight = model.model.layers[2].attn.o_proj.weight.data
     noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    weight.add_((0.1 * weight.float().std() * noise).to(weight.dtype))
+    weight.add_(0.1 * weight.float().std() * noise.to(weight))
 
 
 def perturb_experts(model: Any) -> None:
@@ -25,6 +25,6 @@ def perturb_experts(model: Any) -> None:
     for name, parameter in model.named_parameters():
         if "layers.1.mlp.experts" in name and name.endswith("w2_weight"):
             noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
-            parameter.data.add_((0.1 * parameter.float().std() * noise).to(parameter.dtype))
+            parameter.data.add_(0.1 * parameter.float().std() * noise.to(parameter))
             return
     raise LookupError("no experts in layer 1")

@@ -12,9 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
+try:
+    import pytest
 
-pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
+    pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
+except ImportError:  # a GPU machine without an index
+    pass
 
 
 def diagnose(out: Path, *options: str) -> dict[str, Any]:
