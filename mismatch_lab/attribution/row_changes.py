@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,31 @@ class Distributions:
         """[P, V], temperature taken out again."""
         return (self.logp + self.lse[:, None]) * self.temperature
 
+    # Computed once: whoever searches for a number tries many.
+
+    @cached_property
+    def by_rank(self) -> Int64:
+        """[P, V] tokens, the likeliest first."""
+        return np.argsort(-self.logp, axis=1, kind="stable")
+
+    @cached_property
+    def mass_before(self) -> Float64:
+        """[P, V] probability of all tokens that are likelier than the one of this rank."""
+        ranked = np.exp(np.take_along_axis(self.logp, self.by_rank, axis=1))
+        return np.asarray(np.cumsum(ranked, axis=1) - ranked)
+
+    @cached_property
+    def seen_tokens(self) -> list[Int64]:
+        """For each, the tokens before it, each once."""
+        return [np.unique(seen) for seen in self.seen]
+
+    @cached_property
+    def generated_counts(self) -> list[tuple[Int64, Int64]]:
+        """For each, the tokens generated before it, and how often each was."""
+        pairs = zip(self.seen, self.generated_from, strict=True)
+        counts = [np.unique(seen[start:], return_counts=True) for seen, start in pairs]
+        return [(tokens, number.astype(np.int64)) for tokens, number in counts]
+
 
 def distributions_of(capture: Capture, probes: Int64, temperature: float) -> Distributions:
     """Distributions at some probes of a capture (indices into its probe arrays)."""
@@ -62,8 +88,8 @@ def log_softmax(logits: Float64) -> Float64:
     """Along the last axis; -inf stays -inf."""
     peak = logits.max(axis=-1, keepdims=True)
     with np.errstate(invalid="ignore"):  # a row of -inf alone stays NaN: nothing is left of it
-        total = np.log(np.exp(logits - peak).sum(axis=-1, keepdims=True))
-        return np.asarray(logits - peak - total)
+        shifted = logits - peak
+        return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
 def raw_temperature(sound: Distributions, _value: float) -> Float64:
@@ -88,19 +114,16 @@ def softcap(sound: Distributions, value: float) -> Float64:
 
 def top_p(sound: Distributions, value: float) -> Float64:
     """Renormalised over the fewest tokens whose probabilities reach `value`."""
-    order = np.argsort(-sound.logp, axis=1, kind="stable")
-    sorted_p = np.exp(np.take_along_axis(sound.logp, order, axis=1))
-    before = np.cumsum(sorted_p, axis=1) - sorted_p
     kept = np.zeros(sound.logp.shape, bool)
-    np.put_along_axis(kept, order, before < value, axis=1)
+    np.put_along_axis(kept, sound.by_rank, sound.mass_before < value, axis=1)
     return _renormalised(sound.logp, kept)
 
 
 def top_k(sound: Distributions, value: float) -> Float64:
     """Renormalised over the `value` likeliest tokens."""
     k = max(1, min(int(value), sound.logp.shape[1]))
-    threshold = np.partition(sound.logp, -k, axis=1)[:, -k]
-    return _renormalised(sound.logp, sound.logp >= threshold[:, None])
+    threshold = np.take_along_axis(sound.logp, sound.by_rank[:, k - 1 : k], axis=1)
+    return _renormalised(sound.logp, sound.logp >= threshold)
 
 
 def min_p(sound: Distributions, value: float) -> Float64:
@@ -124,8 +147,7 @@ def _renormalised(logp: Float64, kept: NDArray[np.bool_]) -> Float64:
 def repetition_penalty(sound: Distributions, value: float) -> Float64:
     """Logits of tokens seen before divided by `value` if positive, else times it (CTRL)."""
     logits = sound.logits
-    for p, seen in enumerate(sound.seen):
-        ids = np.unique(seen)
+    for p, ids in enumerate(sound.seen_tokens):
         row = logits[p, ids]
         logits[p, ids] = np.where(row > 0, row / value, row * value)
     return log_softmax(logits / sound.temperature)
@@ -143,8 +165,7 @@ def frequency_penalty(sound: Distributions, value: float) -> Float64:
 
 def _generated_less(sound: Distributions, value: float, *, counted: bool) -> Float64:
     logits = sound.logp * sound.temperature
-    for p, seen in enumerate(sound.seen):
-        ids, counts = np.unique(seen[sound.generated_from[p] :], return_counts=True)
+    for p, (ids, counts) in enumerate(sound.generated_counts):
         logits[p, ids] -= value * (counts if counted else 1.0)
     return log_softmax(logits / sound.temperature)
 
