@@ -10,6 +10,7 @@ from mismatch_lab.trainer.planner import device as trainer
 from mismatch_lab.trainer.planner.activations import Pass
 from mismatch_lab.trainer.planner.device import GIB, Phase
 from mismatch_lab.trainer.planner.engine import MAX_NUM_SEQS, engine_phase
+from mismatch_lab.trainer.planner.experts import ExpertWay, expert_ways
 from mismatch_lab.trainer.planner.shapes import ModelShape, read_shape
 from mismatch_lab.trainer.planting import plan_run
 
@@ -49,6 +50,8 @@ class MemoryPlan:
     """An engine runs on a device of the trainer: there both are needed."""
     host_gib: float
     """Of rank 0's process; the trainer's others hold no weights on their hosts."""
+    experts: tuple[ExpertWay, ...] = ()
+    """Every way to run them, the run's among them; none where no formula is known."""
 
     @property
     def peak(self) -> Phase:
@@ -104,6 +107,7 @@ def make_plan(config: TrainConfig, machine: Machine) -> MemoryPlan:
         engine=engine,
         shared=_shared(config, machine),
         host_gib=_host_bytes(shape, b, machine) / GIB,
+        experts=expert_ways(run),
     )
 
 

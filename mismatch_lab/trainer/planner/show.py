@@ -7,6 +7,7 @@ from rich.table import Table
 
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.planner.device import Phase
+from mismatch_lab.trainer.planner.experts import ABOUT
 from mismatch_lab.trainer.planner.plan import Machine, MemoryPlan, make_plan
 
 
@@ -22,6 +23,8 @@ def show_plan(config: TrainConfig, machine: Machine, limit_gib: float | None) ->
     console.print(_terms("trainer, " + plan.peak.name, plan.peak))
     console.print(_phases(plan))
     console.print(_terms("engine", plan.engine))
+    if plan.experts:
+        console.print(_experts(plan))
     for line in summary(plan, limit_gib):
         console.print(line, soft_wrap=True)
 
@@ -53,6 +56,19 @@ def _phases(plan: MemoryPlan) -> Table:
     table = _table("trainer, phase by phase")
     for phase in plan.phases:
         table.add_row(phase.name, f"{phase.total_gib:.3f}")
+    return table
+
+
+def _experts(plan: MemoryPlan) -> Table:
+    title = f"experts, every way to run {plan.micro_batch_tokens} tokens"
+    table = Table(title=title, title_justify="left")
+    table.add_column("way")
+    for column in ("largest tensor GiB", f"kept, {plan.model.layers} layers GiB"):
+        table.add_column(column, justify="right")
+    for one in plan.experts:
+        about = " (this run)" if one.used else ABOUT.get(one.way, "")
+        style = "bold" if one.used else None
+        table.add_row(one.way + about, f"{one.largest_gib:.2f}", f"{one.kept_gib:.2f}", style=style)
     return table
 
 

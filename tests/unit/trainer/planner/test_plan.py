@@ -62,6 +62,17 @@ def test_a_shared_device_needs_both() -> None:
     assert planned(8, **{"rollout.devices": ("7",)}).shared
 
 
+def test_every_way_to_run_the_experts() -> None:
+    # 2^20 tokens in one call, by repeat: 32 experts · 2^20 tokens · 2880 hidden · 2 bytes are the
+    # published 180 GiB; the 5760 numbers of gate and up that come of each are twice that.
+    over = {"rollout.context_length": 2**17, "optim.micro_batch": 8, "fixes": ("grouped-experts",)}
+    ways = {way.way: way for way in planned(8, **over).experts}
+    assert ways["repeat"].largest_gib == pytest.approx(2 * 180)
+    assert [name for name, way in ways.items() if way.used] == ["grouped-experts"]
+    # 2^20 tokens · 4 slots · 8 bytes of an index · 24 layers
+    assert ways["grouped-experts"].kept_gib == pytest.approx(0.75)
+
+
 def test_ranks_that_hosts_do_not_share_evenly() -> None:
     with pytest.raises(InputError, match="3 hosts"):
         Machine(8, 3)
@@ -90,6 +101,7 @@ def test_command() -> None:
     assert result.exit_code == 0, result.output
     assert "does not fit 1 GiB" in result.output
     assert "AdamW's two states" in result.output
+    assert "grouped-experts (this run)" in result.output
 
 
 def test_needs_no_torch() -> None:
