@@ -151,6 +151,7 @@ def _clues(run: RunSpec) -> list[Clues]:
             weights_before=before,
             changed=tuple(changes),
             low_rank=tuple(name for name, c in changes.items() if c.rank is not None),
+            dtype=(run.train if suspect == "train" else run.infer).dtype,
             micro_batch=2 if run.train.args.get("packing") else 1,
         )
         for suspect in SUSPECTS

@@ -28,6 +28,8 @@ class Clues:
     """Those of them that it changed by a low rank, as an adapter does."""
     first_wrong: int | None = None
     """The first layer that leaves its floor, where modules were recorded."""
+    dtype: str | None = None
+    """The suspect's, where it is known."""
     micro_batch: int = 1
     """Rows per forward of the suspect, where it is the trainer."""
 

@@ -109,6 +109,7 @@ class Inquest:
             weights_before=self.run.infer.weights_before,
             changed=tuple(self.changes),
             low_rank=tuple(n for n, c in self.changes.items() if c.rank is not None),
+            dtype=(self.run.train if charge.suspect == "train" else self.run.infer).dtype,
             first_wrong=_first_layer(self.found.localisation, charge.suspect),
             micro_batch=2 if packs else 1,
         )

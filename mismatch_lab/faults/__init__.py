@@ -27,6 +27,7 @@ FAULTS: dict[str, str] = {
     "lm-head-bf16": "mismatch_lab.faults.lm_head_bf16:FAULT",
     "log-softmax-bf16": "mismatch_lab.faults.log_softmax_bf16:FAULT",
     "norm-bf16": "mismatch_lab.faults.norm_bf16:FAULT",
+    "tf32-kernels": "mismatch_lab.faults.tf32_kernels:FAULT",
     "router-bf16": "mismatch_lab.faults.router_bf16:FAULT",
     "router-noise": "mismatch_lab.faults.router_noise:FAULT",
     "transport-bf16": "mismatch_lab.faults.transport_bf16:FAULT",

@@ -1,4 +1,5 @@
-"""Every command in the README's code blocks is run as it stands there.
+"""Every command in the code blocks of the README, and of the page of what was measured, is run as
+it stands there.
 
 Placeholders get values: CHECKPOINT and OLD become models, `patch.py:apply` an example plugin; and
 the small numpy engine stands in for the real ones, which have tests of their own. So have plugins,
@@ -18,7 +19,9 @@ import pytest
 from mismatch_lab.schema import Limits
 
 ROOT = Path(__file__).parents[2]
-BLOCKS = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
+README, MEASURED = ROOT / "README.md", ROOT / "reports" / "published" / "README.md"
+TEXTS = {page: page.read_text() for page in (README, MEASURED)}
+BLOCKS = [block for t in TEXTS.values() for block in re.findall(r"^```\n(.*?)^```", t, re.S | re.M)]
 LINES = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("mismatch-lab ")]
 FAKE = ["--engine", "fake", "--trainer", "fake"]
@@ -72,7 +75,26 @@ def test_the_make_targets_of_the_readme_exist() -> None:
 
 
 def test_the_limits_in_the_readme_are_those_of_the_code() -> None:
-    text = " ".join((ROOT / "README.md").read_text().split())
+    text = " ".join(TEXTS[README].split())
     limits = Limits()
     assert f"error is more than {limits.floor_ratio:g} times that" in text
     assert float(re.findall(r"limit \((\S+) nats\)", text)[0]) == limits.match_abs_delta_nats
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.parent.name)
+def test_what_the_pages_point_to_is_there(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", TEXTS[page])
+    assert len(targets) > 10
+    for file, heading in targets:
+        target = (page.parent / file).resolve() if file else page
+        assert target.is_file(), file
+        if heading:
+            slugs = {
+                h.lower().replace(" ", "-") for h in re.findall(r"^#+ (.+)$", TEXTS[target], re.M)
+            }
+            assert heading in slugs
+
+
+def test_every_published_report_is_pointed_to() -> None:
+    named = set(re.findall(r"\]\(([^)#/:]+)\)", TEXTS[MEASURED]))
+    assert named == {file.name for file in MEASURED.parent.iterdir()} - {MEASURED.name}

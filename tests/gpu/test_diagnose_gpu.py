@@ -6,6 +6,7 @@ Also runnable as a script where pytest is missing. It needs vLLM for CUDA in thi
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,17 +21,47 @@ except ImportError:  # a GPU machine without an index
     pass
 
 
-def diagnose(out: Path, *options: str) -> dict[str, Any]:
+def diagnose(out: Path, *options: str, **environment: str) -> dict[str, Any]:
     """Findings of one run on the embedded model."""
-    command = [sys.executable, "-m", "mismatch_lab.cli", "diagnose", *options]
-    subprocess.run([*command, "--out", str(out), "--json"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mismatch_lab.cli",
+            "diagnose",
+            *options,
+            "--out",
+            str(out),
+            "--json",
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | environment,
+    )
     findings: dict[str, Any] = json.loads((out / "findings.json").read_text())
     return findings
 
 
+FLOAT32 = ("--dtype", "float32", "--depth", "standard")
+
+
+def test_float32_in_tf32_is_named(tmp_path: Path) -> None:
+    """vLLM's Triton kernels multiply float32 in TF32 (cause `tf32-products`)."""
+    verdict = diagnose(tmp_path / "run", *FLOAT32)["verdict"]
+    assert verdict["status"] == "mismatch", verdict
+    assert [(c["id"], c["side"]) for c in verdict["causes"]] == [("tf32-products", "infer")]
+
+
 def test_float32_matches_or_names_its_floor(tmp_path: Path) -> None:
-    """TF32 and fused kernels may keep a GPU above 1e-4; it must then be within its own floor."""
-    findings = diagnose(tmp_path / "run", "--dtype", "float32", "--depth", "standard")
+    """Told to keep all bits, they do; fused kernels may still keep a GPU above 1e-4."""
+    findings = diagnose(
+        tmp_path / "run",
+        *FLOAT32,
+        TRITON_F32_DEFAULT="ieee",
+        TRITON_CACHE_DIR=str(
+            tmp_path / "triton"
+        ),  # kernels that were compiled without it are no use
+    )
     assert findings["verdict"]["status"] in ("match", "numerics"), findings["verdict"]
 
 
@@ -50,6 +81,7 @@ def test_dropped_sinks_are_located(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     for test in (
+        test_float32_in_tf32_is_named,
         test_float32_matches_or_names_its_floor,
         test_bfloat16_is_numerics,
         test_dropped_sinks_are_located,

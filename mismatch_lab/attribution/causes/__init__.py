@@ -26,6 +26,7 @@ CAUSES: dict[str, str] = {
     "logprob-precision": f"{_HERE}.logprob_precision:CAUSE",
     "router-precision": f"{_HERE}.router_precision:CAUSE",
     "norm-precision": f"{_HERE}.norm_precision:CAUSE",
+    "tf32-products": f"{_HERE}.tf32_products:CAUSE",
     "numerics-floor": f"{_HERE}.numerics_floor:CAUSE",
     # tokens
     "shift-by-one": f"{_HERE}.shift_by_one:CAUSE",

@@ -149,6 +149,14 @@ _PAIRS: dict[tuple[str, str], str] = {
         "Rounding gives many different values near the right ones; a placeholder is one number, "
         "far off."
     ),
+    ("norm-precision", "tf32-products"): (
+        "Isolated errors: one leaves norms exact and has attention, experts or projections stand "
+        "out; the other the reverse."
+    ),
+    ("numerics-floor", "tf32-products"): (
+        "The floor of float32 is hundreds of times below what TF32 does; that of bfloat16 is "
+        "higher, and hides it."
+    ),
     ("norm-precision", "numerics-floor"): (
         "Isolated errors: norms alone stand out, or nothing does. Where nothing does, it is the "
         "floor."

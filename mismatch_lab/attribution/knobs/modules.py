@@ -11,11 +11,13 @@ CONFIG = "config"
 """Masks and caps are read from the configuration at every forward."""
 
 ROTARY_CAUSES = ("rope-precision", "rope-theta", "rope-scaling")
-ATTENTION_CAUSES = ("attention-sinks-dropped", "sliding-window", "attention-softcap")
+ATTENTION_CAUSES = (
+    "attention-sinks-dropped", "sliding-window", "attention-softcap", "tf32-products",
+)  # fmt: skip
 HEAD_CAUSES = ("logit-scale", "logit-softcap", "vocab-padding", "lm-head-precision")
 EXPERT_CAUSES = (
     "router-precision", "router-renormalisation", "router-bias", "expert-bias", "expert-layout",
-    "routing-two-pass",
+    "routing-two-pass", "tf32-products",
 )  # fmt: skip
 
 
@@ -27,10 +29,9 @@ def stock(run: RunSpec, modules: tuple[str, ...]) -> Turn | None:
 
 
 def _knob(part: str, modules: tuple[str, ...], causes: Iterable[str]) -> Knob:
-    shown = ", ".join(name for name in modules if name != CONFIG)
     return Knob(
         id=f"stock-{part}",
-        does=f"stock {shown}",
+        does=f"stock {', '.join(modules)}",
         suspects=("train",),
         turn=lambda run: stock(run, modules),
         may_clear=frozenset(causes),

@@ -28,6 +28,7 @@ PREDICTIONS: dict[str, Callable[[Clues], list[Hypothesis]]] = {
     "lm-head-precision": precision.head,
     "router-precision": precision.router,
     "norm-precision": precision.norm,
+    "tf32-products": precision.products,
     "attention-sinks-dropped": attention.sinks,
     "sliding-window": attention.sliding_window,
     "attention-softcap": attention.attention_softcap,

@@ -7,6 +7,8 @@ from mismatch_lab.attribution.hypotheses import Hypothesis, RowChange, Search, T
 from mismatch_lab.schema import Alteration
 
 FORMATS = ("bfloat16", "float16")
+EVERYWHERE = "model.layers.0.self_attn.q_proj"
+"""The first module with a matrix to multiply by."""
 
 
 def head(clues: Clues) -> list[Hypothesis]:
@@ -69,4 +71,41 @@ def norm(clues: Clues) -> list[Hypothesis]:
             part="input_layernorm",
         )
         for dtype in FORMATS
+    ]
+
+
+def products(clues: Clues) -> list[Hypothesis]:
+    """Operands of float32 products as TF32: in the kernels of attention and experts, which hand
+    them to tensor cores as they are; in all products, where torch allows it; or in projections,
+    where torch allows it and attention and experts have exact kernels of their own.
+    """
+    if clues.dtype != "float32":
+        return []
+    attention = Alteration(name="attention_products", value="tf32:cut")
+    experts = Alteration(name="expert_products", value="tf32:cut")
+    kernels = {
+        "attention and experts multiply in TF32": ((attention, experts), "self_attn"),
+        "attention multiplies in TF32": ((attention,), "self_attn"),
+        "experts multiply in TF32": ((experts,), "mlp.experts"),
+    }
+    found = [
+        Hypothesis(
+            "tf32-products",
+            label,
+            model=model,
+            location=f"model.layers.0.{part}",
+            part=part,
+        )
+        for label, (model, part) in kernels.items()
+        if clues.is_moe or experts not in model
+    ]
+    allowed = {"all products in TF32": "all_products", "projections in TF32": "projection_products"}
+    return found + [
+        Hypothesis(
+            "tf32-products",
+            label,
+            model=(Alteration(name=name, value="tf32"),),
+            location=EVERYWHERE,
+        )
+        for label, name in allowed.items()
     ]

@@ -18,6 +18,9 @@ FLOATS = {
 INTEGER_LIMITS = {"int8": 127, "int4": 7}
 """Symmetric: the most negative code is not used."""
 
+TF32_IGNORES = 13
+"""Lowest bits of a float32."""
+
 
 def check_format(name: str) -> None:
     """Raises InputError unless `name` is a float or a scaled integer."""
@@ -51,6 +54,19 @@ def truncated(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     # Magnitudes are ordered as their codes are, so the one below is the code below.
     below = (near.view(torch.uint8) - beyond.to(torch.uint8)).view(dtype)
     return below.to(tensor.dtype)
+
+
+def tf32(tensor: Tensor, *, cut: bool = False) -> Tensor:
+    """float32 `tensor` with the 10 bits of mantissa that tensor cores take of it (TF32).
+
+    Args:
+        tensor: in float32.
+        cut: towards zero, as where they are handed float32; to the nearest, ties away from zero,
+            as `cvt.rna.tf32.f32` does for them (PTX ISA, "cvt").
+    """
+    bits = tensor.contiguous().view(torch.int32)
+    kept = bits if cut else bits + (1 << TF32_IGNORES - 1)
+    return (kept & -(1 << TF32_IGNORES)).view(torch.float32)
 
 
 def scaled_rounded(tensor: Tensor, name: str, dims: tuple[int, ...] | None = None) -> Tensor:

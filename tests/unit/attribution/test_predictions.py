@@ -67,6 +67,7 @@ def circumstances() -> list[Clues]:
         "changed": TENSORS,
         "terminal_value": 0.0,
         "micro_batch": 4,
+        "dtype": "float32",
     }
     updates = (known, known | {"low_rank": PROJECTIONS}, known | {"sampling": Sampling(top_p=0.9)})
     return [

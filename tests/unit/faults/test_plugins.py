@@ -17,7 +17,7 @@ PASSIVE = {"packing-leak", "packing-leak-restarted", "kv-cache-fp8", "two-pass-t
 COARSE = {
     "renormalisation-off", "expert-layout", "expert-bias", "sinks-dropped", "router-bf16",
     "window-ignored", "lm-head-bf16", "prompt-template", "router-bias-stale", "selection-bias",
-    "near-tie-flips", "two-pass-shape", "norm-bf16", "retokenisation",
+    "near-tie-flips", "two-pass-shape", "norm-bf16", "retokenisation", "tf32-kernels",
 }  # fmt: skip
 """More layers, tokens or flips break, whose errors in a random model may cancel: they change the
 output at every severity, but not in a certain order."""

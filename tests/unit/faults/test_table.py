@@ -15,7 +15,7 @@ CAUSES = {
     "semantics": "raw-logprobs-temperature sampler-truncation sampling-penalties logit-scale "
     "logit-softcap vocab-padding",
     "precision": "lm-head-precision logprob-precision router-precision norm-precision "
-    "numerics-floor",
+    "tf32-products numerics-floor",
     "tokens": "shift-by-one packing-leak packing-boundary terminal-token retokenisation "
     "prompt-template sentinel-values",
     "attention": "attention-sinks-dropped sliding-window attention-softcap rope-precision "
