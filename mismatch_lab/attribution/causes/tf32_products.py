@@ -14,7 +14,7 @@ CAUSE = CauseEntry(
     ),
     signature=(
         "Float32 runs disagree by about 1e-4 nats. On equal inputs attention and experts, or all "
-        "projections, are off by 3e-4 to 1e-3 while norms are exact. Where bits are cut off, "
+        "projections, are off by 1e-4 to 1e-3 while norms are exact. Where bits are cut off, "
         "outputs are up to a thousandth too short."
     ),
     confirmation=(

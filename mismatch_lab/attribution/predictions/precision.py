@@ -7,8 +7,8 @@ from mismatch_lab.attribution.hypotheses import Hypothesis, RowChange, Search, T
 from mismatch_lab.schema import Alteration
 
 FORMATS = ("bfloat16", "float16")
-EVERYWHERE = "model.layers.0.self_attn.q_proj"
-"""The first module with a matrix to multiply by."""
+EVERYWHERE = "model.layers.0.self_attn"
+"""The first module that multiplies by a matrix; architectures name its projections differently."""
 
 
 def head(clues: Clues) -> list[Hypothesis]:

@@ -27,7 +27,7 @@ from mismatch_lab.schema import Alteration
 FORMS: dict[str, Callable[[Tensor], Tensor]] = {"tf32": tf32, "tf32:cut": partial(tf32, cut=True)}
 OPERANDS = {
     "linear": (0, 1), "matmul": (0, 1), "__matmul__": (0, 1), "mm": (0, 1), "bmm": (0, 1),
-    "addmm": (1, 2), "baddbmm": (1, 2),
+    "addmm": (1, 2), "baddbmm": (1, 2), "_grouped_mm": (0, 1), "grouped_mm_fallback": (0, 1),
 }  # fmt: skip
 """torch function -> its arguments that are multiplied; what is added to them keeps its bits."""
 

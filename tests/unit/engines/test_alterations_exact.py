@@ -290,6 +290,16 @@ def test_products_that_keep_all_bits_are_the_models_own(
     assert 1e-5 < (narrow - before).norm() / before.norm() < 2**-8
 
 
+@pytest.mark.parametrize("way", ["eager", "grouped_mm", "batched_mm"])
+def test_products_of_experts_are_reached_whichever_way_they_run(
+    tiny: Tiny, logits: Logits, way: str
+) -> None:
+    model: Any = tiny("qwen3_moe")
+    model.set_experts_implementation(way)
+    narrow = with_(model, logits, "expert_products", "tf32")
+    assert (narrow - logits(model)).norm() > 1e-5 * narrow.norm()
+
+
 def test_quantised_experts_have_a_scale_for_every_output_channel(tiny: Tiny) -> None:
     model = tiny("gpt_oss")
     experts: Any = model.get_submodule("model.layers.0.mlp.experts")
