@@ -9,12 +9,6 @@ PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 small model's forwards here ten times slower (0.6 s against 5 to 27 s)."""
 
 
-def wait_passively() -> None:
-    """Have this process's own threads wait so too. Only before torch is imported does it act."""
-    for name, value in PATIENT.items():
-        os.environ.setdefault(name, value)
-
-
 def worker_environment() -> dict[str, str]:
     """This program's, with what every worker needs."""
     needed = {"MISMATCH_LAB_WATCH_STDIN": "1", "PYTHONUNBUFFERED": "1"}

@@ -13,7 +13,6 @@ from typing import Any
 
 from mismatch_lab.engines.checkpoint import EMBEDDED
 from mismatch_lab.errors import InputError
-from mismatch_lab.executors.environment import wait_passively
 from mismatch_lab.remedies import chosen
 from mismatch_lab.reporting.text import visible
 from mismatch_lab.trainer.config import TrainConfig
@@ -34,7 +33,6 @@ def run_training(
     Raises:
         InputError: a wrong name, a folder that is in use, or another run's folder.
     """
-    wait_passively()
     check(config)
     if int(os.environ.get("RANK", 0)) != 0:
         return _train(config, None, QUIET)

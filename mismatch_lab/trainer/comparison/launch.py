@@ -7,16 +7,18 @@ comparison that goes on never has two processes in one folder.
 from __future__ import annotations
 
 import fcntl
+import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from typing import IO
 
 from mismatch_lab.errors import InputError
+from mismatch_lab.executors.environment import PATIENT
 from mismatch_lab.trainer.comparison.runs import LOG, Run, arguments
 
 LOCK = "lock"
@@ -39,7 +41,10 @@ def launch(runs: list[Run], workers: int, on_line: OnLine) -> None:
     live: set[Process] = set()
     stopped = threading.Event()
     pool = ThreadPoolExecutor(workers)
-    futures = [pool.submit(_run, run, live, stopped, on_line) for run in runs]
+    # Alone, a run is a quarter faster where its waiting threads spin; of two, each takes up to
+    # eight times as long.
+    environment = dict(os.environ) if workers == 1 else PATIENT | os.environ
+    futures = [pool.submit(_run, run, environment, live, stopped, on_line) for run in runs]
     try:
         for future in as_completed(futures):
             future.result()
@@ -56,7 +61,13 @@ def program(run: Run) -> list[str]:
     return [sys.executable, "-m", "mismatch_lab.cli", *arguments(run.config, run.folder)]
 
 
-def _run(run: Run, live: set[Process], stopped: threading.Event, on_line: OnLine) -> None:
+def _run(
+    run: Run,
+    environment: Mapping[str, str],
+    live: set[Process],
+    stopped: threading.Event,
+    on_line: OnLine,
+) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     with _locked(run, stopped) as lock, (run.folder / LOG).open("a", encoding="utf-8") as log:
         if stopped.is_set():
@@ -69,6 +80,7 @@ def _run(run: Run, live: set[Process], stopped: threading.Event, on_line: OnLine
             encoding="utf-8",
             errors="replace",
             pass_fds=(lock.fileno(),),
+            env=environment,
         )
         live.add(process)
         try:

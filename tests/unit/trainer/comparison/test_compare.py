@@ -183,3 +183,26 @@ def test_a_comparison_that_is_stopped_ends_what_it_started(
     # The lock is free again only when the process has ended.
     with (runs[0].folder / launch.LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize(
+    ("workers", "asked", "given"),
+    [(1, None, ""), (2, None, "PASSIVE"), (2, "ACTIVE", "ACTIVE")],
+)
+def test_threads_of_runs_side_by_side_give_up_their_cores(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    workers: int,
+    asked: str | None,
+    given: str,
+) -> None:
+    if asked is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    else:
+        monkeypatch.setenv("OMP_WAIT_POLICY", asked)
+    says = "import os; print('policy', os.environ.get('OMP_WAIT_POLICY', ''))"
+    monkeypatch.setattr(launch, "program", lambda _: [sys.executable, "-S", "-c", says])
+    lines: list[str] = []
+    runs = plan_runs(BASE, ("healthy",), 1, tmp_path)
+    launch.launch(runs, workers, lambda _run, line: lines.append(line))
+    assert lines == [f"policy {given}"]
