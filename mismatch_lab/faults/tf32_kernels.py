@@ -29,10 +29,12 @@ def plant(model: Any, strength: float) -> None:
 
 
 def cut(tensor: Tensor) -> Tensor:
-    """Without the bits that tensor cores do not read."""
+    """Without the bits that tensor cores do not read; gradients pass as they do on the cores."""
     import torch
 
-    return (tensor.float().contiguous().view(torch.int32) & TENSOR_CORES_READ).view(torch.float32)
+    bits = tensor.detach().float().contiguous().view(torch.int32)
+    kept = (bits & TENSOR_CORES_READ).view(torch.float32)
+    return tensor + (kept - tensor).detach()
 
 
 def flash(
