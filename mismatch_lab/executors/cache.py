@@ -143,25 +143,36 @@ def _run(task: WorkerTask, name: str, logs: Path, on_event: OnEvent) -> float:
 
 def _restore(entry: Path, task: WorkerTask, on_event: OnEvent) -> float | None:
     """Copies, not links: what is done to a run's captures must not reach the cache."""
-    if not (entry / DONE).is_file():
-        return None
     try:
-        done = json.loads((entry / DONE).read_text(encoding="utf-8"))
-        captures = Path(task.captures_dir)
-        captures.mkdir(parents=True, exist_ok=True)
-        for event in done["events"]:
-            temporary = captures / f".{event['id']}.partial"
-            shutil.rmtree(temporary, ignore_errors=True)
-            shutil.copytree(entry / event["id"], temporary)
-            temporary.rename(captures / event["id"])
-        os.utime(entry / DONE)
-    except OSError:  # pruned by another program meanwhile
-        for job in (job for stage in task.stages for job in stage.jobs):
-            shutil.rmtree(Path(task.captures_dir) / job.id, ignore_errors=True)
+        mark = (entry / DONE).open(encoding="utf-8")
+    except FileNotFoundError:
         return None
+    captures = Path(task.captures_dir)
+    with mark:
+        try:
+            done = json.load(mark)
+            captures.mkdir(parents=True, exist_ok=True)
+            for event in done["events"]:
+                temporary = _partial(captures, event["id"])
+                shutil.rmtree(temporary, ignore_errors=True)
+                shutil.copytree(entry / event["id"], temporary)
+                temporary.rename(captures / event["id"])
+            os.utime(entry / DONE)
+            # Pruning takes the mark first: while this one is in its place, all was there to copy.
+            if not os.path.samestat(os.fstat(mark.fileno()), (entry / DONE).stat()):
+                raise FileNotFoundError(f"{entry} was pruned, and stored again")
+        except OSError:  # pruned by another program meanwhile
+            for job in (job for stage in task.stages for job in stage.jobs):
+                shutil.rmtree(_partial(captures, job.id), ignore_errors=True)
+                shutil.rmtree(captures / job.id, ignore_errors=True)
+            return None
     for event in done["events"]:
         on_event({"event": "captured", "cached": True, **event})
     return float(done["wall_s"])
+
+
+def _partial(captures: Path, name: str) -> Path:
+    return captures / f".{name}.partial"
 
 
 def _store(entry: Path, task: WorkerTask, wall_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -212,6 +213,32 @@ def test_what_another_program_still_writes_is_not_pruned(tmp_path: Path) -> None
     (partial / cached.DONE).write_text("{}")
     cached._prune(tmp_path, limit_bytes=0)
     assert (partial / cached.DONE).is_file()
+
+
+@pytest.mark.parametrize("stored_again", [False, True])
+def test_what_is_pruned_while_it_is_copied_is_run_again(
+    tmp_path: Path, runs: list[str], monkeypatch: pytest.MonkeyPatch, stored_again: bool
+) -> None:
+    cache = tmp_path / "cache"
+    cached.run_cached(task(tmp_path / "a"), "engine", tmp_path, nothing, cache)
+    (entry,) = cache.iterdir()
+    copytree = shutil.copytree
+
+    def copied_late(source: Path, into: Path) -> None:
+        """Another program has begun to prune: the mark is gone, and some of the files."""
+        if source.parent == entry:
+            mark = (entry / cached.DONE).read_text()
+            (entry / cached.DONE).unlink()
+            (source / "arrays.safetensors").unlink()
+            if stored_again:
+                (entry / cached.DONE).write_text(mark)
+        copytree(source, into)
+
+    monkeypatch.setattr(shutil, "copytree", copied_late)
+    cached.run_cached(task(tmp_path / "b"), "engine", tmp_path, nothing, cache)
+    assert len(runs) == 2
+    assert load_capture(tmp_path / "b" / "decode")[0].logp[1] == -1.0
+    assert [p.name for p in (tmp_path / "b").iterdir()] == ["decode"]
 
 
 def test_programs_that_share_a_cache_store_find_and_prune_at_once(
