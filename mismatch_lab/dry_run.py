@@ -8,7 +8,7 @@ from mismatch_lab.attribution.hypotheses import Hypothesis
 from mismatch_lab.attribution.knobs.base import ASKED, DEFAULT, PLANTED
 from mismatch_lab.attribution.knobs.choose import choices
 from mismatch_lab.attribution.predictions import hypotheses_for
-from mismatch_lab.attribution.suspects import SUSPECTS
+from mismatch_lab.attribution.suspects import SUSPECTS, side_of
 from mismatch_lab.engines.jobs import Job
 from mismatch_lab.engines.plugin import check_plugin
 from mismatch_lab.findings.tensor_changes import changed_tensors
@@ -151,7 +151,7 @@ def _clues(run: RunSpec) -> list[Clues]:
             weights_before=before,
             changed=tuple(changes),
             low_rank=tuple(name for name, c in changes.items() if c.rank is not None),
-            dtype=(run.train if suspect == "train" else run.infer).dtype,
+            dtype=side_of(run, suspect).dtype,
             micro_batch=2 if run.train.args.get("packing") else 1,
         )
         for suspect in SUSPECTS

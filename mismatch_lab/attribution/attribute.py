@@ -33,7 +33,7 @@ from mismatch_lab.attribution.self_disagreement import (
     Disagreement,
     self_disagreements,
 )
-from mismatch_lab.attribution.suspects import SUSPECTS, Charge, charge_of, charges
+from mismatch_lab.attribution.suspects import SUSPECTS, Charge, charge_of, charges, side_of
 from mismatch_lab.attribution.trainer_itself import in_training_mode, with_own
 from mismatch_lab.attribution.trials import OnEvent, Rerun, Trials, confirmed_by
 from mismatch_lab.attribution.unlisted import CONVINCING, unlisted_cause
@@ -221,7 +221,7 @@ def _weights(
     cause = cause_of_weights(charge, tensors, kind, 0.85)
     if inquiry.done:  # too small an effect to see it go, but the weights are others
         return [*named, cause], inquiry
-    side = inquest.run.train if charge.suspect == "train" else inquest.run.infer
+    side = side_of(inquest.run, charge.suspect)
     repair = resync(side, tensors)
     after = inquest.trials.rescore(repair.label, repair.spec, charge.suspect)
     if after is None:

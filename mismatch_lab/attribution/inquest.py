@@ -14,7 +14,7 @@ from mismatch_lab.attribution.investigate import Inquiry, investigate
 from mismatch_lab.attribution.lab import Lab
 from mismatch_lab.attribution.naming import cause_of_grid, ruled_out
 from mismatch_lab.attribution.simulate import World
-from mismatch_lab.attribution.suspects import Charge
+from mismatch_lab.attribution.suspects import Charge, side_of
 from mismatch_lab.attribution.trials import Trials
 from mismatch_lab.attribution.value_grid import rounded_sound, value_grid
 from mismatch_lab.captures.capture import Capture
@@ -109,7 +109,7 @@ class Inquest:
             weights_before=self.run.infer.weights_before,
             changed=tuple(self.changes),
             low_rank=tuple(n for n, c in self.changes.items() if c.rank is not None),
-            dtype=(self.run.train if charge.suspect == "train" else self.run.infer).dtype,
+            dtype=side_of(self.run, charge.suspect).dtype,
             first_wrong=_first_layer(self.found.localisation, charge.suspect),
             micro_batch=2 if packs else 1,
         )

@@ -62,8 +62,7 @@ class Distributions:
     def generated_counts(self) -> list[tuple[Int64, Int64]]:
         """For each, the tokens generated before it, and how often each was."""
         pairs = zip(self.seen, self.generated_from, strict=True)
-        counts = [np.unique(seen[start:], return_counts=True) for seen, start in pairs]
-        return [(tokens, number.astype(np.int64)) for tokens, number in counts]
+        return [np.unique(seen[start:], return_counts=True) for seen, start in pairs]
 
 
 def distributions_of(capture: Capture, probes: Int64, temperature: float) -> Distributions:

@@ -11,7 +11,7 @@ import numpy as np
 from mismatch_lab.attribution.hypotheses import Suspect
 from mismatch_lab.attribution.token_changes import Float64
 from mismatch_lab.captures.capture import Capture
-from mismatch_lab.schema import Limits, Localisation, Measures, NoiseFloor
+from mismatch_lab.schema import Limits, Localisation, Measures, NoiseFloor, RunSpec, SideSpec
 
 SOUND = {"decode": "prefill", "infer": "ref", "train": "ref"}
 """What each suspect is held against."""
@@ -19,6 +19,11 @@ SOUND = {"decode": "prefill", "infer": "ref", "train": "ref"}
 SUSPECTS: tuple[Suspect, ...] = ("train", "infer", "decode")
 
 CAPTURED = {"decode": "decode", "infer": "prefill", "train": "train"}
+
+
+def side_of(run: RunSpec, suspect: Suspect) -> SideSpec:
+    """The program that a suspect is, or is a part of."""
+    return run.train if suspect == "train" else run.infer
 
 
 @dataclass(frozen=True)

@@ -149,17 +149,13 @@ _PAIRS: dict[tuple[str, str], str] = {
         "Rounding gives many different values near the right ones; a placeholder is one number, "
         "far off."
     ),
-    ("norm-precision", "tf32-products"): (
-        "Isolated errors: one leaves norms exact and has attention, experts or projections stand "
-        "out; the other the reverse."
-    ),
-    ("numerics-floor", "tf32-products"): (
-        "The floor of float32 is hundreds of times below what TF32 does; that of bfloat16 is "
-        "higher, and hides it."
-    ),
     ("norm-precision", "numerics-floor"): (
         "Isolated errors: norms alone stand out, or nothing does. Where nothing does, it is the "
         "floor."
+    ),
+    ("norm-precision", "tf32-products"): (
+        "Isolated errors: one leaves norms exact and has attention, experts or projections stand "
+        "out; the other the reverse."
     ),
     ("numerics-floor", "rope-precision"): (
         "The floor hardly depends on position; rounded frequencies grow in proportion to it and "
@@ -168,6 +164,10 @@ _PAIRS: dict[tuple[str, str], str] = {
     ("numerics-floor", "routing-flips"): (
         "Split tokens by flip: with routing flips the unflipped ones are far below the flipped "
         "ones."
+    ),
+    ("numerics-floor", "tf32-products"): (
+        "The floor of float32 is hundreds of times below what TF32 does; that of bfloat16 is "
+        "higher, and hides it."
     ),
     ("packing-boundary", "packing-leak"): (
         "A boundary error hits the last token of a sequence only; a leak hits the first tokens "

@@ -7,8 +7,8 @@ from mismatch_lab.attribution.hypotheses import Hypothesis, RowChange, Search, T
 from mismatch_lab.schema import Alteration
 
 FORMATS = ("bfloat16", "float16")
-EVERYWHERE = "model.layers.0.self_attn"
-"""The first module that multiplies by a matrix; architectures name its projections differently."""
+FIRST_PRODUCT = "self_attn"
+"""Of a layer, where something is multiplied first; its projections have other names elsewhere."""
 
 
 def head(clues: Clues) -> list[Hypothesis]:
@@ -83,29 +83,23 @@ def products(clues: Clues) -> list[Hypothesis]:
         return []
     attention = Alteration(name="attention_products", value="tf32:cut")
     experts = Alteration(name="expert_products", value="tf32:cut")
-    kernels = {
-        "attention and experts multiply in TF32": ((attention, experts), "self_attn"),
-        "attention multiplies in TF32": ((attention,), "self_attn"),
-        "experts multiply in TF32": ((experts,), "mlp.experts"),
-    }
-    found = [
+    everything = Alteration(name="all_products", value="tf32")
+    projections = Alteration(name="projection_products", value="tf32")
+    suppositions: list[tuple[str, tuple[Alteration, ...], str | None]] = [
+        ("attention and experts multiply in TF32", (attention, experts), "self_attn"),
+        ("attention multiplies in TF32", (attention,), "self_attn"),
+        ("experts multiply in TF32", (experts,), "mlp.experts"),
+        ("all products in TF32", (everything,), None),
+        ("projections in TF32", (projections,), None),
+    ]
+    return [
         Hypothesis(
             "tf32-products",
             label,
             model=model,
-            location=f"model.layers.0.{part}",
+            location=f"model.layers.0.{part or FIRST_PRODUCT}",
             part=part,
         )
-        for label, (model, part) in kernels.items()
+        for label, model, part in suppositions
         if clues.is_moe or experts not in model
-    ]
-    allowed = {"all products in TF32": "all_products", "projections in TF32": "projection_products"}
-    return found + [
-        Hypothesis(
-            "tf32-products",
-            label,
-            model=(Alteration(name=name, value="tf32"),),
-            location=EVERYWHERE,
-        )
-        for label, name in allowed.items()
     ]

@@ -77,6 +77,8 @@ def projection_products(model: nn.Module, alteration: Alteration) -> Iterator[No
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and in_layers(name, alteration)
     ]
+    if not projections:
+        raise NotApplicableError("The model has no linear layers in these layers.")
     with _narrow_within(projections, narrow):
         yield
 

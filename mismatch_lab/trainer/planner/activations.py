@@ -38,6 +38,12 @@ class Pass:
     def tokens(self) -> int:
         return self.rows * self.row_tokens
 
+    @property
+    def expert_layers(self) -> LayerShape:
+        """Where the model has experts."""
+        s = self.shape
+        return LayerShape(s.hidden, s.intermediate, s.experts, s.top_k, s.layers, self.number_bytes)
+
 
 def norm_bytes(shape: ModelShape, width: int, b: int) -> int:
     """Of one RMS norm and token: input in float32, normalised, output, and its scale.
@@ -73,8 +79,7 @@ def mixer_bytes(run: Pass) -> int:
     shape, b = run.shape, run.number_bytes
     if not shape.experts:
         return run.tokens * 4 * b * shape.intermediate
-    layer = LayerShape(shape.hidden, shape.intermediate, shape.experts, shape.top_k, 1, b)
-    kept = kept_bytes(run.experts, layer, run.tokens)
+    kept = kept_bytes(run.experts, run.expert_layers, run.tokens)
     router = run.tokens * shape.top_k * (INDEX + b)
     if shape.family == "qwen3_moe":
         router += run.tokens * shape.experts * WIDE

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mismatch_lab.remedies.grouped_experts.memory import (
-    GIB,
-    KEPT,
-    LayerShape,
-    kept_bytes,
-    largest_bytes,
-)
+from mismatch_lab.remedies.grouped_experts.memory import GIB, KEPT, kept_bytes, largest_bytes
 from mismatch_lab.trainer.planner.activations import Pass
 
 ABOUT = {"repeat": " (transformers 4.55 to 4.57, eval)"}
@@ -32,12 +26,9 @@ class ExpertWay:
 
 def expert_ways(run: Pass) -> tuple[ExpertWay, ...]:
     """Of GPT-OSS, whose gate the formulas count; empty for other models."""
-    shape = run.shape
-    if shape.family != "gpt_oss":
+    if run.shape.family != "gpt_oss":
         return ()
-    layer = LayerShape(
-        shape.hidden, shape.intermediate, shape.experts, shape.top_k, shape.layers, run.number_bytes
-    )
+    layer = run.expert_layers
     return tuple(
         ExpertWay(
             way,

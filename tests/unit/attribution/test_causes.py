@@ -42,7 +42,7 @@ WITHOUT = ["numerics-floor", "unlisted"]
 """No fault proves these: one is no defect, the other any."""
 
 
-def test_the_table_holds_every_cause_of_the_design() -> None:
+def test_the_table_holds_every_cause_of_the_design_and_tf32() -> None:
     assert len(FAMILY) == 42
     assert {cause.id: cause.family for cause in all_causes()} == FAMILY | {"unlisted": "semantics"}
 

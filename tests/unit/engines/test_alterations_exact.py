@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from itertools import product
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mismatch_lab.engines.alterations import altered, products
+from mismatch_lab.engines.alterations import altered
 from mismatch_lab.engines.alterations.rounding import (
     grouped_rounded,
     rounded,
     scaled_rounded,
-    tf32,
     truncated,
 )
 from mismatch_lab.schema import Alteration, OptionValue
@@ -256,48 +254,6 @@ def test_rounding_by_hand() -> None:
     # int4 in groups of 2: scales 7/7 and 14/7; 3.4 -> 3; 5.2 / 2 = 2.6 -> 3 * 2; alone: itself.
     four = grouped_rounded(torch.tensor([7.0, 3.4, 14.0, 5.2, 0.25]), "int4", 2)
     assert four.tolist() == [7.0, 3.0, 14.0, 6.0, 0.25]
-
-
-def test_tf32_by_hand() -> None:
-    # 10 bits of mantissa: steps of 2**-10 above 1. A half step goes up where it is rounded, also
-    # below zero (away from it), and nothing goes up where bits are cut off.
-    half, more = 1 + 2**-11, 1 + 2**-10 + 2**-12
-    given = torch.tensor([half, -half, more, 0.5, 0.0])
-    assert tf32(given).tolist() == [1 + 2**-10, -1 - 2**-10, 1 + 2**-10, 0.5, 0.0]
-    assert tf32(given, cut=True).tolist() == [1.0, -1.0, 1 + 2**-10, 0.5, 0.0]
-
-
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        *product(
-            ("gpt_oss", "gemma2", "qwen3_moe"),
-            ("attention_products", "projection_products", "all_products"),
-        ),
-        *product(("gpt_oss", "qwen3_moe"), ("expert_products",)),
-    ],
-)
-def test_products_that_keep_all_bits_are_the_models_own(
-    tiny: Tiny, logits: Logits, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
-) -> None:
-    model = tiny(kind)
-    narrow = with_(model, logits, name, "tf32")
-    monkeypatch.setitem(products.FORMS, "tf32", lambda operand: operand)
-    exact = with_(model, logits, name, "tf32")
-    before = logits(model)
-    torch.testing.assert_close(exact, before, rtol=1e-5, atol=2e-5)
-    # Operands are off by up to 2**-11: far more than float32's rounding, less than bfloat16's.
-    assert 1e-5 < (narrow - before).norm() / before.norm() < 2**-8
-
-
-@pytest.mark.parametrize("way", ["eager", "grouped_mm", "batched_mm"])
-def test_products_of_experts_are_reached_whichever_way_they_run(
-    tiny: Tiny, logits: Logits, way: str
-) -> None:
-    model: Any = tiny("qwen3_moe")
-    model.set_experts_implementation(way)
-    narrow = with_(model, logits, "expert_products", "tf32")
-    assert (narrow - logits(model)).norm() > 1e-5 * narrow.norm()
 
 
 def test_quantised_experts_have_a_scale_for_every_output_channel(tiny: Tiny) -> None:

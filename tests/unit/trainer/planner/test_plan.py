@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from typer.testing import CliRunner
 from mismatch_lab.cli import app
 from mismatch_lab.errors import InputError
 from mismatch_lab.trainer.config import read_config
+from mismatch_lab.trainer.planner.activations import Pass
 from mismatch_lab.trainer.planner.engine import cache_bytes, kv_bytes_per_token
+from mismatch_lab.trainer.planner.experts import expert_ways
 from mismatch_lab.trainer.planner.plan import Machine, MemoryPlan, make_plan
 from mismatch_lab.trainer.planner.shapes import read_shape
 from mismatch_lab.trainer.planner.show import summary
@@ -71,6 +74,11 @@ def test_every_way_to_run_the_experts() -> None:
     assert [name for name, way in ways.items() if way.used] == ["grouped-experts"]
     # 2^20 tokens · 4 slots · 8 bytes of an index · 24 layers
     assert ways["grouped-experts"].kept_gib == pytest.approx(0.75)
+
+
+def test_no_formula_for_the_experts_of_others() -> None:
+    shape = replace(read_shape(TWENTY), family="qwen3_moe")
+    assert expert_ways(Pass(shape, 1, 64, 2, "eager", "grouped_mm")) == ()
 
 
 def test_ranks_that_hosts_do_not_share_evenly() -> None:
