@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mismatch_lab import reference_check
+from mismatch_lab.attribution.suspects import noise_of
+from mismatch_lab.captures.capture import Capture
 from mismatch_lab.engines.checkpoint import checkpoint_state
 from mismatch_lab.engines.plugin import check_plugin
 from mismatch_lab.errors import InputError
@@ -74,7 +77,7 @@ def diagnose(
                 )
         if start_s():
             timings["start.workers"] = start_s()  # the server that they are forked from
-        return finish(run, out, timings, on_event, budget_s, after_task)
+        return finish(run, out, timings, on_event, budget_s, after_task, cache)
 
 
 def finish(
@@ -84,6 +87,7 @@ def finish(
     on_event: OnEvent,
     budget_s: float | None = None,
     after_task: AfterTask | None = None,
+    cache: Path | None = None,
 ) -> Findings:
     """From captures to findings, causes and report."""
     from mismatch_lab.attribution.stage import with_causes
@@ -94,6 +98,12 @@ def finish(
     captures = load_captures(out)
     findings = build_findings(run, captures, timings_s)
     timings_s["measure"] = time.perf_counter() - began
+    if reference_check.is_due(run, findings):
+        began = time.perf_counter()
+        run, captures, findings = _with_reference_checked(
+            run, out, captures, findings, lambda t, n: run_cached(t, n, out / "logs", on_event, cache)
+        )
+        timings_s["reference check"] = time.perf_counter() - began
     began = time.perf_counter()
     findings = with_causes(run, out, captures, findings, on_event, budget_s, after_task)
     timings_s["attribute"] = time.perf_counter() - began
@@ -105,6 +115,25 @@ def finish(
     findings = findings.model_copy(update={"timings_s": timings_s})
     write_json(out / FINDINGS_FILE, findings)
     return findings
+
+
+def _with_reference_checked(
+    run: RunSpec,
+    out: Path,
+    captures: dict[str, Capture],
+    findings: Findings,
+    run_task: reference_check.RunTask,
+) -> tuple[RunSpec, dict[str, Capture], Findings]:
+    """The same, measured against a reference that holds, or with the side left open."""
+    assert findings.noise_floor is not None
+    folder = out / "captures"
+    noise_nats = noise_of(findings.noise_floor, run.probe.limits)
+    found = reference_check.check(run, captures, folder, noise_nats, run_task)
+    if found.outcome == "contradicts":
+        run, found = reference_check.by_definition(run, found, folder, run_task)
+        write_json(out / RUN_FILE, run)
+        captures = load_captures(out)
+    return run, captures, build_findings(run, captures, findings.timings_s, found)
 
 
 def prepare_folder(out: Path, overwrite: bool) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from mismatch_lab.attribution.attribute import BUDGET_S
-from mismatch_lab.attribution.clues import Clues, read_config
+from mismatch_lab.attribution.clues import Clues
 from mismatch_lab.attribution.hypotheses import Hypothesis
 from mismatch_lab.attribution.knobs.base import ASKED, DEFAULT, PLANTED
 from mismatch_lab.attribution.knobs.choose import choices
 from mismatch_lab.attribution.predictions import hypotheses_for
 from mismatch_lab.attribution.suspects import SUSPECTS, side_of
+from mismatch_lab.engines.checkpoint import read_config
 from mismatch_lab.engines.jobs import Job
 from mismatch_lab.engines.plugin import check_plugin
 from mismatch_lab.findings.tensor_changes import changed_tensors

@@ -42,3 +42,7 @@ class AlignmentError(MismatchLabError):
 
 class NotApplicableError(MismatchLabError):
     """The model has no part that the alteration or fault changes: not tried, no result."""
+
+
+class NotDefinedError(MismatchLabError):
+    """The architecture, or something in its config.json, has no definition in `definitions`."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mismatch_lab.attribution.clues import read_config
-from mismatch_lab.engines.checkpoint import locate
+from mismatch_lab.engines.checkpoint import locate, read_config
 from mismatch_lab.engines.checkpoint_tensors import differing_names, stored_tensors
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
 from mismatch_lab.schema import Alteration, CapturePlan, RunSpec, SideSpec
@@ -35,7 +34,7 @@ def plan_tasks(run: RunSpec, captures_dir: str) -> list[tuple[str, WorkerTask]]:
         for name, stages in (
             ("engine", [Stage(spec=run.infer, jobs=_infer_jobs(run))]),
             ("trainer", [Stage(spec=run.train, jobs=_train_jobs(run))]),
-            ("reference", _ref_stages(run)),
+            ("reference", reference_stages(run)),
         )
     ]
 
@@ -66,7 +65,8 @@ def _self(run: RunSpec, name: str, **more: Any) -> ScoreJob:
     return _score(run, name, bare=True, first_rows=SELF_ROWS, routing=routing, **more)
 
 
-def _ref_stages(run: RunSpec) -> list[Stage]:
+def reference_stages(run: RunSpec) -> list[Stage]:
+    """What the reference records, in float32 and in the precision of the floor."""
     stages = []
     for name, dtype in (("ref", "float32"), ("floor", HIGHER[floor_dtype(run)])):
         jobs: list[Job] = [_score(run, name, fingerprint=name == "ref")]

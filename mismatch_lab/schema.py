@@ -330,7 +330,8 @@ class Cause(Strict):
 
     id: str
     family: str
-    side: Literal["infer", "train", "sync", "both", "neither"]
+    side: Literal["infer", "train", "sync", "both", "neither", "undecided"]
+    """`undecided`: engine and transformers disagree, and nothing independent of both decides."""
     confidence: float = Field(ge=0, le=1)
     location: str | None
     evidence: list[Observation]
@@ -403,6 +404,26 @@ class VersionFindings(Strict):
     """Those that are not new."""
 
 
+class ReferenceCheck(Strict):
+    """Whether the reference, which is the trainer's own code, holds against a second implementation
+    of the model, on the first rows of the run; mean |delta| in nats.
+    """
+
+    outcome: Literal["agrees", "contradicts", "undecided", "not defined"]
+    """`contradicts`: the definition sides with the engine, and is the reference of these findings."""
+    why: str
+    rows: int = 0
+    definition_ref_nats: Number = math.nan
+    definition_infer_nats: Number = math.nan
+    location: str | None = None
+    """The first module that transformers computes otherwise than it is defined, on equal inputs."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing independent says who is right."""
+        return self.outcome in ("undecided", "not defined")
+
+
 class Findings(Strict):
     """findings.json."""
 
@@ -416,6 +437,8 @@ class Findings(Strict):
     """z of sampled log-probs against the reported distribution (|z| above 4 is alarming)."""
     weights: list[str] = []
     """Tensors whose fingerprints differ between the sides."""
+    reference: ReferenceCheck | None = None
+    """Where the engine differed from a reference that shares its code with the trainer."""
     versions: VersionFindings | None = None
     """Where the weights before an update were given (`--weights-before`)."""
     timings_s: dict[str, float] = {}

@@ -7,7 +7,7 @@ from typing import Literal
 from mismatch_lab.attribution.causes import load_cause
 from mismatch_lab.schema import Cause, Confirmation, Observation, Remedy
 
-Side = Literal["infer", "train", "sync", "both", "neither"]
+Side = Literal["infer", "train", "sync", "both", "neither", "undecided"]
 
 
 def build_cause(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mismatch_lab.attribution.hypotheses import Suspect
-from mismatch_lab.engines.checkpoint import locate, read_config_json
 from mismatch_lab.schema import Sampling
 
 
@@ -47,12 +45,3 @@ class Clues:
         """The first layer whose attention is of this kind; 0 where the config does not say."""
         kinds = self.config.get("layer_types") or []
         return kinds.index(kind) if kind in kinds else 0
-
-
-def read_config(model: str) -> dict[str, Any]:
-    """config.json of a checkpoint, its language model's part; empty where there is none."""
-    if not (Path(locate(model)) / "config.json").is_file():
-        return {}
-    config = read_config_json(model)
-    text = config.get("text_config")
-    return text if isinstance(text, dict) else config

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mismatch_lab.attribution.clues import Clues, read_config
+from mismatch_lab.attribution.clues import Clues
 from mismatch_lab.attribution.hypotheses import Explanation
 from mismatch_lab.attribution.investigate import Inquiry, investigate
 from mismatch_lab.attribution.lab import Lab
@@ -18,6 +18,7 @@ from mismatch_lab.attribution.suspects import Charge, side_of
 from mismatch_lab.attribution.trials import Trials
 from mismatch_lab.attribution.value_grid import rounded_sound, value_grid
 from mismatch_lab.captures.capture import Capture
+from mismatch_lab.engines.checkpoint import read_config
 from mismatch_lab.findings.tensor_changes import changed_tensors
 from mismatch_lab.schema import (
     Cause,

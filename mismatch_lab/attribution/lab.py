@@ -109,6 +109,7 @@ class Lab:
 
 def open_session(reference: SideSpec, run_dir: Path) -> Session:
     """The reference in fp32, in a process of its own."""
-    args = {**reference.args, "micro_batch": 8} if reference.engine == "hf" else reference.args
+    batched = reference.engine in ("hf", "definition")
+    args = {**reference.args, "micro_batch": 8} if batched else reference.args
     spec = reference.model_copy(update={"dtype": "float32", "args": args})
     return Session(spec, run_dir / "captures", "lab", run_dir / "logs")

@@ -83,6 +83,7 @@ ENGINES = {
     "vllm": "mismatch_lab.engines.vllm:VllmEngine",
     "fsdp": "mismatch_lab.engines.fsdp:FsdpEngine",
     "hf": "mismatch_lab.engines.hf:HfEngine",
+    "definition": "mismatch_lab.engines.definition:DefinitionEngine",
     "fake": "mismatch_lab.engines.fake:FakeEngine",
 }
 """name -> class. Adding an engine is one module and one row here (and the contract suite)."""
@@ -91,6 +92,7 @@ ENGINE_ABOUT = {
     "vllm": "vLLM in a process of its own: sampling, prefill re-scoring, hooks",
     "fsdp": "PyTorch FSDP2 under torchrun: the trainer",
     "hf": "transformers in one process: engine or trainer, and the fp32 reference",
+    "definition": "the architecture written once more in this package, apart from transformers",
     "fake": "numpy model with plantable defects, for tests of the tool itself",
 }
 
@@ -101,7 +103,7 @@ CACHED_TOKENS = "cached_prefix_tokens"
 UPDATING_ENGINES = ("vllm",)
 """Engines that can be given new weights while they run (`SideSpec.weight_update`)."""
 
-ENGINE_EXTRAS = {"vllm": "vllm", "fsdp": "train", "hf": "train"}
+ENGINE_EXTRAS = {"vllm": "vllm", "fsdp": "train", "hf": "train", "definition": "train"}
 """name -> extra of this package that installs what the engine needs."""
 
 

@@ -81,6 +81,15 @@ def read_config_json(model: str) -> dict[str, Any]:
     return found
 
 
+def read_config(model: str) -> dict[str, Any]:
+    """config.json of a checkpoint, its language model's part; empty where there is none."""
+    if not (Path(locate(model)) / "config.json").is_file():
+        return {}
+    config = read_config_json(model)
+    text = config.get("text_config")
+    return text if isinstance(text, dict) else config
+
+
 def context_length(config: Any) -> int:
     """Positions the model was made for."""
     text = config.get_text_config()

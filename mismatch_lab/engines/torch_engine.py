@@ -42,15 +42,15 @@ class TorchEngine:
         self.micro_batch = options.micro_batch
         config = load_config(spec.model, spec.trust_remote_code)
         self.context_length = context_length(config)
-        model = load_model(spec, options, self.load_dtype(options))
+        model = self.load(options)
         if spec.plugin:
             apply_plugin(spec.plugin, model)
             self.patched.append(f"plugin {spec.plugin}")
         if spec.stock:
-            restore_stock(model, load_model(spec, options, self.load_dtype(options)), spec.stock)
+            restore_stock(model, self.load(options), spec.stock)
             self.patched.append(f"put back: {', '.join(spec.stock)}")
         if spec.resync:
-            copy_tensors(model, load_model(spec, options, self.load_dtype(options)), spec.resync)
+            copy_tensors(model, self.load(options), spec.resync)
             self.patched.append(f"loaded again: {', '.join(spec.resync)}")
         if spec.no_dropout:
             disable_dropout(model)
@@ -69,6 +69,10 @@ class TorchEngine:
         if self._tokeniser is None:
             self._tokeniser = Tokeniser(self.spec.model, self.spec.trust_remote_code)
         return self._tokeniser
+
+    def load(self, options: TorchOptions) -> nn.Module:
+        """The checkpoint, untouched, on the CPU."""
+        return load_model(self.spec, options, self.load_dtype(options))
 
     def load_dtype(self, options: TorchOptions) -> torch.dtype:
         """Dtype the weights are held in."""

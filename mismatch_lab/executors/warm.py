@@ -26,7 +26,7 @@ from mismatch_lab.engines.jobs import WorkerTask
 from mismatch_lab.executors.environment import worker_environment
 from mismatch_lab.executors.sources import sources_digest
 
-ENGINES = ("hf", "fsdp")
+ENGINES = ("hf", "fsdp", "definition")
 """vLLM is not among them: it starts threads and processes of its own when it is imported."""
 
 SERVER = ("-m", "mismatch_lab.executors.warm_server")

@@ -33,6 +33,7 @@ MODULES = (
     "transformers.models.auto.tokenization_auto",
     "mismatch_lab.engines.hf",
     "mismatch_lab.engines.fsdp",
+    "mismatch_lab.engines.definition",
     "mismatch_lab.engines.recording",
     "mismatch_lab.captures.store",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from mismatch_lab.attribution.verdict import Decision, Evidence, decide
@@ -11,7 +12,7 @@ from mismatch_lab.captures.align import align
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.store import MANIFEST, load_capture
 from mismatch_lab.findings.edges import measure_edges
-from mismatch_lab.findings.localise import localise
+from mismatch_lab.findings.localise import left_open, localise
 from mismatch_lab.findings.noise_floor import measure_floor
 from mismatch_lab.findings.routing import measure_routing
 from mismatch_lab.findings.run_versions import measure_versions
@@ -19,7 +20,7 @@ from mismatch_lab.findings.versions import record
 from mismatch_lab.findings.weights import differing_tensors
 from mismatch_lab.measures.calibration import calibration
 from mismatch_lab.plan import floor_dtype
-from mismatch_lab.schema import EstimateRecord, Findings, RunSpec, Verdict
+from mismatch_lab.schema import EstimateRecord, Findings, ReferenceCheck, RunSpec, Verdict
 
 VERSIONS_NEED_DEPTH = (
     "Which tensors are old is told from what modules do: --weights-before needs --depth standard."
@@ -35,20 +36,35 @@ def load_captures(run_dir: Path) -> dict[str, Capture]:
 
 
 def build_findings(
-    run: RunSpec, captures: dict[str, Capture], timings_s: dict[str, float]
+    run: RunSpec,
+    captures: dict[str, Capture],
+    timings_s: dict[str, float],
+    reference: ReferenceCheck | None = None,
 ) -> Findings:
-    """Measure every edge and decide."""
+    """Measure every edge and decide.
+
+    Args:
+        run: what was asked.
+        captures: by id.
+        timings_s: seconds by stage, for the record.
+        reference: whether the reference holds, where that was asked: without it, an engine that
+            differs from it is not yet the side that is wrong.
+    """
     limits = run.probe.limits
     dtype = floor_dtype(run)
     edges = measure_edges(captures)
     floor = measure_floor(captures, edges, dtype)
     routing = measure_routing(captures)
     localisation = localise(captures, run.depth, dtype, limits.module_floor_ratio)
+    if localisation is not None and reference is not None and reference.is_open:
+        localisation = left_open(localisation)
     rows = captures["decode"].rows.n_rows
     weights = _weights(run, captures)
     versions = measure_versions(run, captures, localisation)
     evidence = Evidence(edges, floor, localisation, routing, rows, tuple(weights))
     decision = decide(evidence, limits)
+    if reference is not None:
+        decision = replace(decision, reasons=[*decision.reasons, reference.why])
     return Findings(
         run=run.id,
         edges=edges,
@@ -58,6 +74,7 @@ def build_findings(
         calibration=_calibration(captures),
         weights=weights,
         versions=record(versions) if versions is not None else None,
+        reference=reference,
         timings_s=timings_s,
         notes=[VERSIONS_NEED_DEPTH] if run.infer.weights_before and versions is None else [],
         verdict=_verdict(decision, next_command(run, decision)),

@@ -74,6 +74,11 @@ def localise(
     )
 
 
+def left_open(found: Localisation) -> Localisation:
+    """The same, with an error of the engine's laid to nobody: the reference is in doubt."""
+    return found.model_copy(update={"side": "undecided"}) if found.side == "infer" else found
+
+
 def module_error(hidden: Float32 | None, reference: Float32 | None) -> tuple[float, int]:
     """(trimmed root mean square of the relative error, positions); NaN and 0 without data.
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mismatch_lab.definitions.modules import Attention
 from mismatch_lab.engines.alterations.planting import (
     attributes_set,
     factor,
@@ -48,6 +49,11 @@ def attentions(model: nn.Module, alteration: Alteration) -> dict[str, Any]:
     return found
 
 
+def is_eager(module: Any) -> bool:
+    """Whether what stands in the module is what is computed: no kernel stands in its place."""
+    return isinstance(module, Attention) or module.config._attn_implementation == "eager"
+
+
 @contextmanager
 def drop_sinks(model: nn.Module, alteration: Alteration) -> Iterator[None]:
     """Attention as if its sinks took no weight."""
@@ -70,7 +76,7 @@ def attention_softcap(model: nn.Module, alteration: Alteration) -> Iterator[None
         module
         for module in attentions(model, alteration).values()
         if getattr(module, "attn_logit_softcapping", None) not in (None, cap)
-        and module.config._attn_implementation == "eager"
+        and is_eager(module)
     ]
     if not changed:
         raise NotApplicableError("The model has no other cap on its attention logits.")
@@ -114,13 +120,15 @@ def sliding_window(model: nn.Module, alteration: Alteration) -> Iterator[None]:
 
 def _window_of_the_model(modules: list[Any], width: int | None) -> AbstractContextManager[None]:
     """The model makes one mask for all windowed layers, as its config says when it runs."""
-    configs = {id(m.config): m.config for m in modules}.values()
+    configs = {id(m.config): m.config for m in modules if hasattr(m, "config")}.values()
     changes = [(config, "sliding_window", width or WIDER_THAN_ANY) for config in configs]
     own = [(m, "sliding_window", width) for m in modules if hasattr(m, "sliding_window")]
     return attributes_set([*changes, *own])
 
 
 def _window_of_layers(modules: list[Any], width: int | None) -> AbstractContextManager[None]:
+    if all(isinstance(module, Attention) for module in modules):  # each makes its own mask
+        return attributes_set([(module, "sliding_window", width) for module in modules])
     if any(module.config._attn_implementation not in ("eager", "sdpa") for module in modules):
         raise NotApplicableError("Single layers take another mask in eager and sdpa attention.")
 
@@ -134,7 +142,7 @@ def _window_of_layers(modules: list[Any], width: int | None) -> AbstractContextM
 
 def _window(module: Any) -> int | None:
     # Models whose layers all have the window keep it in the config only (Mistral).
-    own = getattr(module.config, "sliding_window", None)
+    own = getattr(getattr(module, "config", None), "sliding_window", None)
     width: int | None = getattr(module, "sliding_window", own)
     return width
 

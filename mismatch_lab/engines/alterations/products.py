@@ -8,7 +8,7 @@ Triton unless told otherwise).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface
 
-from mismatch_lab.engines.alterations.attention import attentions
+from mismatch_lab.definitions.modules import Attention
+from mismatch_lab.engines.alterations.attention import attentions, is_eager
 from mismatch_lab.engines.alterations.planting import attributes_set, hooks, in_layers, text
 from mismatch_lab.engines.alterations.rounding import tf32
 from mismatch_lab.errors import InputError, NotApplicableError
@@ -31,6 +32,9 @@ OPERANDS = {
 }  # fmt: skip
 """torch function -> its arguments that are multiplied; what is added to them keeps its bits."""
 
+ITS_OWN = ("matmul", "__matmul__")
+"""Functions by which an attention multiplies what is no weight."""
+
 
 @contextmanager
 def attention_products(model: nn.Module, alteration: Alteration) -> Iterator[None]:
@@ -39,8 +43,12 @@ def attention_products(model: nn.Module, alteration: Alteration) -> Iterator[Non
     """
     narrow = _form(model, alteration)
     modules = list(attentions(model, alteration).values())
-    if any(module.config._attn_implementation != "eager" for module in modules):
+    if not all(map(is_eager, modules)):
         raise NotApplicableError("Products of attention can be reached where it is eager.")
+    if all(isinstance(module, Attention) for module in modules):
+        with _narrow_within(modules, narrow, ITS_OWN):
+            yield
+        return
     name = f"mismatch-lab-{text(alteration)}"
     AttentionInterface.register(name, partial(_attend, narrow))
     configs = [copy.copy(module.config) for module in modules]
@@ -139,12 +147,15 @@ def _attend(
 
 @contextmanager
 def _narrow_within(
-    modules: Sequence[nn.Module], narrow: Callable[[Tensor], Tensor]
+    modules: Sequence[nn.Module],
+    narrow: Callable[[Tensor], Tensor],
+    functions: Collection[str] = OPERANDS.keys(),
 ) -> Iterator[None]:
+    operands = {name: OPERANDS[name] for name in functions}
     with ExitStack() as inside:
 
         def enter(*_: Any) -> None:
-            inside.enter_context(_NarrowOperands(narrow))
+            inside.enter_context(_NarrowOperands(narrow, operands))
 
         def leave(*_: Any) -> None:
             inside.close()
@@ -164,12 +175,15 @@ def _narrow_within(
 class _NarrowOperands(TorchFunctionMode):
     """While active, torch functions that multiply matrices see narrower ones."""
 
-    def __init__(self, narrow: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self, narrow: Callable[[Tensor], Tensor], operands: Mapping[str, tuple[int, int]]
+    ) -> None:
         super().__init__()
         self.narrow = narrow
+        self.operands = operands
 
     def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        operands = OPERANDS.get(getattr(func, "__name__", ""), ())
+        operands = self.operands.get(getattr(func, "__name__", ""), ())
         if operands:
             args = [self.narrow(a) if i in operands else a for i, a in enumerate(args)]
         return func(*args, **(kwargs or {}))

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from mismatch_lab.definitions.rotary import RotaryEmbedding
 from mismatch_lab.engines.alterations.planting import (
     attributes_set,
     factor,
@@ -40,6 +41,8 @@ class Frequencies:
     @property
     def parameters(self) -> Parameters:
         """`rope_parameters` of the config, for this layer type."""
+        if isinstance(self.module, RotaryEmbedding):
+            return dict(self.module.given)
         every: Parameters = self.module.config.rope_parameters
         return every[self.layer_type] if self.layer_type else every
 
@@ -51,6 +54,12 @@ class Frequencies:
 
     def recomputed(self, parameters: Parameters) -> list[tuple[Any, str, Any]]:
         """Changes that make these the frequencies and attention factor of other parameters."""
+        if isinstance(self.module, RotaryEmbedding):
+            (short, long), factor = self.module.computed(parameters)
+            tables = [(self.module, "inv_freq", short), (self.module, "long_inv_freq", long)]
+            device = self.module.inv_freq.device
+            moved = [(owner, name, table.to(device)) for owner, name, table in tables]
+            return [*moved, (self.module, "attention_scaling", factor)]
         config = deepcopy(self.module.config)
         if self.layer_type:
             config.rope_parameters = config.rope_parameters | {self.layer_type: parameters}

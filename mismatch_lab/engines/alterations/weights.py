@@ -6,13 +6,15 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mismatch_lab.definitions.model import Definition, load_definition
 from mismatch_lab.engines.alterations.planting import attributes_set, in_layers, text
-from mismatch_lab.engines.checkpoint import locate
+from mismatch_lab.engines.checkpoint import locate, read_config
 from mismatch_lab.errors import InputError, NotApplicableError
 from mismatch_lab.schema import Alteration
 
@@ -48,6 +50,9 @@ def weights_from(model: nn.Module, alteration: Alteration) -> Iterator[None]:
 @lru_cache(maxsize=1)
 def _read(folder: str, model_class: Any, dtype: torch.dtype) -> Mapping[str, Tensor]:
     # By transformers itself: checkpoints name and fuse tensors in other ways than models do.
+    if model_class is Definition:
+        other: Any = load_definition(Path(folder), read_config(folder), dtype)
+        return {name: parameter.data for name, parameter in _parameters(other)}
     try:
         other = model_class.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError, RuntimeError) as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from builders import clues
 
-from mismatch_lab.attribution.clues import read_config
+from mismatch_lab.engines.checkpoint import read_config
 
 
 def test_what_a_config_says() -> None:

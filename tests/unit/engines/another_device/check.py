@@ -19,12 +19,12 @@ from device import DEVICE, AnotherDevice
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mismatch_lab.attribution.clues import Clues, read_config
+from mismatch_lab.attribution.clues import Clues
 from mismatch_lab.attribution.predictions import hypotheses_for
 from mismatch_lab.captures.capture import Capture, Float32, Rows
 from mismatch_lab.engines import torch_engine
 from mismatch_lab.engines.base import ScoreRequest
-from mismatch_lab.engines.checkpoint import EMBEDDED, locate
+from mismatch_lab.engines.checkpoint import EMBEDDED, locate, read_config
 from mismatch_lab.engines.hf import HfEngine
 from mismatch_lab.faults import FAULTS, load_fault
 from mismatch_lab.schema import Alteration, Sampling, SideSpec
