@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,8 @@ def finish(
     timings_s["measure"] = time.perf_counter() - began
     if reference_check.is_due(run, findings):
         began = time.perf_counter()
-        run, captures, findings = _with_reference_checked(
-            run, out, captures, findings, lambda t, n: run_cached(t, n, out / "logs", on_event, cache)
-        )
+        run_task = partial(run_cached, logs=out / "logs", on_event=on_event, cache=cache)
+        run, captures, findings = _with_reference_checked(run, out, captures, findings, run_task)
         timings_s["reference check"] = time.perf_counter() - began
     began = time.perf_counter()
     findings = with_causes(run, out, captures, findings, on_event, budget_s, after_task)

@@ -141,7 +141,7 @@ def _does(job: Job) -> str:
 
 def _clues(run: RunSpec) -> list[Clues]:
     """What is known of every suspect before the run."""
-    config = read_config(run.infer.model)
+    config, tensors = read_config(run.infer.model), tensor_names(run.infer.model)
     before = run.infer.weights_before
     changes = {} if before is None else changed_tensors(before, run.infer.model)
     return [
@@ -154,6 +154,7 @@ def _clues(run: RunSpec) -> list[Clues]:
             low_rank=tuple(name for name, c in changes.items() if c.rank is not None),
             dtype=side_of(run, suspect).dtype,
             micro_batch=2 if run.train.args.get("packing") else 1,
+            tensors=tensors,
         )
         for suspect in SUSPECTS
     ]

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mismatch_lab.attribution.suspects import SMALLEST_NATS
 from mismatch_lab.captures.align import assert_same_tokens
 from mismatch_lab.captures.capture import Capture, first_rows
 from mismatch_lab.captures.store import load_capture
@@ -37,9 +38,6 @@ CHECKED_ROWS = 8
 NEARER = 0.2
 """The definition sides with whom it is this many times nearer to than to the other. Of three
 programs in float32 two agree to 1e-6 nats and the third is off by what is wrong with it."""
-
-SMALLEST_NATS = 3e-6
-"""What two sound programs in float32 differ by."""
 
 SHARED = ("hf", "fsdp")
 """Trainers that run transformers' code, which the reference is."""
@@ -123,17 +121,16 @@ def compared(
     for other, name in ((ref, "ref"), (infer, "prefill")):
         assert_same_tokens(definition, other, (DEFINITION, name))
     to_ref, to_infer = _apart(definition, ref), _apart(definition, infer)
-    numbers = f"over {rows} rows: {to_ref:.2g} nats from transformers, {to_infer:.2g} from the engine"
     outcome: Literal["agrees", "contradicts", "undecided"] = "undecided"
+    sides = f"{OPEN} The model's definition sides with neither"
     if to_ref <= max(NEARER * to_infer, SMALLEST_NATS):
         outcome, sides = "agrees", "The model's definition sides with transformers"
     elif to_infer <= max(NEARER * to_ref, min(noise_nats, to_ref)):
         outcome, sides = "contradicts", "The model's definition sides with the engine"
-    else:
-        sides = f"{OPEN} The model's definition sides with neither"
+    distances = f"{to_ref:.2g} nats from transformers and {to_infer:.2g} from the engine"
     return ReferenceCheck(
         outcome=outcome,
-        why=f"{sides}, {numbers}.",
+        why=f"{sides}: over {rows} rows it is {distances}.",
         rows=rows,
         definition_ref_nats=to_ref,
         definition_infer_nats=to_infer,
@@ -156,10 +153,15 @@ def by_definition(
     sampling = run.probe.sampling
     tapped: dict[str, Any] = {"temperature": sampling.temperature, "probes": True, "taps": True}
     tapped |= {"plan": run.probe.capture, "source": "decode"}
-    theirs, ours = ScoreJob(id=TRANSFORMERS, **tapped), ScoreJob(id=ON_TRANSFORMERS, replay_from=TRANSFORMERS, **tapped)
+    theirs, ours = (
+        ScoreJob(id=TRANSFORMERS, **tapped),
+        ScoreJob(id=ON_TRANSFORMERS, replay_from=TRANSFORMERS, **tapped),
+    )
     stages = [Stage(spec=run.ref, jobs=[theirs]), Stage(spec=definition_of(run), jobs=[ours])]
     run_task(_task(folder, *stages), "where-transformers-parts")
-    location = first_difference(load_capture(folder / TRANSFORMERS)[0], load_capture(folder / ON_TRANSFORMERS)[0])
+    location = first_difference(
+        load_capture(folder / TRANSFORMERS)[0], load_capture(folder / ON_TRANSFORMERS)[0]
+    )
     defined = run.model_copy(update={"ref": definition_of(run)})
     stages = reference_stages(defined)
     for job in (job for stage in stages for job in stage.jobs):

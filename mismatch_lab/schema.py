@@ -316,6 +316,9 @@ class Confirmation(Strict):
     experiment: str
     before: Number
     after: Number
+    by: Literal["side", "unseen rows", "record"] = "side"
+    """What it was done to: the side itself, changed in one thing; rows of the run that nothing had
+    been fitted on; or what was recorded, the tokens in question left out."""
 
 
 class Remedy(Strict):
@@ -410,7 +413,7 @@ class ReferenceCheck(Strict):
     """
 
     outcome: Literal["agrees", "contradicts", "undecided", "not defined"]
-    """`contradicts`: the definition sides with the engine, and is the reference of these findings."""
+    """`contradicts`: the definition sides with the engine, and is these findings' reference."""
     why: str
     rows: int = 0
     definition_ref_nats: Number = math.nan

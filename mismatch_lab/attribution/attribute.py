@@ -33,6 +33,7 @@ from mismatch_lab.attribution.self_disagreement import (
     Disagreement,
     self_disagreements,
 )
+from mismatch_lab.attribution.shared_code import on_whose_side
 from mismatch_lab.attribution.suspects import SUSPECTS, Charge, charge_of, charges, side_of
 from mismatch_lab.attribution.trainer_itself import in_training_mode, with_own
 from mismatch_lab.attribution.trials import OnEvent, Rerun, Trials, confirmed_by
@@ -78,10 +79,18 @@ def attribute(
         lab = _lab(run, found, session, budget_s)
         outcome = _examine(Inquest(run, found, lab, trials))
         trials.record_lab(lab)
+        outcome.notes += [_moved(name, nats) for name, nats in lab.moved.items()]
     if trials.skipped:
         outcome.notes.append(f"The budget did not pay for: {'; '.join(trials.skipped)}.")
     causes = sorted(outcome.causes, key=lambda cause: -cause.confidence)
     return Attribution(causes, outcome.ruled_out, trials.records, outcome.notes)
+
+
+def _moved(name: str, nats: float) -> str:
+    return (
+        f"The reference itself is in doubt: {name}, with its defect switched off, moves it by "
+        f"{nats:.2g} nats. What that simulation would explain is not named."
+    )
 
 
 def _lab(run: RunSpec, found: Measured, session: Scorer, budget_s: float) -> Lab:
@@ -159,7 +168,8 @@ def _model(inquest: Inquest, charge: Charge, own: list[Disagreement]) -> Inquiry
     if not inquiry.done and not any(c.confidence > CONVINCING for c in named):
         unknown = unlisted_cause(charge, found.captures, found.localisation, inquest.config)
         named = [*([unknown] if unknown else []), *named]
-    inquest.outcome.add(_tested(inquest, charge, named), inquiry)
+    named = on_whose_side(_tested(inquest, charge, named), charge, found.reference)
+    inquest.outcome.add(named, inquiry)
     return inquiry
 
 

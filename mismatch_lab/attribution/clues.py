@@ -30,6 +30,8 @@ class Clues:
     """The suspect's, where it is known."""
     micro_batch: int = 1
     """Rows per forward of the suspect, where it is the trainer."""
+    tensors: tuple[str, ...] | None = None
+    """Names of the checkpoint's tensors; None where they are not known."""
 
     @property
     def n_layers(self) -> int:
@@ -40,6 +42,12 @@ class Clues:
     def is_moe(self) -> bool:
         """Whether it has experts."""
         return any(k in self.config for k in ("num_experts", "num_local_experts", "n_experts"))
+
+    def has_tensor(self, leaf: str) -> bool:
+        """Whether some module of the checkpoint has a tensor of this name; where names are not
+        known, it may have one.
+        """
+        return self.tensors is None or any(n.rpartition(".")[2] == leaf for n in self.tensors)
 
     def first_layer(self, kind: str | None = None) -> int:
         """The first layer whose attention is of this kind; 0 where the config does not say."""

@@ -96,7 +96,7 @@ def _confirm(
     inquest: Inquest, charge: Charge, cause: Cause, available: list[Choice], several: bool
 ) -> Cause:
     """Put the suspected thing right alone, and see whether the effect goes."""
-    if cause.confidence < NAMED or len(cause.confirmed_by) > 1:
+    if cause.confidence < NAMED or any(seen.by == "side" for seen in cause.confirmed_by):
         return cause
     left_over = list(available)
     for _ in range(MOST_TURNS):

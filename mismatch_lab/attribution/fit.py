@@ -26,6 +26,17 @@ WORTH_A_NUMBER = 0.6
 
 
 @dataclass(frozen=True)
+class Unseen:
+    """An explanation on rows that the search never looked at; differences in nats."""
+
+    rows: int
+    sound_nats: float
+    """mean |suspect - sound program|."""
+    residual_nats: float
+    """mean |suspect - prediction|, at the size that was found on the other rows."""
+
+
+@dataclass(frozen=True)
 class Fit:
     """An explanation against the suspect, over N tokens; differences in nats."""
 
@@ -42,6 +53,12 @@ class Fit:
     """Squared correlation (through the origin) of predicted and observed change."""
     extent: str = ""
     """Where the change is there in part only: at what size, or in which share of rows."""
+    size: float = 1.0
+    """Of the change, over the predicted one."""
+    effect_nats: float = 0.0
+    """mean |predicted change|."""
+    unseen: Unseen | None = None
+    """The same on rows that it was not found on; None where there are none."""
 
     @property
     def explained(self) -> float:
@@ -89,6 +106,7 @@ def fit(
         float(np.mean(np.abs(seen - expected))),
         product / size if size > 0 else 0.0,
         product**2 / (size * total) if size > 0 and total > 0 else 0.0,
+        effect_nats=float(np.mean(np.abs(expected))),
     )
     # Of several changes together, none can be told to be weaker.
     variants = [_at_size(whole, seen, expected)] if len(explanation) == 1 else []
@@ -98,6 +116,39 @@ def fit(
     return min(better, key=lambda v: v.residual_nats, default=whole)
 
 
+def on_unseen_rows(
+    found: Fit,
+    prediction: Prediction,
+    sound: Float64,
+    observed: Float64,
+    row_of: Int64,
+    first_row: int,
+) -> Unseen | None:
+    """What an explanation comes to on the rows from `first_row` on, nothing fitted to them.
+
+    None where there are no such rows, or where the explanation is of rows that their error picked.
+
+    Args:
+        found: on the rows before.
+        prediction: of all rows.
+        sound: [T] log-probs of the sound program.
+        observed: [T] the suspect's.
+        row_of: [T] the row of each token.
+        first_row: that the search did not look at.
+    """
+    flat = prediction.flat
+    kept = (row_of[flat] >= first_row) & np.isfinite(prediction.logp + sound[flat] + observed[flat])
+    if not kept.any() or (found.extent and found.size == 1.0):
+        return None
+    flat, predicted = flat[kept], prediction.logp[kept]
+    seen, expected = observed[flat] - sound[flat], predicted - sound[flat]
+    return Unseen(
+        len(np.unique(row_of[flat])),
+        float(np.mean(np.abs(seen))),
+        float(np.mean(np.abs(seen - found.size * expected))),
+    )
+
+
 def _at_size(whole: Fit, seen: Float64, expected: Float64) -> Fit | None:
     """The same change, weaker than predicted: a defect of part of the computation."""
     if not (0 < whole.slope < CLEARLY_LESS and whole.shared >= SAME_SHAPE):
@@ -105,7 +156,8 @@ def _at_size(whole: Fit, seen: Float64, expected: Float64) -> Fit | None:
     left = float(np.mean(np.abs(seen - whole.slope * expected)))
     if left >= whole.residual_nats:
         return None
-    return replace(whole, residual_nats=left, extent=f"at {whole.slope:.2g} of its size")
+    extent = f"at {whole.slope:.2g} of its size"
+    return replace(whole, residual_nats=left, extent=extent, size=whole.slope)
 
 
 def _in_some_rows(

@@ -12,13 +12,14 @@ from mismatch_lab.attribution.clues import Clues
 from mismatch_lab.attribution.hypotheses import Explanation
 from mismatch_lab.attribution.investigate import Inquiry, investigate
 from mismatch_lab.attribution.lab import Lab
-from mismatch_lab.attribution.naming import cause_of_grid, ruled_out
+from mismatch_lab.attribution.naming import cause_of_grid, not_ruled_out, ruled_out
 from mismatch_lab.attribution.simulate import World
 from mismatch_lab.attribution.suspects import Charge, side_of
 from mismatch_lab.attribution.trials import Trials
 from mismatch_lab.attribution.value_grid import rounded_sound, value_grid
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.engines.checkpoint import read_config
+from mismatch_lab.engines.checkpoint_tensors import tensor_names
 from mismatch_lab.findings.tensor_changes import changed_tensors
 from mismatch_lab.schema import (
     Cause,
@@ -26,6 +27,7 @@ from mismatch_lab.schema import (
     Manifest,
     Measures,
     NoiseFloor,
+    ReferenceCheck,
     RuledOut,
     RunSpec,
 )
@@ -42,6 +44,8 @@ class Measured:
     weights: Mapping[str, tuple[str, ...]]
     """suspect -> checkpoint tensors whose fingerprints are not the reference's."""
     decode_manifest: Manifest | None = None
+    reference: ReferenceCheck | None = None
+    """Whether what sides are held against can be believed."""
 
 
 @dataclass
@@ -55,7 +59,11 @@ class Outcome:
     def add(self, causes: list[Cause], inquiry: Inquiry) -> None:
         """Causes of one suspect, and what its inquiry ruled out."""
         self.causes += causes
-        self.ruled_out += ruled_out(inquiry, {cause.id for cause in self.causes})
+        named = {cause.id for cause in self.causes}
+        self.ruled_out += ruled_out(inquiry, named)
+        left = not_ruled_out(inquiry, named)
+        if left is not None:
+            self.notes.append(left)
         if not inquiry.pursuit.finished:
             self.notes.append("The budget for experiments ended the search early.")
 
@@ -71,6 +79,7 @@ class Inquest:
         self.outcome = Outcome()
         self.temperature = run.probe.sampling.temperature
         self.config = read_config(run.infer.model)
+        self.tensors = tensor_names(run.infer.model)
         before = run.infer.weights_before
         self.changes = {} if before is None else changed_tensors(before, run.infer.model)
 
@@ -111,6 +120,7 @@ class Inquest:
             changed=tuple(self.changes),
             low_rank=tuple(n for n, c in self.changes.items() if c.rank is not None),
             dtype=side_of(self.run, charge.suspect).dtype,
+            tensors=self.tensors,
             first_wrong=_first_layer(self.found.localisation, charge.suspect),
             micro_batch=2 if packs else 1,
         )

@@ -150,19 +150,26 @@ def _take_if_better(pursuit: Pursuit, found: Fit | None) -> None:
 
 
 def _check_on_all(inquiry: Inquiry, search: Search) -> None:
-    """Judge the outcome on all rows, also those that numbers were not fitted on."""
+    """Judge the outcome on all rows, and by itself on those that the search did not look at."""
     pursuit = inquiry.pursuit
     if pursuit.best is None:
         return
     try:
-        whole = search.judge(pursuit.best.explanation)
-        pursuit.ties = [f for f in (search.judge(t.explanation) for t in pursuit.ties) if f]
+        whole = _judged_on_all(search, pursuit.best)
+        pursuit.ties = [f for f in (_judged_on_all(search, t) for t in pursuit.ties) if f]
     except OutOfTimeError:
         pursuit.finished = False
         return
     if whole is not None:
         pursuit.best = whole
         inquiry.left_nats = whole.residual_nats
+
+
+def _judged_on_all(search: Search, explored: Fit) -> Fit | None:
+    whole = search.judge(explored.explanation)
+    if whole is None:
+        return None
+    return replace(whole, unseen=search.unseen(explored, EXPLORING_ROWS).unseen)
 
 
 def sound_in(lab: Lab, given: Explanation, charge: Charge, temperature: float) -> Charge:

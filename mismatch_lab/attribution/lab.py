@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from mismatch_lab.captures.capture import Capture
+from mismatch_lab.engines.alterations import CONTROLS
 from mismatch_lab.engines.jobs import ScoreJob
 from mismatch_lab.errors import NotApplicableError
 from mismatch_lab.executors.session import Session
@@ -22,6 +25,13 @@ FULL_ROWS_BYTES = 48 << 20
 """Memory for whole distributions: as many sampled positions as fit are recorded in full."""
 
 NEVER = 1e9
+
+CONTROL_ROWS = 2
+"""Rows for controls: code that computes something else shows in every row."""
+
+CONTROL_NATS = 3e-5
+"""mean |delta| up to which two pieces of code compute the same thing in float32: ten times what
+programs differ by on small models, since deep ones differ more."""
 
 
 class Scorer(Protocol):
@@ -64,7 +74,11 @@ class Lab:
         self.deadline = time.monotonic() + budget_s
         self.spent: dict[Key, float] = {}
         """Seconds of every experiment that ran."""
+        self.moved: dict[str, float] = {}
+        """Alteration that puts code of ours into the reference -> mean |delta| in nats that this
+        code makes by itself, the defect switched off; only those that make any."""
         self._kept: dict[Key, Capture | None] = {}
+        self._controlled: set[str] = set()
 
     def score(
         self,
@@ -72,12 +86,35 @@ class Lab:
         packing: Packing | None = None,
         first_rows: int | None = None,
     ) -> Capture | None:
-        """The altered reference on the run's rows; None where the model has no such part.
+        """The altered reference on the run's rows; None where the model has no such part, or where
+        the code that alters it moves the reference by itself.
 
         Raises:
             OutOfTimeError: the budget is used up and the result is not known yet.
         """
-        key = (alterations, packing, first_rows if packing is None else None)
+        for alteration in alterations:
+            self._control(alteration)
+        if any(alteration.name in self.moved for alteration in alterations):
+            return None
+        return self._scored((alterations, packing, first_rows if packing is None else None))
+
+    def _control(self, alteration: Alteration) -> None:
+        """Run code that replaces the reference's own with its defect switched off, once."""
+        name = alteration.name
+        if name not in CONTROLS or name in self._controlled:
+            return
+        self._controlled.add(name)
+        off = Alteration(name=name, value=CONTROLS[name])
+        replaced = self._scored(((off,), None, CONTROL_ROWS))
+        plain = self._scored(((), None, CONTROL_ROWS))
+        if replaced is None or plain is None:
+            return
+        delta = np.abs(replaced.logp.astype(np.float64) - plain.logp)[plain.rows.sampled]
+        nats = float(np.nanmean(delta)) if np.isfinite(delta).any() else 0.0
+        if nats > CONTROL_NATS:
+            self.moved[name] = nats
+
+    def _scored(self, key: Key) -> Capture | None:
         if key not in self._kept:
             if time.monotonic() > self.deadline:
                 raise OutOfTimeError

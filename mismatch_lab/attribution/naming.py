@@ -34,6 +34,10 @@ NAMED = 0.28
 
 SHOWN_RULED_OUT = 8
 
+RULED_OUT = 0.5
+"""A hypothesis is ruled out that removes at most this share of what the best one removes: what
+comes nearer may be a part of it, or the same thing in other words."""
+
 
 def named_causes(inquiry: Inquiry, localisation: Localisation | None) -> list[Cause]:
     """Causes of one suspect that its single tokens and the search name, the surest first.
@@ -100,6 +104,7 @@ def cause_of_grid(charge: Charge, grid: ValueGrid, left_nats: float) -> Cause:
         experiment="the sound log-probs rounded so, against the suspect, mean |delta| in nats",
         before=charge.error_nats,
         after=left_nats,
+        by="record",
     )
     why = f"Every value is one that this format can hold: {grid.hypothesis.label}."
     side = SIDE[charge.suspect]
@@ -141,12 +146,17 @@ def _of_hypothesis(
         ),
         *position_profile(charge),
     ]
-    confirmation = Confirmation(
-        experiment=f"reference with this defect planted ({label}){together} against the suspect, "
-        "mean |delta|",
-        before=found.sound_nats,
-        after=found.residual_nats,
-    )
+    confirmations = []
+    if found.unseen is not None:
+        confirmations.append(
+            Confirmation(
+                experiment=f"{found.unseen.rows} rows that the search had not seen: reference with "
+                f"this defect ({label}){together} against the suspect, mean |delta| in nats",
+                before=found.unseen.sound_nats,
+                after=found.unseen.residual_nats,
+                by="unseen rows",
+            )
+        )
     tied = share < 1
     decides = load_cause(hypothesis.cause).confirmation if tied else ""
     return build_cause(
@@ -155,7 +165,7 @@ def _of_hypothesis(
         share * _confidence(inquiry, found),
         f"The suspect says what the reference says with this defect: {label}.",
         evidence,
-        [confirmation],
+        confirmations,
         _location(hypothesis, localisation, SIDE[charge.suspect]),
         decides,
     )
@@ -205,6 +215,7 @@ def _of_pattern(inquiry: Inquiry, pattern: TokenPattern) -> Cause:
         experiment="these tokens left out, mean |delta| of the rest",
         before=inquiry.charge.error_nats,
         after=inquiry.left_nats,
+        by="record",
     )
     why = f"{count} tokens carry {what}{shown} whatever the model says of them."
     side = SIDE[inquiry.charge.suspect]
@@ -252,18 +263,59 @@ def own_cause(own: Disagreement, localisation: Localisation | None) -> Cause:
 
 
 def ruled_out(inquiry: Inquiry, named: Iterable[str]) -> list[RuledOut]:
-    """Hypotheses that were tried and explain little, those that came nearest first."""
+    """Hypotheses that were tried and explain little, those that came nearest first; and those whose
+    cause cannot be as large as its simulation was.
+    """
     kept = set(named)
-    tried = sorted(inquiry.pursuit.tried.items(), key=lambda item: -item[1].explained)
-    return [
+    too_large = [
         RuledOut(
             id=cause,
-            because=f"simulated ({found.explanation[0].label}): removes "
-            f"{max(found.explained, 0.0):.0%} of the error",
+            because=f"simulated, moves log-probs by {nats:.2g} nats: this cause moves them by "
+            f"{load_cause(cause).largest_nats:.2g} at most",
         )
-        for cause, found in tried
-        if cause not in kept
-    ][:SHOWN_RULED_OUT]
+        for cause, nats in inquiry.pursuit.implausible.items()
+        if cause not in kept and cause not in inquiry.pursuit.tried
+    ]
+    return (
+        too_large
+        + [
+            RuledOut(
+                id=cause,
+                because=f"simulated ({found.explanation[0].label}): removes "
+                f"{max(found.explained, 0.0):.0%} of the error",
+            )
+            for cause, found in _by_share(inquiry)
+            if cause not in kept and found.explained <= _ruled_out_up_to(inquiry)
+        ][:SHOWN_RULED_OUT]
+    )
+
+
+def not_ruled_out(inquiry: Inquiry, named: Iterable[str]) -> str | None:
+    """What explains too much by itself to be ruled out and is not named, in a sentence."""
+    kept = set(named)
+    open_ones = [
+        f"{cause} ({found.explained:.0%})"
+        for cause, found in _by_share(inquiry)
+        if cause not in kept and found.explained > _ruled_out_up_to(inquiry)
+    ]
+    if not open_ones:
+        return None
+    return (
+        f"Not ruled out for the {inquiry.charge.suspect}, by the share of its error that each "
+        f"removes alone: {', '.join(open_ones)}."
+    )
+
+
+def _by_share(inquiry: Inquiry) -> list[tuple[str, Fit]]:
+    return sorted(inquiry.pursuit.tried.items(), key=lambda item: -item[1].explained)
+
+
+def _ruled_out_up_to(inquiry: Inquiry) -> float:
+    """Share of the error: where nothing was found, that of an explanation that is named; else half
+    of what is explained.
+    """
+    best = inquiry.pursuit.best
+    return NAMED if best is None else max(0.0, RULED_OUT * best.explained)
 
 
 def _figure(value: object) -> str:

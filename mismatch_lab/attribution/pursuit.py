@@ -7,11 +7,12 @@ well are kept as ties, after those that needed fewer fitted numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mismatch_lab.attribution.fit import Fit, fit
+from mismatch_lab.attribution.causes import load_cause
+from mismatch_lab.attribution.fit import Fit, fit, on_unseen_rows
 from mismatch_lab.attribution.hypotheses import Explanation, Hypothesis
 from mismatch_lab.attribution.lab import OutOfTimeError
 from mismatch_lab.attribution.simulate import World
@@ -40,6 +41,10 @@ COARSE_NATS = 1e-4
 NEARLY = 0.95
 """Share of the error that an explanation in half precision need remove."""
 
+NOTABLE = 0.5
+"""Share of the error that an explanation must remove to pass for one because little is left: on
+some rows the whole error may be as small as the noise."""
+
 MOSTLY = 0.8
 """An explanation of this share is kept; what is left is looked for among all hypotheses again."""
 
@@ -55,6 +60,8 @@ class Pursuit:
     """cause -> its best fit alone."""
     finished: bool = True
     """False where the budget ended the search."""
+    implausible: dict[str, float] = field(default_factory=dict)
+    """cause -> nats that its simulation moves log-probs by, beyond what it can."""
 
 
 class Search:
@@ -83,17 +90,33 @@ class Search:
         self.row_of = row_of
         self.noise_nats = noise_nats
         self.given = given
+        self.implausible: dict[str, float] = {}
 
     def judge(self, explanation: Explanation) -> Fit | None:
-        """Fit of an explanation; None where it does not apply."""
+        """Fit of an explanation; None where it does not apply, or is larger than a cause can be."""
         prediction = self.world.predict((*self.given, *explanation))
         if prediction is None:
             return None
-        return fit(explanation, prediction, self.sound, self.observed, self.row_of, self.noise_nats)
+        args = self.sound, self.observed, self.row_of
+        found = fit(explanation, prediction, *args, self.noise_nats)
+        if found is not None and len(explanation) == 1:
+            cause = explanation[0].cause
+            if found.effect_nats > load_cause(cause).largest_nats:
+                self.implausible[cause] = found.effect_nats
+                return None
+        return found
+
+    def unseen(self, found: Fit, first_row: int) -> Fit:
+        """The fit with what it comes to on the rows from `first_row` on."""
+        prediction = self.world.predict((*self.given, *found.explanation))
+        if prediction is None:
+            return found
+        args = self.sound, self.observed, self.row_of
+        return replace(found, unseen=on_unseen_rows(found, prediction, *args, first_row))
 
     def run(self, hypotheses: list[Hypothesis]) -> Pursuit:
         """Search all of them, and combinations."""
-        pursuit = Pursuit()
+        pursuit = Pursuit(implausible=self.implausible)
         frontier: list[Fit] = []
         try:
             for hypothesis in hypotheses:
@@ -128,7 +151,8 @@ class Search:
         In half precision a defect also changes what rounding does: a small rest is that.
         """
         coarse = self.noise_nats > COARSE_NATS and found.explained >= NEARLY
-        return coarse or found.residual_nats <= self.noise_nats
+        quiet = found.residual_nats <= self.noise_nats and found.explained >= NOTABLE
+        return coarse or quiet
 
     def _extended(self, frontier: list[Fit], hopeful: list[Hypothesis]) -> list[Fit]:
         promising = sorted(frontier, key=_promise)[:BEAM]
@@ -149,8 +173,9 @@ class Search:
         if not candidates:
             return
         least = min(c.residual_nats for c in candidates)
-        limit = max(AS_GOOD * least, self.noise_nats)
-        equal = [c for c in candidates if c.residual_nats <= limit]
+        notable = [c for c in candidates if c.explained >= NOTABLE]
+        limit = max(AS_GOOD * least, self.noise_nats) if notable else AS_GOOD * least
+        equal = [c for c in notable or candidates if c.residual_nats <= limit]
         equal.sort(key=lambda c: (c.fitted, c.residual_nats))
         best = equal[0]
         known = pursuit.best

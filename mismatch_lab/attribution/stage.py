@@ -89,7 +89,15 @@ def _measured(
         for suspect, name, spec in sides
     }
     manifest = load_manifest(out / "captures" / "decode")
-    return Measured(captures, findings.edges, floor, findings.localisation, weights, manifest)
+    return Measured(
+        captures,
+        findings.edges,
+        floor,
+        findings.localisation,
+        weights,
+        manifest,
+        findings.reference,
+    )
 
 
 def _constants(captures: Mapping[str, Capture], floor: NoiseFloor, run: RunSpec) -> dict[str, Any]:

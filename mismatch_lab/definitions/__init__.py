@@ -12,6 +12,6 @@ the third opinion where an engine and transformers disagree.
 | `model`     | layers in the order of the recipe, embedding, head                    |
 | `tensors`   | the checkpoint's own tensors, under the names of the model            |
 
-An architecture that has no row is not defined, and nobody guesses: the verdict then says that engine
+An architecture without a row is not defined, and nobody guesses: the verdict then says that engine
 and transformers disagree, and leaves open who is right.
 """

@@ -45,7 +45,10 @@ class Layer(nn.Module):
         config, recipe = model.config, model.recipe
         self.order, self.norms = recipe.order, recipe.norms
         self.residual_scale = scale_of(config, recipe.residual_scale)
-        has: Has = lambda name: model.has(f"model.layers.{number}.{name}")
+
+        def has(name: str) -> bool:
+            return model.has(f"model.layers.{number}.{name}")
+
         for name in recipe.norms:
             self.add_module(name, model.norm((model.hidden,), bias=has(f"{name}.bias")))
         self.self_attn = Attention(

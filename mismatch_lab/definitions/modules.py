@@ -137,12 +137,12 @@ class Attention(nn.Module):
         value is 0.
         """
         highest = scores.amax(-1, keepdim=True)
-        if self.sinks is not None:
-            sinks = wide(self.sinks).view(1, -1, 1, 1)
+        sinks = None if self.sinks is None else wide(self.sinks).view(1, -1, 1, 1)
+        if sinks is not None:
             highest = highest.maximum(sinks)
         weights = (scores - highest).exp()
         total = weights.sum(-1, keepdim=True)
-        if self.sinks is not None:
+        if sinks is not None:
             total = total + (sinks - highest).exp()
         return (wide(weights.to(value.dtype) @ value) / total).to(value.dtype)
 
@@ -253,9 +253,7 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.empty(count, int(entry(config, "hidden_size"))))
         self.bias = nn.Parameter(torch.empty(count)) if has("bias") else None
         correction = "e_score_correction_bias"
-        self.e_score_correction_bias = (
-            nn.Parameter(torch.empty(count)) if has(correction) else None
-        )
+        self.e_score_correction_bias = nn.Parameter(torch.empty(count)) if has(correction) else None
         self.kind = recipe.experts
         self.top_k = chosen
         rule = recipe.renormalise
@@ -288,9 +286,11 @@ class Router(nn.Module):
         if self.e_score_correction_bias is not None:
             ranked = affinity + wide(self.e_score_correction_bias)
         if self.groups > 1:
-            grouped = ranked.unflatten(-1, (self.groups, -1))
+            grouped = ranked.view(len(ranked), self.groups, -1)
             kept = grouped.topk(2, dim=-1).values.sum(-1).topk(self.kept_groups, dim=-1).indices
-            open_groups = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter(-1, kept, True)
+            open_groups = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter(
+                -1, kept, True
+            )
             ranked = grouped.masked_fill(~open_groups[..., None], -math.inf).flatten(-2)
         chosen = ranked.topk(self.top_k, dim=-1).indices
         weights = affinity.gather(-1, chosen)
@@ -306,7 +306,9 @@ class Experts(nn.Module):
     is_concatenated = True
     """Rows of `gate_up_proj`: all of the gate, then all of up."""
 
-    def __init__(self, count: int, hidden: int, width: int, act: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self, count: int, hidden: int, width: int, act: Callable[[Tensor], Tensor]
+    ) -> None:
         super().__init__()
         self.gate_up_proj = nn.Parameter(torch.empty(count, 2 * width, hidden))
         self.down_proj = nn.Parameter(torch.empty(count, hidden, width))
@@ -315,7 +317,7 @@ class Experts(nn.Module):
     def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """[n, D], [n, K] and [n, K] to [n, D]."""
         out = torch.zeros_like(x)
-        for expert in chosen.unique().tolist():
+        for expert in sorted(set(chosen.flatten().tolist())):
             token, place = (chosen == expert).nonzero(as_tuple=True)
             out.index_add_(0, token, self._one(expert, x[token]) * weights[token, place, None])
         return out
@@ -376,5 +378,5 @@ class MixtureMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         _, weights, chosen = getattr(self, self.router_name)(flat)
-        out = self.experts(flat, weights, chosen).view_as(x)
+        out: Tensor = self.experts(flat, weights, chosen).view_as(x)
         return out + getattr(self, self.shared_name)(x) if self.shared_name else out

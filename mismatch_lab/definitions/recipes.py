@@ -28,8 +28,8 @@ class Recipe:
     norm_offset: float = 0.0
     """Added to the weight of every norm (Gemma stores weights less 1)."""
     order: Literal["pre", "post", "both", "parallel"] = "pre"
-    """Where norms stand: before attention and MLP; after them, before the residual is added; on both
-    sides; or once before both, which then run side by side."""
+    """Where norms stand: before attention and MLP; after them, before the residual is added; on
+    both sides; or once before both, which then run side by side."""
     norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
     """Names of a layer's norms in the order they run."""
     qk_norm: Literal["none", "head", "whole", "heads"] = "none"
@@ -300,8 +300,8 @@ def scale_of(config: Config, expression: str, default: float = 1.0) -> float:
 def layer_windows(config: Config, recipe: Recipe) -> list[int | None]:
     """Of each layer, how many keys a query sees, its own included; None is all before it.
 
-    A window of w is w keys: position i sees i - w + 1 to i (openai/gpt-oss and google-deepmind/gemma
-    mask so).
+    A window of w is w keys: position i sees i - w + 1 to i (so do openai/gpt-oss and
+    google-deepmind/gemma).
 
     Raises:
         NotDefinedError: it is not known what the window counts.

@@ -75,6 +75,14 @@ def stored_tensors(model: str) -> dict[str, Stored]:
     return tensors
 
 
+def tensor_names(model: str) -> tuple[str, ...] | None:
+    """Names of a checkpoint's tensors; None where they are not known (a hub name, no files)."""
+    try:
+        return tuple(stored_tensors(model))
+    except InputError:
+        return None
+
+
 def check_same_tensors(before: str, after: str) -> None:
     """Raise InputError unless two checkpoints hold tensors of the same names and shapes."""
     old, new = stored_tensors(before), stored_tensors(after)

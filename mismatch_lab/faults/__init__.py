@@ -44,6 +44,7 @@ FAULTS: dict[str, str] = {
     "shift-train": "mismatch_lab.faults.shift_train:FAULT",
     "synthetic-eos": "mismatch_lab.faults.synthetic_eos:FAULT",
     # attention
+    "attention-scale": "mismatch_lab.faults.attention_scale:FAULT",
     "attention-softcap": "mismatch_lab.faults.attention_softcap:FAULT",
     "decode-window": "mismatch_lab.faults.decode_window:FAULT",
     "engine-attention-softcap": "mismatch_lab.faults.engine_attention_softcap:FAULT",

@@ -40,6 +40,7 @@ CAUSES: dict[str, str] = {
     "attention-sinks-dropped": f"{_HERE}.attention_sinks_dropped:CAUSE",
     "sliding-window": f"{_HERE}.sliding_window:CAUSE",
     "attention-softcap": f"{_HERE}.attention_softcap:CAUSE",
+    "attention-scale": f"{_HERE}.attention_scale:CAUSE",
     "rope-precision": f"{_HERE}.rope_precision:CAUSE",
     "rope-theta": f"{_HERE}.rope_theta:CAUSE",
     "rope-scaling": f"{_HERE}.rope_scaling:CAUSE",

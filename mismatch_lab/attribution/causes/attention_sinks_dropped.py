@@ -60,5 +60,6 @@ CAUSE = CauseEntry(
         "sliding-window",
         "attention-softcap",
         "rope-scaling",
+        "attention-scale",
     ),
 )

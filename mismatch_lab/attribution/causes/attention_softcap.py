@@ -48,6 +48,7 @@ CAUSE = CauseEntry(
     neighbours=(
         "attention-sinks-dropped",
         "rope-scaling",
+        "attention-scale",
         "logit-softcap",
     ),
 )

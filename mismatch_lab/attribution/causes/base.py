@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
+
+LARGEST_LOGITS_NATS = 100.0
+"""What models' logits hardly exceed: bounds what a rounding of them, or before them, can do."""
 
 Family = Literal[
     "semantics", "precision", "tokens", "attention", "cache", "moe", "weights", "trainer"
@@ -38,3 +42,6 @@ class CauseEntry:
     """The plantable fault that proves the entry; None for what is no fault (the floor)."""
     neighbours: tuple[str, ...] = ()
     """Causes it is easily taken for."""
+    largest_nats: float = math.inf
+    """mean |delta| beyond which it cannot be this: a rounding moves a logit by its unit roundoff
+    times the largest logits that models have, some 100 nats."""

@@ -1,6 +1,6 @@
 """The LM head runs in lower precision on one side."""
 
-from mismatch_lab.attribution.causes.base import CauseEntry
+from mismatch_lab.attribution.causes.base import LARGEST_LOGITS_NATS, CauseEntry
 
 CAUSE = CauseEntry(
     id="lm-head-precision",
@@ -62,4 +62,5 @@ CAUSE = CauseEntry(
         "untied-head",
         "numerics-floor",
     ),
+    largest_nats=2.0**-8 * LARGEST_LOGITS_NATS,  # bfloat16 has 7
 )

@@ -1,6 +1,6 @@
 """Log-probs are rounded in the log-softmax or on their way."""
 
-from mismatch_lab.attribution.causes.base import CauseEntry
+from mismatch_lab.attribution.causes.base import LARGEST_LOGITS_NATS, CauseEntry
 
 CAUSE = CauseEntry(
     id="logprob-precision",
@@ -60,4 +60,5 @@ CAUSE = CauseEntry(
         "sentinel-values",
         "numerics-floor",
     ),
+    largest_nats=2.0**-8 * LARGEST_LOGITS_NATS,  # bfloat16 has 7
 )

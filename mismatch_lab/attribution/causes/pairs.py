@@ -11,6 +11,18 @@ _PAIRS: dict[tuple[str, str], str] = {
         "Change the sync interval: staleness follows it, an adapter that never arrives does not. A "
         "late engine agrees with an earlier step, this one with the initial policy."
     ),
+    ("attention-scale", "attention-sinks-dropped"): (
+        "The first token: without sinks it is wrong, another scale leaves it exact, because there "
+        "is one key."
+    ),
+    ("attention-scale", "attention-softcap"): (
+        "Large scores: a missing cap changes those alone, another scale all of them. The simulated "
+        "cause that fits every token decides."
+    ),
+    ("attention-scale", "rope-scaling"): (
+        "Where the rotary embedding is scaled, its attention factor is a scale, and nothing tells "
+        "them apart; where it is not, there is no such factor."
+    ),
     ("attention-sinks-dropped", "attention-softcap"): (
         "The first token: without sinks it is wrong, a missing cap leaves it exact, because there "
         "is one key."

@@ -55,6 +55,7 @@ CAUSE = CauseEntry(
         "rope-theta",
         "rope-precision",
         "attention-softcap",
+        "attention-scale",
         "sliding-window",
     ),
 )

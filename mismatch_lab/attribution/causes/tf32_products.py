@@ -1,6 +1,6 @@
 """Float32 matrix products lose bits on one side."""
 
-from mismatch_lab.attribution.causes.base import CauseEntry
+from mismatch_lab.attribution.causes.base import LARGEST_LOGITS_NATS, CauseEntry
 
 CAUSE = CauseEntry(
     id="tf32-products",
@@ -55,4 +55,5 @@ CAUSE = CauseEntry(
         "norm-precision",
         "numerics-floor",
     ),
+    largest_nats=2.0**-11 * LARGEST_LOGITS_NATS,  # operands lose all but 10 bits
 )

@@ -15,8 +15,8 @@ OF_UPDATES = (
 """What an update of the weights can leave behind."""
 
 KERNELS = (
-    "attention-sinks-dropped", "attention-softcap", "sliding-window", "kv-cache-quantisation",
-    "decode-prefill-divergence",
+    "attention-sinks-dropped", "attention-softcap", "attention-scale", "sliding-window",
+    "kv-cache-quantisation", "decode-prefill-divergence",
 )  # fmt: skip
 """What attention kernels get wrong."""
 

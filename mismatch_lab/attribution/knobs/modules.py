@@ -12,7 +12,8 @@ CONFIG = "config"
 
 ROTARY_CAUSES = ("rope-precision", "rope-theta", "rope-scaling")
 ATTENTION_CAUSES = (
-    "attention-sinks-dropped", "sliding-window", "attention-softcap", "tf32-products",
+    "attention-sinks-dropped", "sliding-window", "attention-softcap", "attention-scale",
+    "tf32-products",
 )  # fmt: skip
 HEAD_CAUSES = ("logit-scale", "logit-softcap", "vocab-padding", "lm-head-precision")
 EXPERT_CAUSES = (

@@ -10,8 +10,8 @@ from mismatch_lab.engines.options import TorchOptions
 from mismatch_lab.schema import OptionValue, RunSpec
 
 ATTENTION = (
-    "attention-sinks-dropped", "attention-softcap", "sliding-window", "packing-leak",
-    "batch-variance",
+    "attention-sinks-dropped", "attention-softcap", "attention-scale", "sliding-window",
+    "packing-leak", "batch-variance",
 )  # fmt: skip
 """What an attention implementation gets wrong."""
 

@@ -32,6 +32,7 @@ PREDICTIONS: dict[str, Callable[[Clues], list[Hypothesis]]] = {
     "attention-sinks-dropped": attention.sinks,
     "sliding-window": attention.sliding_window,
     "attention-softcap": attention.attention_softcap,
+    "attention-scale": attention.attention_scale,
     "rope-precision": attention.rope_precision,
     "rope-theta": attention.rope_theta,
     "rope-scaling": attention.rope_scaling,

@@ -11,6 +11,7 @@ CUT = ("", ":truncated", ":scaled")
 """Rounded to the nearest, cut off towards zero (vLLM 0.32 on a CPU), scaled first."""
 
 COARSE = ("bfloat16", "float16", "float8_e4m3fn")
+SCALES = (0.25, 0.5, 0.7, 0.85, 0.95, 1.05, 1.2, 1.4, 2.0, 4.0)
 FACTORS = (0.01, 0.1, 0.5, 0.8, 0.97, 1.03, 1.25, 2.0, 10.0, 100.0)
 
 
@@ -34,7 +35,7 @@ def _searched(hypothesis: Hypothesis, search: Search) -> Hypothesis:
 
 def sinks(clues: Clues) -> list[Hypothesis]:
     """Sinks take no weight."""
-    if clues.config.get("model_type") != "gpt_oss":
+    if not clues.has_tensor("sinks"):
         return []
     label = "attention sinks take no weight"
     return [_in_attention("attention-sinks-dropped", label, "drop_sinks")]
@@ -78,6 +79,18 @@ def attention_softcap(clues: Clues) -> list[Hypothesis]:
     ]
 
 
+def attention_scale(clues: Clues) -> list[Hypothesis]:
+    """Scores times a constant. Where the rotary embedding is scaled, its attention factor does the
+    same and is tried in its place.
+    """
+    if _rope_type(clues) != "default":
+        return []
+    hypothesis = _in_attention(
+        "attention-scale", "attention scores times a constant", "attention_scale"
+    )
+    return [_searched(hypothesis, Search(SCALES, "log"))]
+
+
 def rope_precision(clues: Clues) -> list[Hypothesis]:
     """Rotary frequencies or tables in bfloat16."""
     parts = {"inv_freq_dtype": "rotary frequencies", "rope_dtype": "rotary tables"}
@@ -97,18 +110,17 @@ def rope_theta(clues: Clues) -> list[Hypothesis]:
 def rope_scaling(clues: Clues) -> list[Hypothesis]:
     """The scaling of long contexts lost, or another factor in it."""
     cause = "rope-scaling"
+    if _rope_type(clues) == "default":
+        return []
     scale = _in_attention(
         cause, "queries and keys times a constant (YaRN's mscale)", "rope_attention_factor"
     )
-    found = [_searched(scale, Search((0.7, 0.85, 0.98, 1.02, 1.1, 1.2, 1.4), "log"))]
-    if _rope_type(clues) != "default":
-        factor = _in_attention(cause, "another scaling factor", "rope_factor")
-        found = [
-            _in_attention(cause, "the rotary scaling is lost", "rope_default"),
-            *found,
-            _searched(factor, Search((0.125, 0.25, 0.5, 2.0, 4.0, 8.0), "log")),
-        ]
-    return found
+    factor = _in_attention(cause, "another scaling factor", "rope_factor")
+    return [
+        _in_attention(cause, "the rotary scaling is lost", "rope_default"),
+        _searched(scale, Search((0.7, 0.85, 0.98, 1.02, 1.1, 1.2, 1.4), "log")),
+        _searched(factor, Search((0.125, 0.25, 0.5, 2.0, 4.0, 8.0), "log")),
+    ]
 
 
 def _rope_type(clues: Clues) -> str:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from mismatch_lab.registry import resolve
-from mismatch_lab.schema import Alteration
+from mismatch_lab.schema import Alteration, OptionValue
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,6 +54,12 @@ ALTERATIONS = {
 }
 """name -> function (model, alteration) -> context manager; NotApplicableError where the model has
 no such part. Another one is one function and one row."""
+
+
+CONTROLS: dict[str, OptionValue] = {"attention_products": "exact", "norm_dtype": "exact"}
+"""Alterations that put code of ours where the model's own stands -> the value at which that code
+changes nothing. If the model then says something else, its own code is in doubt, and what the
+alteration predicts is no prediction."""
 
 
 @contextmanager

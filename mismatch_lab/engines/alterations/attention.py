@@ -75,8 +75,7 @@ def attention_softcap(model: nn.Module, alteration: Alteration) -> Iterator[None
     changed = [
         module
         for module in attentions(model, alteration).values()
-        if getattr(module, "attn_logit_softcapping", None) not in (None, cap)
-        and is_eager(module)
+        if getattr(module, "attn_logit_softcapping", None) not in (None, cap) and is_eager(module)
     ]
     if not changed:
         raise NotApplicableError("The model has no other cap on its attention logits.")

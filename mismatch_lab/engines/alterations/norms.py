@@ -60,8 +60,10 @@ def norm_eps(model: nn.Module, alteration: Alteration) -> Iterator[None]:
 
 @contextmanager
 def norm_dtype(model: nn.Module, alteration: Alteration) -> Iterator[None]:
-    """RMS norms with every step rounded to a dtype, statistics included."""
-    dtype = float_dtype(text(alteration, "bfloat16"))
+    """RMS norms with every step rounded to a dtype, statistics included; `exact` rounds nothing."""
+    value = text(alteration, "bfloat16")
+    own = next(model.parameters()).dtype
+    dtype = own if value == "exact" else float_dtype(value)
     handles = (
         module.register_forward_hook(_rounded_norm(getattr(module, name), _gain(module), dtype))
         for module, name in norms(model, alteration)

@@ -2,7 +2,7 @@
 
 Values: `tf32`, operands rounded to the nearest, as cuBLAS does where it is allowed; `tf32:cut`, cut
 off, as kernels that hand float32 to the tensor cores, which ignore the last 13 bits (`tl.dot` of
-Triton unless told otherwise).
+Triton unless told otherwise); `exact`, as they are: what the code around the products does alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ from mismatch_lab.engines.alterations.rounding import tf32
 from mismatch_lab.errors import InputError, NotApplicableError
 from mismatch_lab.schema import Alteration
 
-FORMS: dict[str, Callable[[Tensor], Tensor]] = {"tf32": tf32, "tf32:cut": partial(tf32, cut=True)}
+FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tf32": tf32,
+    "tf32:cut": partial(tf32, cut=True),
+    "exact": lambda tensor: tensor,
+}
 OPERANDS = {
     "linear": (0, 1), "matmul": (0, 1), "__matmul__": (0, 1), "mm": (0, 1), "bmm": (0, 1),
     "addmm": (1, 2), "baddbmm": (1, 2), "_grouped_mm": (0, 1), "grouped_mm_fallback": (0, 1),

@@ -18,8 +18,8 @@ CAUSES = {
     "tf32-products numerics-floor",
     "tokens": "shift-by-one packing-leak packing-boundary terminal-token retokenisation "
     "prompt-template sentinel-values",
-    "attention": "attention-sinks-dropped sliding-window attention-softcap rope-precision "
-    "rope-theta rope-scaling decode-prefill-divergence",
+    "attention": "attention-sinks-dropped sliding-window attention-softcap attention-scale "
+    "rope-precision rope-theta rope-scaling decode-prefill-divergence",
     "cache": "kv-cache-quantisation stale-prefix-cache stale-graph",
     "moe": "router-renormalisation router-bias routing-two-pass routing-flips expert-layout "
     "expert-bias",
