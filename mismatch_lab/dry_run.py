@@ -10,6 +10,7 @@ from mismatch_lab.attribution.knobs.choose import choices
 from mismatch_lab.attribution.predictions import hypotheses_for
 from mismatch_lab.attribution.suspects import SUSPECTS, side_of
 from mismatch_lab.engines.checkpoint import read_config
+from mismatch_lab.engines.checkpoint_tensors import tensor_names
 from mismatch_lab.engines.jobs import Job
 from mismatch_lab.engines.plugin import check_plugin
 from mismatch_lab.findings.tensor_changes import changed_tensors

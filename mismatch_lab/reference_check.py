@@ -125,7 +125,7 @@ def compared(
     sides = f"{OPEN} The model's definition sides with neither"
     if to_ref <= max(NEARER * to_infer, SMALLEST_NATS):
         outcome, sides = "agrees", "The model's definition sides with transformers"
-    elif to_infer <= max(NEARER * to_ref, min(noise_nats, to_ref)):
+    elif to_infer <= NEARER * to_ref or to_infer <= noise_nats < to_ref:
         outcome, sides = "contradicts", "The model's definition sides with the engine"
     distances = f"{to_ref:.2g} nats from transformers and {to_infer:.2g} from the engine"
     return ReferenceCheck(

@@ -310,7 +310,7 @@ def layer_windows(config: Config, recipe: Recipe) -> list[int | None]:
     width = config.get("sliding_window")
     if recipe.windows == "none" or width is None or config.get("use_sliding_window") is False:
         return [None] * count
-    if recipe.disputed_window:
+    if recipe.disputed_window and SLIDING in layer_kinds(config, recipe):
         raise NotDefinedError(recipe.disputed_window)
     if recipe.windows == "all":
         return [int(width)] * count

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import NAN, a_fit, altered_by
 
-from mismatch_lab.attribution.fit import Fit, fit
+from mismatch_lab.attribution.fit import Fit, Unseen, fit, on_unseen_rows
 from mismatch_lab.attribution.hypotheses import Hypothesis, TokenChange
 from mismatch_lab.attribution.simulate import Prediction
 
@@ -121,3 +123,33 @@ def test_numbers_fitted_are_counted() -> None:
     two = (altered_by("x", fitted=2), altered_by("y", fitted=1))
     assert a_fit(two, 0.1).fitted == 3
     assert a_fit(two, 0.1, extent="at 0.5 of its size").fitted == 4
+
+
+def unseen(found: Fit, expected: list[float], seen: list[float]) -> Unseen | None:
+    prediction = Prediction(np.arange(4), SOUND + expected)
+    return on_unseen_rows(found, prediction, SOUND, SOUND + seen, ROW_OF, first_row=1)
+
+
+def test_rows_that_were_not_looked_at_speak_for_themselves() -> None:
+    found = a_fit((CHANGED,), 0.0)
+    # Row 1 was off by 0 and 0.1 nats, and is off by 0.3 each from what was predicted.
+    assert unseen(found, [0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.0, 0.1]) == Unseen(
+        1, pytest.approx(0.05), pytest.approx(0.3)
+    )
+
+
+def test_the_size_that_was_found_is_kept_for_them() -> None:
+    found = fitted([0.2, 0.4, -0.2, 0.4], [0.1, 0.2, -0.1, 0.2])
+    assert found.size == pytest.approx(0.5)
+    # At half its size 0.1 is left of 0.3, and nothing of -0.2.
+    assert unseen(found, [0, 0, 0.4, -0.4], [0, 0, 0.3, -0.2]) == Unseen(
+        1, pytest.approx(0.25), pytest.approx(0.05)
+    )
+
+
+def test_there_may_be_none_to_ask() -> None:
+    found = fitted([0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4])
+    prediction = Prediction(np.arange(2), SOUND[:2])
+    assert on_unseen_rows(found, prediction, SOUND, SOUND, ROW_OF, first_row=1) is None
+    picked = replace(found, extent="in 1 of 2 rows")
+    assert unseen(picked, [0, 0, 0, 0], [0, 0, 0, 0]) is None

@@ -47,6 +47,36 @@ def test_the_same_question_is_asked_once() -> None:
     assert len(lab.spent) == 3
 
 
+TF32 = Alteration(name="attention_products", value="tf32:cut")
+
+
+@pytest.mark.parametrize(
+    ("by_itself", "usable"),
+    # The code around the products, none of them narrowed, against the reference's own: 0.44 nats
+    # are another function, 1e-6 is the order of a sum.
+    [(-1.44, False), (-1.000001, True)],
+)
+def test_code_that_moves_the_reference_by_itself_predicts_nothing(
+    by_itself: float, usable: bool
+) -> None:
+    said = {None: [-1.0], "exact": [by_itself], "tf32:cut": [-1.5]}
+
+    class Replacing(Scorer):
+        def score(self, job: ScoreJob) -> Capture:
+            self.jobs.append(job)
+            value = job.alter[0].value if job.alter else None
+            return answered(said[value])  # type: ignore[index]
+
+    scorer = Replacing()
+    lab = Lab(scorer, 1.0, 100)
+    found = [lab.score((TF32,)), lab.score((SINKS, TF32))]
+    assert [capture is not None for capture in found] == [usable, usable]
+    assert lab.moved == ({} if usable else {"attention_products": pytest.approx(0.44)})
+    # The control and the plain reference, once each, and on few rows.
+    controls = [job for job in scorer.jobs if job.first_rows is not None]
+    assert [job.alter[0].value if job.alter else None for job in controls] == ["exact", None]
+
+
 def test_what_does_not_apply_is_not_asked_again() -> None:
     scorer = Scorer(NotApplicableError)
     lab = Lab(scorer, 1.0, 100)

@@ -7,7 +7,7 @@ import pytest
 from builders import NAN, a_charge, a_fit, altered_by, rows_of, searched
 
 from mismatch_lab.attribution.causes import load_cause
-from mismatch_lab.attribution.fit import Fit
+from mismatch_lab.attribution.fit import Fit, Unseen
 from mismatch_lab.attribution.hypotheses import Hypothesis, TokenChange
 from mismatch_lab.attribution.investigate import Inquiry
 from mismatch_lab.attribution.naming import (
@@ -17,6 +17,7 @@ from mismatch_lab.attribution.naming import (
     constants_of,
     fallback_decode,
     named_causes,
+    not_ruled_out,
     own_cause,
     ruled_out,
 )
@@ -50,11 +51,13 @@ def localised(module: str, side: str = "train") -> Localisation:
 
 
 def test_an_explanation_down_to_the_noise_is_sure() -> None:
-    (cause,) = named_causes(inquiry(a_fit((THETA,), 0.005)), None)
+    (cause,) = named_causes(inquiry(a_fit((THETA,), 0.005, unseen=Unseen(3, 0.9, 0.004))), None)
     assert (cause.id, cause.side, cause.confidence) == ("rope-theta", "train", 0.98)
     assert cause.location == "model.layers.0.self_attn"
     assert cause.family == "attention"
-    assert [(c.before, c.after) for c in cause.confirmed_by] == [(1.0, 0.005)]
+    (seen,) = cause.confirmed_by
+    assert (seen.before, seen.after, seen.by) == (0.9, 0.004, "unseen rows")
+    assert "3 rows" in seen.experiment
     assert cause.evidence[0].value == pytest.approx(0.995)
     entry = load_cause("rope-theta")
     assert cause.remedy is not None
@@ -85,7 +88,7 @@ def test_ties_share_the_confidence_and_say_what_decides() -> None:
 def test_two_causes_together_are_both_sure() -> None:
     found = named_causes(inquiry(a_fit((THETA, SCALE), 0.005)), None)
     assert [(c.id, c.confidence) for c in found] == [("rope-theta", 0.98), ("logit-scale", 0.98)]
-    assert all("together" in c.confirmed_by[0].experiment for c in found)
+    assert all("together" in c.evidence[0].observation for c in found)
     assert "1.25" in found[1].why
     assert found[0].decides == ""
 
@@ -176,8 +179,37 @@ def test_ruled_out_are_the_others_the_nearest_first() -> None:
         "logit-scale": a_fit((SCALE,), 0.5),
         "norm-precision": a_fit((altered_by("norm_dtype", "norm-precision"),), 1.5),
     }
-    assert [r.id for r in ruled_out(found, [])] == ["logit-scale", "rope-theta", "norm-precision"]
+    # Half of the error is too much to be ruled out, though nothing is named for it.
+    assert [r.id for r in ruled_out(found, [])] == ["rope-theta", "norm-precision"]
+    assert "logit-scale (50%)" in str(not_ruled_out(found, []))
     shown = ruled_out(found, ["logit-scale"])
     assert [r.id for r in shown] == ["rope-theta", "norm-precision"]
     assert "10%" in shown[0].because
     assert " 0%" in shown[1].because  # never less than nothing
+    assert not_ruled_out(found, ["logit-scale"]) is None
+
+
+def test_what_explains_half_as_much_as_the_named_is_not_ruled_out() -> None:
+    found = inquiry(a_fit((SCALE,), 0.2))
+    found.pursuit.tried = {
+        "logit-scale": a_fit((SCALE,), 0.2),  # 80 %
+        "rope-theta": a_fit((THETA,), 0.55),  # 45 %: more than half of that
+        "norm-precision": a_fit((altered_by("norm_dtype", "norm-precision"),), 0.65),  # 35 %
+    }
+    assert [r.id for r in ruled_out(found, ["logit-scale"])] == ["norm-precision"]
+    assert "rope-theta (45%)" in str(not_ruled_out(found, ["logit-scale"]))
+
+
+def test_a_cause_that_cannot_be_so_large_is_ruled_out_for_that() -> None:
+    found = inquiry()
+    found.pursuit.implausible = {"tf32-products": 0.44}
+    (said,) = ruled_out(found, [])
+    assert said.id == "tf32-products"
+    # Bits lost at 2^-11 of logits of 100 nats: 0.0488.
+    assert "0.44 nats" in said.because
+    assert "0.049" in said.because
+
+
+def test_a_simulation_alone_confirms_nothing() -> None:
+    (cause,) = named_causes(inquiry(a_fit((THETA,), 0.005)), None)
+    assert cause.confirmed_by == []

@@ -47,8 +47,7 @@ PROJECTIONS = ("model.layers.0.mlp.up_proj.weight", "model.layers.0.self_attn.q_
 TENSORS = (*PROJECTIONS, "model.norm.weight")
 ANY_MODEL = {
     "logprob-precision", "shift-by-one", "logit-scale", "logit-softcap", "vocab-padding",
-    "lm-head-precision", "norm-precision", "rope-precision", "rope-theta", "rope-scaling",
-    "weight-quantisation",
+    "lm-head-precision", "norm-precision", "rope-precision", "rope-theta", "weight-quantisation",
 }  # fmt: skip
 MOE = {
     "router-precision", "router-renormalisation", "router-bias", "expert-bias", "expert-layout",
@@ -150,17 +149,24 @@ def test_a_refined_number_counts_as_fitted() -> None:
 @pytest.mark.parametrize(
     ("model", "more"),
     [
-        ("llama", set()),
-        ("gpt_oss", MOE | {"attention-sinks-dropped", "sliding-window"}),
-        ("gemma2", {"attention-softcap", "sliding-window"}),
+        ("llama", {"attention-scale"}),
+        ("gpt_oss", MOE | {"rope-scaling", "sliding-window"}),
+        ("gemma2", {"attention-scale", "attention-softcap", "sliding-window"}),
     ],
 )
 def test_a_part_that_is_missing_is_not_wrong(model: str, more: set[str]) -> None:
     config = MODELS[model]
-    assert causes_of(clues("infer", config)) == ANY_MODEL | ENGINE | more
-    assert causes_of(clues("train", config)) == ANY_MODEL | more
+    assert causes_of(clues("infer", config, tensors=())) == ANY_MODEL | ENGINE | more
+    assert causes_of(clues("train", config, tensors=())) == ANY_MODEL | more
     windows = {"decode-prefill-divergence"} if "sliding-window" in more else set()
     assert causes_of(clues("decode", config)) == SAMPLING | windows
+
+
+def test_sinks_are_known_by_their_tensors() -> None:
+    sinks = ("model.layers.0.self_attn.sinks",)
+    for tensors, tried in ((sinks, 1), (None, 1), (TENSORS, 0), ((), 0)):
+        found = labels("attention-sinks-dropped", clues("infer", {}, tensors=tensors))
+        assert len(found) == tried, tensors
 
 
 def test_a_temperature_of_one_cannot_be_left_out() -> None:
@@ -199,7 +205,7 @@ def test_a_cap_can_be_dropped_where_there_is_one_and_added_where_not() -> None:
 
 
 def test_scaling_can_be_lost_where_there_is_some() -> None:
-    assert len(labels("rope-scaling", clues("infer", MODELS["llama"]))) == 1
+    assert labels("rope-scaling", clues("infer", MODELS["llama"])) == []
     assert len(labels("rope-scaling", clues("infer", MODELS["gpt_oss"]))) == 3
     older = {"rope_scaling": {"type": "linear", "factor": 2.0}}
     assert len(labels("rope-scaling", clues("infer", older))) == 3

@@ -51,6 +51,23 @@ def test_one_cause_is_found_and_the_others_are_judged() -> None:
     )
 
 
+def test_what_explains_nothing_is_no_answer_because_little_is_left_anyway() -> None:
+    """On few rows the whole error may be less than the noise that all of them may have."""
+    small = {
+        cause: 0.02 * change for cause, change in CHANGES.items()
+    }  # 0.008 nats; the noise 0.01
+    found = pursue(small["norm-precision"], [plain("logit-scale"), plain("norm-precision")], small)
+    assert causes(found) == ["norm-precision"]
+    assert found.ties == []
+
+
+def test_a_cause_is_not_larger_than_it_can_be() -> None:
+    tf32 = {"tf32-products": CHANGES["rope-theta"]}  # 0.4 nats; it moves log-probs by 0.049 at most
+    found = pursue(CHANGES["rope-theta"], [plain("tf32-products")], tf32)
+    assert found.best is None
+    assert found.implausible == {"tf32-products": pytest.approx(0.4)}
+
+
 def test_two_causes_that_predict_alike_are_tied() -> None:
     twin = {"rope-scaling": CHANGES["rope-theta"] + 1e-3}
     found = pursue(CHANGES["rope-theta"], [*ALL, plain("rope-scaling")], twin)
