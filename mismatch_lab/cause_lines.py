@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mismatch_lab.attribution.causes import CAUSES
-from mismatch_lab.reporting.causes import tied
+from mismatch_lab.reporting.causes import DONE_TO, tied
 from mismatch_lab.reporting.numbers import number
 from mismatch_lab.reporting.text import visible
 from mismatch_lab.schema import Cause, RuledOut, Verdict
@@ -51,7 +51,7 @@ def _chain(cause: Cause, ruled_out: list[RuledOut], needs_proof: bool) -> list[t
         rows.append(("ruled out", names + (f" and {left} more" if left > 0 else "")))
     for proof in cause.confirmed_by:
         change = f"{number(proof.before)} -> {number(proof.after)}"
-        rows.append(("confirmed", f"{proof.experiment}: {change}"))
+        rows.append(("confirmed", f"{proof.experiment}: {change}{DONE_TO[proof.by]}"))
     if needs_proof and not cause.confirmed_by:
         rows.append(("confirmed", "not yet"))
     if cause.remedy is not None:

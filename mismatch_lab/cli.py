@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -284,6 +285,16 @@ def _depth(depth: str | None) -> Literal["quick", "standard", "deep"] | None:
 def main() -> NoReturn:
     """Entry point: errors of ours are two lines and exit code 2."""
     signal.signal(signal.SIGTERM, _terminated)
+    code = _run()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        from mismatch_lab.trainer.ranks import end
+
+        end(code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command; its exit code."""
     debug = "--debug" in sys.argv
     try:
         app(standalone_mode=True)
@@ -293,18 +304,18 @@ def main() -> NoReturn:
         typer.secho(f"error: {error.problem}", fg="red", err=True)
         if error.hint:
             typer.echo(error.hint, err=True)
-        sys.exit(EXIT_NOT_MEASURED)
+        return EXIT_NOT_MEASURED
     except SystemExit as ended:
         if ended.code == EXIT_INTERRUPTED:  # what typer makes of a KeyboardInterrupt
             typer.echo("interrupted: nothing half-written is left.", err=True)
-        raise
+        return ended.code if isinstance(ended.code, int) else EXIT_DONE
     except Exception as error:
         if debug:
             traceback.print_exc()
         typer.secho(f"error: {type(error).__name__}: {error}", fg="red", err=True)
         typer.echo("This is a defect of mismatch-lab; --debug shows where.", err=True)
-        sys.exit(EXIT_NOT_MEASURED)
-    sys.exit(EXIT_DONE)
+        return EXIT_NOT_MEASURED
+    return EXIT_DONE
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> None:

@@ -17,6 +17,7 @@ NEEDS = {
     "vllm": ("vllm", "pip install 'mismatch-lab[vllm]' on a CUDA machine; on a CPU see README"),
     "fsdp": ("torch", "pip install 'mismatch-lab[train]'"),
     "hf": ("transformers", "pip install 'mismatch-lab[train]'"),
+    "definition": ("torch", "pip install 'mismatch-lab[train]'"),
     "fake": ("numpy", ""),
 }
 """engine -> (module it needs, how to get it)"""

@@ -34,9 +34,13 @@ def on_whose_side(
     if charge.suspect == "infer" and reference.is_open:
         return [_left_open(cause, reference) for cause in causes]
     if charge.suspect == "train" and reference.outcome == "contradicts":
-        sure = any(cause.confidence > LOCATED for cause in causes)
         named = [_shared(cause, reference) for cause in causes]
-        return named if sure else [*_located(reference), *named]
+        placed = any(
+            cause.confidence > LOCATED
+            or (cause.id == UNLISTED and cause.location == reference.location)
+            for cause in named
+        )
+        return named if placed else [*_located(reference), *named]
     return causes
 
 
@@ -52,22 +56,26 @@ def _left_open(cause: Cause, reference: ReferenceCheck) -> Cause:
 
 
 def _shared(cause: Cause, reference: ReferenceCheck) -> Cause:
-    return cause.model_copy(update={"why": f"{cause.why} {_where(reference)}".strip()})
+    told: dict[str, object] = {"why": f"{cause.why} {_where(reference)}".strip()}
+    if cause.id == UNLISTED and cause.location == reference.location:
+        told |= {"confidence": max(cause.confidence, LOCATED)}
+        told |= {"evidence": [*cause.evidence, _apart(reference)]}
+    return cause.model_copy(update=told)
 
 
 def _located(reference: ReferenceCheck) -> list[Cause]:
     if reference.location is None:
         return []
-    evidence = Observation(
+    place, why = reference.location, _where(reference)
+    return [build_cause(UNLISTED, "train", LOCATED, why, [_apart(reference)], location=place)]
+
+
+def _apart(reference: ReferenceCheck) -> Observation:
+    return Observation(
         observation="transformers against the model's definition, mean |delta| in nats",
         value=reference.definition_ref_nats,
         expected="1e-6 or less in float32",
     )
-    return [
-        build_cause(
-            UNLISTED, "train", LOCATED, _where(reference), [evidence], location=reference.location
-        )
-    ]
 
 
 def _where(reference: ReferenceCheck) -> str:

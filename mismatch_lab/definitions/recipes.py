@@ -265,7 +265,10 @@ def recipe_for(config: Config) -> Recipe:
     """
     kind = str(config.get("model_type"))
     if kind not in RECIPES:
-        raise NotDefinedError(f"Architecture {kind} has no definition here.")
+        raise NotDefinedError(
+            f"Architecture {kind} has no definition here.",
+            f"Defined: {', '.join(sorted(RECIPES))}.",
+        )
     return RECIPES[kind]
 
 

@@ -41,7 +41,10 @@ class DefinitionEngine(TorchEngine):
         folder = Path(locate(self.spec.model))
         if not folder.is_dir():
             raise NotDefinedError(f"{self.spec.model} is no checkpoint folder.")
-        return load_definition(folder, read_config(self.spec.model), DTYPES[self.spec.dtype])
+        try:
+            return load_definition(folder, read_config(self.spec.model), DTYPES[self.spec.dtype])
+        except NotDefinedError as error:
+            raise NotDefinedError(f"{self.spec.model}: {error.problem}", error.hint) from error
 
     def generate(self, prompts: list[Prompt], sampling: Sampling, progress: Progress) -> Capture:
         """A definition does not sample."""

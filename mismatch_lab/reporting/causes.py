@@ -5,6 +5,13 @@ from __future__ import annotations
 from mismatch_lab.attribution.causes import CAUSES, CauseEntry, load_cause
 from mismatch_lab.schema import Cause
 
+DONE_TO = {
+    "side": "",
+    "unseen rows": ", on rows that nothing was fitted on",
+    "record": ", in what was recorded",
+}
+"""`Confirmation.by`, as a sentence about the two values goes on."""
+
 
 def tied(causes: list[Cause]) -> list[Cause]:
     """Causes that nothing observed tells apart: equal confidence, and an experiment to decide.

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from mismatch_lab.measures.edge import EDGE_MEASURES
-from mismatch_lab.reporting.causes import known, tied
+from mismatch_lab.reporting.causes import DONE_TO, known, tied
 from mismatch_lab.reporting.edges import DRAWN, MEAN_ABS_DELTA, STATES, edge_views
 from mismatch_lab.reporting.figure_parts import FigurePart, figure_parts
 from mismatch_lab.reporting.gaps import gaps
@@ -56,6 +56,7 @@ def page_context(run: RunFiles) -> dict[str, Any]:
         "findings": findings,
         "verdict": findings.verdict,
         "tied": tied(findings.verdict.causes),
+        "done_to": DONE_TO,
         "known": known(findings.verdict.causes),
         "ruled_out_shown": RULED_OUT_SHOWN,
         "status": STATUS[findings.verdict.status],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -31,6 +32,18 @@ def leave() -> None:
     """Leave the group."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def end(code: int = 0) -> NoReturn:
+    """Leave the group, and end this rank's process without finalising the interpreter.
+
+    A thread of gloo may still hold Python objects of a collective that is done, and aborts the
+    process when it lets go of them while Python finalises (torch 2.11 and 2.13).
+    """
+    leave()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def share(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.store import load_capture, save_capture
@@ -25,6 +26,11 @@ from mismatch_lab.schema import CapturePlan, Manifest, Prompt, Sampling, SideSpe
 
 CONTEXT = 1024
 """Of mini-gpt-oss, and of the fake engine."""
+ONLY_SCORE = ("fsdp", "definition")
+"""Engines that do not sample."""
+ROUNDINGS = 16
+"""How many roundings of the largest log-prob may add up in a log-prob: a few in each of four
+layers. Threads and instruction sets order sums otherwise, which costs up to three."""
 PLAN = CapturePlan(probe_positions=24, tap_rows=2, tap_tokens=48)
 QUESTIONS = (
     "Tom has 3 apples and buys 4 more. How many apples does Tom have now?",
@@ -62,7 +68,7 @@ class Recorded:
     ended_with: MismatchLabError | None
 
     def capture(self, name: str) -> Capture:
-        """A capture of this engine, or what it scored: `decode` of fsdp is that of hf."""
+        """A capture of this engine, or what it scored: one that cannot sample has that of hf."""
         return load_capture(self._path(name))[0]
 
     def manifest(self, name: str) -> Manifest:
@@ -70,7 +76,7 @@ class Recorded:
 
     def _path(self, name: str) -> Path:
         own = self.folder / f"{self.engine}-{name}"
-        if self.engine == "fsdp" and name.startswith("decode"):
+        if self.engine in ONLY_SCORE and name.startswith("decode"):
             return self.folder / f"hf-{name}"
         if not own.is_dir():
             pytest.fail(f"{self.engine} made no {name}; it ended with: {self.ended_with}")
@@ -137,14 +143,14 @@ class Lab:
         self.recorded = cache(self._record)
 
     def _record(self, engine: str) -> Recorded:
-        if engine in ("fsdp", "vllm"):
+        if engine in (*ONLY_SCORE, "vllm"):
             self.recorded("hf")  # they score its tokens
-        source = "hf" if engine == "fsdp" else engine
+        source = "hf" if engine in ONLY_SCORE else engine
         spec = make_spec(engine, self.model)
         changed = spec.model_copy(update={"plugin": f"{self.plugin}:halve"})
-        clean = _sampling_jobs(engine) if engine != "fsdp" else []
+        clean = _sampling_jobs(engine) if engine not in ONLY_SCORE else []
         last: Job = ScoreJob(id=f"{engine}-long", source="too-long")
-        if engine != "fsdp":
+        if engine not in ONLY_SCORE:
             last = GenerateJob(
                 id=f"{engine}-long", prompts=[PROMPTS[0], TOO_LONG], sampling=Sampling(max_tokens=5)
             )
@@ -181,8 +187,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("contract"), checkpoint_dir())
 
 
-SCORERS = ("fake", "hf", "fsdp", pytest.param("vllm", marks=pytest.mark.vllm))
-TRAINERS = ("fake", "hf", "fsdp")
+SCORERS = ("fake", "hf", *ONLY_SCORE, pytest.param("vllm", marks=pytest.mark.vllm))
+TRAINERS = ("fake", "hf", *ONLY_SCORE)
 SAMPLERS = ("fake", "hf", pytest.param("vllm", marks=pytest.mark.vllm))
 
 
@@ -211,3 +217,13 @@ Of = Callable[[str], Recorded]
 def recorded(lab: Lab) -> Of:
     """Captures by the name of the engine."""
     return lab.recorded
+
+
+@pytest.fixture(scope="session")
+def rounding_nats() -> Callable[..., float]:
+    """How far two computations of the same log-probs in float32 may be apart."""
+
+    def bound(logp: NDArray[np.float32]) -> float:
+        return float(ROUNDINGS * np.finfo(np.float32).eps * max(1, np.nanmax(np.abs(logp))))
+
+    return bound

@@ -54,4 +54,4 @@ if __name__ == "__main__":
     found |= {"healthy": scores(), "tied": after_an_update(sys.argv[1])}
     if dist.get_rank() == 0:
         torch.save(found, Path(sys.argv[2]))
-    ranks.leave()
+    ranks.end()

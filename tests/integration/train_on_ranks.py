@@ -25,4 +25,4 @@ SETTINGS = {
 if __name__ == "__main__":
     torch.set_num_threads(1)
     train(read_config(None, SETTINGS), Path(sys.argv[1]))
-    ranks.leave()
+    ranks.end()
