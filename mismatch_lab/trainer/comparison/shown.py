@@ -43,6 +43,16 @@ SHOWN: dict[str, Shown] = {
         "mean",
         "Mean over the answers sampled for the step; other problems each step, so it jumps.",
     ),
+    "truncated_share": Shown(
+        "Truncated episodes",
+        "learning",
+        "share",
+        "They ran out of room, and seldom have the right answer: a reward that rises as this falls "
+        "may be that of stopping in time.",
+    ),
+    "heldout/truncated_share": Shown(
+        "Held-out episodes truncated", "learning", "share", "", drawn=False
+    ),
     "entropy": Shown(
         "Entropy",
         "policy",
@@ -54,7 +64,11 @@ SHOWN: dict[str, Shown] = {
         "KL to the start",
         "policy",
         "nats/token",
-        "How far the policy has moved from the model that training began with (k3).",
+        "KL(policy ‖ start) by k3 over the sampled tokens, start being the model that training "
+        "began with: unbiased where engine and trainer are one policy.",
+    ),
+    "updates_skipped": Shown(
+        "Updates skipped", "policy", "of a step", "Their gradient was not finite.", drawn=False
     ),
     "grad_norm": Shown(
         "Gradient norm",
@@ -117,6 +131,13 @@ SHOWN: dict[str, Shown] = {
     ),
     "correction/dropped_share": Shown(
         "Tokens without weight", "mismatch", "share", "Of rollout correction.", drawn=False
+    ),
+    "tokens_dropped": Shown(
+        "Tokens without a log-prob of the engine",
+        "mismatch",
+        "tokens",
+        "Not finite: they are in no loss.",
+        drawn=False,
     ),
 }
 for _edge, _words in EDGES.items():

@@ -55,8 +55,10 @@ class Script:
         assert len(texts) == len(contexts)
         answers = []
         for text, limit in zip(texts, room, strict=True):
-            ids = self._encode(text)[:limit]
-            answers.append(Sampled(ids, [-float(self._k + i) for i in range(len(ids))]))
+            whole = self._encode(text)
+            ids = whole[:limit]
+            logp = [-float(self._k + i) for i in range(len(ids))]
+            answers.append(Sampled(ids, logp, truncated=not text.endswith(END) or ids != whole))
             self._k += len(ids)
         return answers
 
@@ -99,7 +101,7 @@ def test_nothing_is_tokenised_again(tokeniser: TaskTokeniser, retool: Task) -> N
     ids = [i for byte in CODE for i in tokeniser._encode_text(byte)]
     assert ids != tokeniser._encode_text(CODE)
     end = tokeniser._encode_text(END)
-    turns = [[Sampled(ids + end, [0.0] * len(ids + end))], [Sampled(end, [0.0])]]
+    turns = [[Sampled(ids + end, [0.0] * len(ids + end), False)], [Sampled(end, [0.0], False)]]
     contexts: list[list[int]] = []
 
     def sample(asked: list[list[int]], room: list[int]) -> list[Sampled]:
@@ -151,12 +153,29 @@ def test_context_bounds_everything(tokeniser: TaskTokeniser, retool: Task) -> No
     (cut,) = run(
         load_task("gsm8k"), Script(tokeniser, [CODE]), tokeniser, context_length=prompt + 3
     )
-    assert len(cut.token_ids) == prompt + 3
+    assert (cut.end, len(cut.token_ids)) == ("truncated", prompt + 3)
+    assert cut.ran_out_of_room
+    assert episode.ran_out_of_room
     with pytest.raises(EngineError, match=f"prompt of {prompt} tokens leaves no room"):
         run(load_task("gsm8k"), script, tokeniser, context_length=prompt)
 
 
-@pytest.mark.parametrize("bad", [Sampled([], []), Sampled([7], []), Sampled([7] * 65, [0.0] * 65)])
+def test_an_answer_that_ran_out_of_room_is_no_answer(tokeniser: TaskTokeniser, retool: Task) -> None:
+    (single,) = run(load_task("gsm8k"), Script(tokeniser, ["#### 86"]), tokeniser)
+    assert (single.end, single.ran_out_of_room) == ("truncated", True)
+    # Over several turns: the first says something that is cut, the second answers in its last turn.
+    last, whole = run(retool, Script(tokeniser, ["Tina has", f"#### 8{END}"]), tokeniser, n=2)
+    assert (last.end, whole.end) == ("truncated", "answered")
+    # A program that was whole runs, though its answer was cut; at the last turn nothing does.
+    script = Script(tokeniser, [CODE], [CODE], [CODE])
+    (third,) = run(retool, script, tokeniser)
+    assert (third.end, len(third.replies)) == ("truncated", 2)
+    assert [turn.truncated for turn in third.turns] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    "bad", [Sampled([], [], False), Sampled([7], [], True), Sampled([7] * 65, [0.0] * 65, True)]
+)
 def test_wrong_answers_of_the_engine(tokeniser: TaskTokeniser, bad: Sampled) -> None:
     with pytest.raises(EngineError, match="where 1 to 64 tokens"):
         roll_out(
