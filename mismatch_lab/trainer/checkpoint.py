@@ -82,7 +82,7 @@ def load(out: Path, policy: Policy) -> dict[str, Any] | None:
     try:
         _restore(folder, policy)
         state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        policy.scaler.load_state_dict(state[SCALER])
+        policy.scaler.load_state_dict(state.pop(SCALER))
     except (
         CheckpointException, OSError, ValueError, KeyError, EOFError, UnpicklingError
     ) as error:  # fmt: skip

@@ -65,7 +65,7 @@ def test_geometric_bounds_are_narrow_unless_others_are_given(
     mean_delta: float, kept: float
 ) -> None:
     # Row of two tokens whose deltas are the mean plus and minus 0.1: their own ratios say nothing.
-    # exp(0.0008) = 1.0008 lies in [0.999, 1.001]; exp(0.002) = 1.002 and exp(-0.002) = 0.998 do not.
+    # exp(0.0008) = 1.0008 lies in [0.999, 1.001]; exp(0.002) = 1.002, exp(-0.002) = 0.998 do not.
     delta = torch.tensor([[mean_delta + 0.1, mean_delta - 0.1]])
     result = correct(delta, torch.zeros(1, 2), torch.ones(1, 2), Correction(kind="geometric"))
     assert result.kept.tolist() == [[kept, kept]]

@@ -160,7 +160,9 @@ def test_context_bounds_everything(tokeniser: TaskTokeniser, retool: Task) -> No
         run(load_task("gsm8k"), script, tokeniser, context_length=prompt)
 
 
-def test_an_answer_that_ran_out_of_room_is_no_answer(tokeniser: TaskTokeniser, retool: Task) -> None:
+def test_an_answer_that_ran_out_of_room_is_no_answer(
+    tokeniser: TaskTokeniser, retool: Task
+) -> None:
     (single,) = run(load_task("gsm8k"), Script(tokeniser, ["#### 86"]), tokeniser)
     assert (single.end, single.ran_out_of_room) == ("truncated", True)
     # Over several turns: the first says something that is cut, the second answers in its last turn.

@@ -73,7 +73,7 @@ def test_what_weighs_twice_or_undoes_itself_is_refused(combination: tuple[str, s
         with pytest.raises(InputError, match=r"weighed already.*now train/infer\^2"):
             check(config)
     elif old == "infer" and on_policy:
-        with pytest.raises(InputError, match="on-policy-ratio sets to 1 .* loss.old = infer"):
+        with pytest.raises(InputError, match=r"on-policy-ratio sets to 1 .* loss\.old = infer"):
             check(config)
     else:
         check(config)
