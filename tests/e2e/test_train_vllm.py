@@ -158,7 +158,7 @@ def test_in_bfloat16_the_engine_scores_what_it_sampled(tmp_path: Path) -> None:
     places = [np.flatnonzero(mask) for mask in batch.mask.numpy()]
     again = np.concatenate([np.array(logp)[at] for logp, at in zip(scored, places, strict=True)])
     drawn = batch.logp_infer[batch.mask > 0].numpy()
-    assert len(drawn) > 200
+    assert len(drawn) > 100
     assert drawn.std() > 0.1
     assert np.abs(again - drawn).max() < 1e-6
 

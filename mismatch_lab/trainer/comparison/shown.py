@@ -9,8 +9,10 @@ from mismatch_lab.measures.edge import EDGE_MEASURES
 
 Part = Literal["learning", "policy", "mismatch"]
 
-HELD_OUT = "heldout/reward"
-GAIN = "heldout/gain"
+HELD_OUT_PART = "heldout/"
+"""What is measured on held-out problems, now and then, begins so."""
+HELD_OUT = f"{HELD_OUT_PART}reward"
+GAIN = f"{HELD_OUT_PART}gain"
 """Last held-out reward minus the first: of a run, not of a step."""
 MEAN_ABS_DELTA = "decode_train/abs_delta_mean"
 EDGES = {"decode_train": "engine against trainer", "train_train": "trainer's two passes"}

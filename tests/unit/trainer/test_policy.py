@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from mismatch_lab.engines.checkpoint import EMBEDDED, locate
@@ -142,7 +143,11 @@ def small_update(policy: Policy, batch: Batch) -> float:
 
 
 def weights_of(policy: Policy) -> torch.Tensor:
-    return torch.cat([p.detach().full_tensor().flatten() for p in policy.model.parameters()])  # type: ignore[attr-defined]
+    parts = [
+        parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        for parameter in policy.model.parameters()
+    ]
+    return torch.cat([part.detach().flatten() for part in parts])
 
 
 def test_the_scale_of_a_float16_loss_backs_off_and_recovers() -> None:
