@@ -90,7 +90,9 @@ class Rollout(Protocol):
         ...
 
     def score(self, rows: list[list[int]], temperature: float) -> list[list[float]]:
-        """Log-probs of whole rows by the engine's prefill; NaN for each first token."""
+        """Log-probs of whole rows, of two tokens up to the context's length, by the engine's
+        prefill; NaN for each first token.
+        """
         ...
 
     def transfer(self, folder: Path) -> Transfer:

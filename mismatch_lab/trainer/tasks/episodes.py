@@ -128,7 +128,7 @@ def _reply(
         if reply is None:
             episode.end = _last_word(episode, "answered")
             continue
-        ids = tokeniser.reply_ids(reply.text, episode.token_ids[-1])
+        ids = tokeniser.reply_ids(reply.text, episode.token_ids[-1], episode.turns[-1].truncated)
         # Nothing is appended that the model could not answer to.
         if len(episode.token_ids) + len(ids) >= context_length:
             episode.end = "context"
