@@ -28,6 +28,8 @@ class HfRollout:
             raise InputError(f"Engine hf has no option {next(iter(spec.args))!r}.")
         if spec.head_fp32:
             raise InputError("fp32-head needs vLLM as the engine.")
+        if spec.logprob_space != "processed":
+            raise InputError(f"Engine hf has no {spec.logprob_space} log-probs.", "Use vllm.")
         self.spec = spec
         self.device = pick_device("auto")
         self.restart(Path(spec.folder))
