@@ -17,6 +17,7 @@ from mismatch_lab.engines.base import CACHED_TOKENS, Progress, ScoreRequest
 from mismatch_lab.engines.checkpoint import check_lengths, context_length, load_config, locate
 from mismatch_lab.engines.multi_turn import sample_conversations
 from mismatch_lab.engines.plugin import apply_plugin, load_plugin
+from mismatch_lab.engines.seeds import seed_of
 from mismatch_lab.engines.tokenise import Tokeniser
 from mismatch_lab.engines.vllm_options import ENVIRONMENT, inherited_sampling, resolve_options
 from mismatch_lab.errors import EngineError, InputError, MissingDependencyError
@@ -107,7 +108,7 @@ class VllmEngine:
         cached: list[int] = []
 
         def sample(batch: list[list[int]]) -> list[tuple[list[int], list[float]]]:
-            seeds = (row_seed(sampling.seed, len(cached) + i) for i in range(len(batch)))
+            seeds = (seed_of(sampling.seed, len(cached) + i) for i in range(len(batch)))
             outputs = self._generate(batch, [_seeded(parameters, seed) for seed in seeds])
             cached.extend(output.num_cached_tokens or 0 for output in outputs)
             answers = []
@@ -210,13 +211,6 @@ def _installed_version() -> str:
         "pip install 'mismatch-lab[vllm]' (GPU), see README for the CPU; or name an interpreter "
         "that has it with --engine-python.",
     )
-
-
-def row_seed(seed: int, row: int) -> int:
-    """A seed of its own for every request: with one for all, vLLM hands each row the same random
-    numbers, and the rows' first tokens are no independent draws.
-    """
-    return int(np.random.SeedSequence((seed, row)).generate_state(1)[0])
 
 
 def _seeded(parameters: Any, seed: int) -> Any:

@@ -1,4 +1,7 @@
-"""On-policy, the ratio is 1: the old log-probs are the current ones, detached."""
+"""On-policy, the ratio is 1: the old log-probs are the current ones, detached.
+
+Where `loss.old = "infer"` asks for a ratio over the engine it is refused (`trainer/loss_ratio.py`).
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,8 @@ class Batch:
     """[R, n, L, K] experts that the engine chose for each token as input; -1: not known."""
     support: Tensor | None = None
     """[R, n, V] bool: the tokens that the engine's sampler left possible; None: all."""
+    truncated: Tensor | None = None
+    """[R] bool: rows that ran out of room; None where nobody knows."""
 
     @property
     def n_rows(self) -> int:
@@ -56,6 +58,7 @@ class Batch:
             self.advantages[chosen].to(device),
             part(self.routing),
             part(self.support),
+            None if self.truncated is None else self.truncated[chosen],
         )
 
     def attention_mask(self) -> Tensor | None:
@@ -87,7 +90,16 @@ def stack(episodes: Sequence[Episode[Answer]], advantages: Tensor) -> Batch:
         advantages,
         _routing(episodes, shape),
         _support(episodes, shape),
+        torch.tensor([episode.ran_out_of_room for episode in episodes]),
     )
+
+
+def lay_out(rows: Mapping[int, Tensor], shape: torch.Size, fill: float) -> Tensor:
+    """[R, n] on the CPU: values of some rows, each as far as it goes, and the filling elsewhere."""
+    laid = torch.full(shape, fill)
+    for row, values in rows.items():
+        laid[row, : len(values)] = values
+    return laid
 
 
 def micro_batches(lengths: Tensor, rows: Sequence[int], size: int) -> list[list[int]]:

@@ -1,8 +1,8 @@
 """Checkpoints that are there whole or not at all, and runs that go on as if nothing had happened.
 
 Everything random follows from (seed, step), the order of the problems too, and metrics of steps
-after the checkpoint are written anew: so weights, optimizer and the number of the step are enough;
-and, under a planted lag, the older weights that the engines are yet to get.
+after the checkpoint are written anew: so weights, optimizer, the loss's scale and the number of the
+step are enough; and, under a planted lag, the older weights that the engines are yet to get.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from mismatch_lab.trainer.policy import Policy
 
 FOLDER = "checkpoints"
 STATE = "state.json"
+SCALER = "scaler"
+"""Key of the state: the scale of float16's loss; empty in other types."""
 BEHIND = "behind-*.safetensors"
 KEPT = 2
 """The last ones; an older one is removed when a new one is whole."""
@@ -40,7 +42,7 @@ def save(
 
     Args:
         out: the run's folder.
-        policy: whose weights and optimizer are kept.
+        policy: whose weights, optimizer and scale of the loss are kept.
         state: `state["step"]` is the number of steps made.
         behind: see `Sync.behind`; rank 0's are kept.
     """
@@ -55,7 +57,7 @@ def save(
     if dist.get_rank() == 0:
         for index, weights in enumerate(behind):
             save_file(weights, partial / BEHIND.replace("*", f"{index:03d}"))
-        _finish(partial, final, state)
+        _finish(partial, final, state | {SCALER: policy.scaler.state_dict()})
         for old in _folders(out)[:-KEPT]:
             shutil.rmtree(old)
     dist.barrier()
@@ -80,7 +82,10 @@ def load(out: Path, policy: Policy) -> dict[str, Any] | None:
     try:
         _restore(folder, policy)
         state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (CheckpointException, OSError, ValueError, EOFError, UnpicklingError) as error:
+        policy.scaler.load_state_dict(state.pop(SCALER))
+    except (
+        CheckpointException, OSError, ValueError, KeyError, EOFError, UnpicklingError
+    ) as error:  # fmt: skip
         why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise InputError(
             f"The checkpoint {folder} cannot be read: {why}",

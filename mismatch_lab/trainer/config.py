@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mismatch_lab.engines.checkpoint import EMBEDDED
 from mismatch_lab.errors import InputError
+from mismatch_lab.remedies.rollout_correction import BOUNDS, Kind
 from mismatch_lab.schema import OptionValue
 
 Positive = Annotated[int, Field(ge=1)]
@@ -58,7 +59,14 @@ class Rollout(Section):
     flush_cache: bool = True
     """Forget cached prefixes after each transfer of weights."""
     args: dict[str, OptionValue] = {}
-    """The engine's own arguments, by its names."""
+    """The engine's own arguments, by its names; not those that a setting of ours gives it."""
+
+    @model_validator(mode="after")
+    def _arguments_are_its_own(self) -> Rollout:
+        for name, ours in (("max_model_len", "context_length"), ("logprobs_mode", "logprob_space")):
+            if name in self.args:
+                raise ValueError(f"args.{name} is set by rollout.{ours}")
+        return self
 
     @model_validator(mode="after")
     def _engines_can_be_had(self) -> Rollout:
@@ -98,18 +106,49 @@ class Loss(Section):
     clip_high: Annotated[float, Field(gt=0)] = 0.2
     mean: Literal["token", "sequence"] = "token"
     kl_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Of the k3 penalty against the model as it was at the start; 0 needs no second model."""
+    """Of a penalty against the model as it was at the start; 0 needs no second model."""
+    kl: Literal["k3", "k2"] = "k3"
+    """The penalty. `k3` is GRPO's as published: its gradient is that of KL(start || policy), and no
+    token is reweighed. `k2` has the gradient of KL(policy || start), its tokens weighed as
+    those of the policy's loss are (`loss_ratio.py`), before the clip."""
     old: Literal["scored", "infer"] = "scored"
-    """Denominator of the clipped ratio: the trainer's scoring pass, or what the engine returned."""
+    """Denominator of the clipped ratio: the trainer's scoring pass, or what the engine returned;
+    with which fixes, says `loss_ratio.py`."""
+    truncated: Literal["count", "mask"] = "count"
+    """Answers that ran out of room: `mask` takes them out of the loss and its denominator, not out
+    of their group's mean (DAPO's overlong filtering, https://arxiv.org/abs/2503.14476, 3.4)."""
 
 
 class Correction(Section):
     """Rollout correction; see `remedies/rollout_correction.py`. Used by the fix of that name."""
 
-    kind: Literal["truncate", "mask", "icepop", "geometric"] = "truncate"
-    level: Literal["token", "sequence"] = "token"
-    low: Annotated[float, Field(ge=0)] = 0.5
-    high: Annotated[float, Field(gt=0)] = 2.0
+    kind: Kind = "truncate"
+    level: Literal["token", "sequence"] | None = None
+    """What is weighed; None: sequences by `geometric`, tokens by the others."""
+    low: Annotated[float, Field(ge=0)] | None = None
+    high: Annotated[float, Field(gt=0)] | None = None
+    """Bounds; None: the published ones of this kind."""
+
+    @property
+    def by_sequence(self) -> bool:
+        """Whether the tokens of a sequence share one weight."""
+        return self.kind == "geometric" or self.level == "sequence"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """(low, high)"""
+        low, high = BOUNDS[self.kind]
+        return low if self.low is None else self.low, high if self.high is None else self.high
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Correction:
+        if (self.kind, self.level) in (("icepop", "sequence"), ("geometric", "token")):
+            raise ValueError(f"{self.kind} is not by {self.level}")
+        if self.kind == "truncate" and self.low is not None:
+            raise ValueError("truncate has no lower bound")
+        if not self.bounds[0] < self.bounds[1]:
+            raise ValueError(f"no ratio lies between the bounds {self.bounds}")
+        return self
 
 
 class TrainConfig(Section):
@@ -119,7 +158,7 @@ class TrainConfig(Section):
     model: str = EMBEDDED
     dtype: Dtype = "float32"
     """Of both sides' computation; the trainer's weights are held in float32."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     steps: Positive = 24
     eval_every: Annotated[int, Field(ge=0)] = 6
     """Greedy reward on held-out problems before every so many steps; always before the first and

@@ -18,9 +18,13 @@ SHOWN = (
     ("decode_train/abs_delta_mean", "|delta|", ".1e"),
     ("decode_train/kl_infer_train_k3", "k3", ".1e"),
     ("sync/restarted", "restarts", ".0f"),
+    ("updates_skipped", "updates skipped", ".0f"),
+    ("tokens_dropped", "tokens dropped", ".0f"),
     ("seconds/step", "s", ".1f"),
 )
 """(metric, its short name, format)"""
+WHERE_IT_HAPPENS = ("sync/restarted", "updates_skipped", "tokens_dropped")
+"""Not shown where they are 0."""
 
 
 class StepPrinter(Watcher):
@@ -35,7 +39,7 @@ class StepPrinter(Watcher):
         parts = [
             f"{short} {values[name]:{form}}"
             for name, short, form in SHOWN
-            if name in values and not (name == "sync/restarted" and values[name] == 0)
+            if name in values and not (name in WHERE_IT_HAPPENS and values[name] == 0)
             if math.isfinite(values[name])
         ]
         self.console.print(f"step {step:>4}/{self.steps}  " + "  ".join(parts), soft_wrap=True)

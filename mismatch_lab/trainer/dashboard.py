@@ -133,7 +133,11 @@ class Dashboard(Watcher):
         return drawn[2]
 
     def _made(self, rows: Rows, room: int, screen: Screen) -> list[Text]:
-        last = [*lines.transfers(rows, self.lags, screen), *lines.shares(rows, screen)]
+        last = [
+            *lines.transfers(rows, self.lags, screen),
+            *lines.left_out(rows, screen),
+            *lines.shares(rows, screen),
+        ]
         last = last[: max(0, room - LEAST_TABLE)]
         metrics = table(rows, room - len(last), screen)
         if metrics and len(metrics) + len(last) + 2 <= room:

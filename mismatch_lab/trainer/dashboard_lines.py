@@ -98,6 +98,19 @@ def transfers(rows: Rows, lags: bool, screen: Screen) -> list[Text]:
     ]
 
 
+def left_out(rows: Rows, screen: Screen) -> list[Text]:
+    """What the loss could not use, since the run began; nothing where it could use everything."""
+    parts = [
+        f"{words} in all {count}"
+        for name, words in (
+            ("updates_skipped", "updates skipped"),
+            ("tokens_dropped", "tokens without a log-prob"),
+        )
+        if (count := int(sum(series(rows, name).values())))
+    ]
+    return [screen.line((_label("left out"), "dim"), ("; ".join(parts), "yellow"))] if parts else []
+
+
 def shares(rows: Rows, screen: Screen) -> list[Text]:
     """Of the time of all steps, largest first; those that fit."""
     whole = sum(series(rows, "seconds/step").values())

@@ -21,6 +21,7 @@ KEPT_LONGEST = (
     "grad_norm",
     "decode_train/kl_infer_train_k3",
     "entropy",
+    "truncated_share",
     "kl_ref",
     "clip_fraction",
     "train_train/abs_delta_mean",

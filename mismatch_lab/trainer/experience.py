@@ -26,9 +26,6 @@ from mismatch_lab.trainer.tasks.problem_sets import batch_at
 from mismatch_lab.trainer.tasks.sources import Source
 from mismatch_lab.trainer.tasks.tokens import TaskTokeniser
 
-SEED_STRIDE = 1_000_003
-"""Seeds of runs do not meet: each has its own million of steps."""
-
 
 @dataclass(frozen=True)
 class Experience:
@@ -39,8 +36,8 @@ class Experience:
 
     @property
     def rewards(self) -> Tensor:
-        """[R]"""
-        return torch.tensor([reward.value for reward in self.scored])
+        """[R] float64: a reward such as 0.6 is no float32, nor is the mean of eight of them."""
+        return torch.tensor([reward.value for reward in self.scored], dtype=torch.float64)
 
 
 class Sampler:
@@ -89,7 +86,8 @@ class Sampler:
         )
         draw = replace(
             Draw(settings.temperature, settings.top_p, record=self._record()),
-            seed=self.config.seed * SEED_STRIDE + step + 1,
+            seed=self.config.seed,
+            step=step,
             **self.plan.sampling,  # type: ignore[arg-type]
         )
         return self._run([p for p in batch for _ in range(settings.group)], draw)
@@ -101,6 +99,7 @@ class Sampler:
             found = self._run(self.problems.heldout, Draw(0.0))
             values["heldout/reward"] = _mean([r.value for r in found.scored])
             values["heldout/n"] = len(found.scored)
+            values["heldout/truncated_share"] = _truncated_share(found)
             for kind in sorted({e.problem.kind for e in found.episodes}):
                 pairs = zip(found.episodes, found.scored, strict=True)
                 values[f"heldout/{kind}"] = _mean(
@@ -115,9 +114,7 @@ class Sampler:
         def sample(contexts: list[list[int]], room: list[int]) -> list[Answer]:
             nonlocal turn
             turn += 1
-            # Turns of one step have seeds of their own, far from those of other steps.
-            drawn = replace(draw, seed=draw.seed + (turn << 40))
-            return rollout_many.sample(self.engines, contexts, room, drawn)
+            return rollout_many.sample(self.engines, contexts, room, replace(draw, turn=turn))
 
         episodes = roll_out(
             self.task,
@@ -156,7 +153,7 @@ class Sampler:
 
 
 def batch_metrics(experience: Experience) -> dict[str, float]:
-    """Reward and its parts, lengths, and how many groups teach anything."""
+    """Reward and its parts, lengths, and the share of episodes that ran out of room."""
     rewards = [r.value for r in experience.scored]
     lengths = [sum(e.sampled) for e in experience.episodes]
     values = {
@@ -165,10 +162,15 @@ def batch_metrics(experience: Experience) -> dict[str, float]:
         "tokens": sum(len(e.token_ids) for e in experience.episodes),
         "answer_tokens": _mean([float(n) for n in lengths]),
         "turns": _mean([float(len(e.turns)) for e in experience.episodes]),
+        "truncated_share": _truncated_share(experience),
     }
     for part in experience.scored[0].parts:
         values[f"reward/{part}"] = _mean([r.parts[part] for r in experience.scored])
     return values
+
+
+def _truncated_share(experience: Experience) -> float:
+    return _mean([float(episode.ran_out_of_room) for episode in experience.episodes])
 
 
 def _mean(values: list[float]) -> float:

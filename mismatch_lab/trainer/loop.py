@@ -6,16 +6,19 @@ Ranks other than 0 have no engine; they get each batch from rank 0 and share in 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from mismatch_lab.engines.checkpoint import locate
+from mismatch_lab.engines.seeds import seed_of
 from mismatch_lab.remedies import rollout_correction
 from mismatch_lab.trainer import checkpoint, ranks
-from mismatch_lab.trainer.batch import Batch, stack
+from mismatch_lab.trainer.batch import Batch, lay_out, stack
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.experience import Experience, Sampler, batch_metrics
 from mismatch_lab.trainer.grpo import group_advantages, k3_penalty, masked_mean
@@ -25,7 +28,7 @@ from mismatch_lab.trainer.objective import Objective
 from mismatch_lab.trainer.planting import plan_run
 from mismatch_lab.trainer.policy import Policy
 from mismatch_lab.trainer.policy_model import Scores
-from mismatch_lab.trainer.replay import RoutingWatch
+from mismatch_lab.trainer.replay import RoutingWatch, replay_routing
 from mismatch_lab.trainer.sync import CHECK_ROWS, Sync
 from mismatch_lab.trainer.watcher import QUIET, Watcher
 
@@ -47,9 +50,14 @@ def train(config: TrainConfig, out: Path, watcher: Watcher = QUIET) -> None:
         if config.loss.kl_weight > 0
         else None
     )
+    replays = "routing-replay" in config.fixes
+    if replays:
+        replay_routing(policy)
+        if reference is not None:
+            replay_routing(reference)
     state = checkpoint.load(out, policy) or {"step": 0}
     watcher.begin(state["step"])
-    watch = RoutingWatch(policy, "routing-replay" in config.fixes)
+    watch = RoutingWatch(policy, replays)
 
     with Sampler(plan, out) as sampler:
         sync = Sync(config, policy, sampler.engines, out, plan.lag_steps, checkpoint.behind(out))
@@ -65,7 +73,8 @@ def train(config: TrainConfig, out: Path, watcher: Watcher = QUIET) -> None:
 
         for step in range(state["step"], config.steps):
             clock = Clock(watcher.phase)
-            torch.manual_seed(config.seed * 1_000_003 + step)  # dropout, if the model has any
+            # Dropout, if the model has any; answers are drawn in turns from 1 on.
+            torch.manual_seed(seed_of(config.seed, step, 0, dist.get_rank()))
             values: Values = {}
 
             if step == 0 or (config.eval_every and step % config.eval_every == 0):
@@ -83,6 +92,7 @@ def train(config: TrainConfig, out: Path, watcher: Watcher = QUIET) -> None:
             with clock.phase("score"):
                 scored = policy.score(batch)
                 logp_ref = reference.score(batch).logp if reference else None
+                values |= watch.agreement(batch)
 
             with clock.phase("update"):
                 objective = Objective.of(config, batch, scored.logp, logp_ref)
@@ -94,7 +104,7 @@ def train(config: TrainConfig, out: Path, watcher: Watcher = QUIET) -> None:
                 values |= report.values()
 
             with clock.phase("measure"):
-                values |= measured(batch, scored, objective) | watch.agreement(batch)
+                values |= measured(batch, scored, objective)
 
             report_step(step, values | clock.values())
             made = step + 1
@@ -113,19 +123,24 @@ def measured(batch: Batch, scored: Scores, objective: Objective) -> Values:
     mask = batch.mask
     values = edge_measures(EDGE, batch.logp_infer, scored.logp, mask)
     values["entropy"] = float(masked_mean(scored.entropy, mask))
+    values["tokens_dropped"] = int((mask * ~torch.isfinite(batch.logp_infer)).sum())
     if objective.logp_ref is not None:
         penalty = k3_penalty(scored.logp, objective.logp_ref)
         values["kl_ref"] = float(masked_mean(penalty, mask))
     if objective.correction is not None:
-        values |= rollout_correction.summary(objective.correction, mask)
+        values |= rollout_correction.summary(objective.correction, objective.usable)
     return values
 
 
 def update(policy: Policy, batch: Batch, objective: Objective, step: int) -> Values:
-    """Gradients of all micro-batches, one optimizer step; as often as the run's updates say."""
+    """Gradients of all micro-batches, one optimizer step; as often as the run's updates say.
+
+    Loss, clip fraction and gradient norm are the last update's.
+    """
     rows = objective.rows_that_count(batch)
     loss = clipped = norm = float("nan")
-    first_pass = torch.full(batch.ids.shape, float("nan"))
+    skipped = 0
+    seen: dict[int, Tensor] = {}
     for number in range(objective.config.optim.updates):
         parts = []
         for chosen, micro in policy.gradient_batches(batch, rows):
@@ -133,18 +148,22 @@ def update(policy: Policy, batch: Batch, objective: Objective, step: int) -> Val
             share, clip_share = objective.loss(logp, micro, chosen, number)
             policy.backward(share)
             parts.append(torch.stack([share.detach(), clip_share]).cpu())
-            if number == 0 and chosen:
-                first_pass[chosen, : logp.shape[1]] = logp.detach().cpu()
+            if number == 0:
+                # A rank whose micro-batch counts for nothing has one row and no chosen ones.
+                seen |= zip(chosen, logp.detach().cpu(), strict=False)
         if not parts:  # every group agreed: there is nothing to learn from
             break
         loss, clipped = ranks.total(torch.stack(parts).sum(dim=0).tolist())
         norm = policy.step(step)
-    seen = batch.mask * torch.isfinite(first_pass)
+        skipped += not math.isfinite(norm)
+    first_pass = lay_out(ranks.gather(seen), batch.ids.shape, float("nan"))
+    mask = batch.mask * torch.isfinite(first_pass)
     return {
         "loss": loss,
         "clip_fraction": clipped,
         "grad_norm": norm,
+        "updates_skipped": skipped,
         "rows_used": len(rows),
         # The loss's own view of "on-policy": 0 unless two passes of one trainer disagree.
-        **edge_measures(TWO_PASS, objective.logp_scored, first_pass, seen),
+        **edge_measures(TWO_PASS, objective.logp_scored, first_pass, mask),
     }

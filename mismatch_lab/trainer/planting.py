@@ -11,6 +11,7 @@ from mismatch_lab.faults import load_fault
 from mismatch_lab.faults.base import SEVERITIES, Fault, Severity
 from mismatch_lab.remedies import chosen
 from mismatch_lab.trainer.config import TrainConfig
+from mismatch_lab.trainer.loss_ratio import check_ratio
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,9 +47,11 @@ def plan_run(config: TrainConfig) -> Plan:
     """What the names of faults and fixes mean for a run.
 
     Raises:
-        InputError: an unknown name or severity, or a fault that only captures can show.
+        InputError: an unknown name or severity, a fault that only captures can show, or fixes and
+            settings that contradict each other (`loss_ratio.py`).
     """
     chosen(config.fixes)
+    check_ratio(config)
     trainer: list[tuple[Fault, Severity]] = []
     engine: tuple[str, str] | None = None
     sampling: dict[str, float] = {}

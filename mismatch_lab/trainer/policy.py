@@ -5,6 +5,7 @@ Weights are held in float32; the forward runs in the run's dtype (FSDP2's mixed 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,12 +22,15 @@ from mismatch_lab.engines.torch_model import DTYPES, empty_model, load_model
 from mismatch_lab.errors import InputError
 from mismatch_lab.schema import SideSpec
 from mismatch_lab.trainer import ranks, sharded_load
-from mismatch_lab.trainer.batch import Batch, micro_batches
+from mismatch_lab.trainer.batch import Batch, lay_out, micro_batches
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.policy_model import PolicyModel, Scores
 
 FP16_LOSS_SCALE = 1024.0
-"""Gradients below 6e-8 are zero in float16; those of a policy are small."""
+"""At the start. Gradients below 6e-8 are zero in float16; those of a policy are small."""
+FP16_GROWTH_STEPS = 100
+"""Steps without an overflow after which the scale doubles; an overflow halves it. A run has some
+hundreds of steps: torch's own 2,000 would never bring back what one outlier took."""
 
 
 class Policy:
@@ -52,7 +56,13 @@ class Policy:
             betas=(optim.beta1, optim.beta2),
             weight_decay=optim.weight_decay,
         )
-        self.loss_scale = FP16_LOSS_SCALE if config.dtype == "float16" else 1.0
+        self.scaler = torch.amp.GradScaler(
+            self.device.type,
+            init_scale=FP16_LOSS_SCALE,
+            growth_interval=FP16_GROWTH_STEPS,
+            enabled=config.dtype == "float16",
+        )
+        """Of the loss; does nothing in other types."""
         self.around: Callable[[Batch], Any] = lambda _batch: nullcontext()
         """Wraps every forward: routing replay enters here."""
 
@@ -75,11 +85,9 @@ class Policy:
             for i, row in enumerate(rows or []):
                 found[row] = (scores.logp[i].cpu(), scores.entropy[i].cpu())
         found = ranks.gather(found)
-        logp, entropy = torch.zeros(batch.ids.shape), torch.zeros(batch.ids.shape)
-        for row, (row_logp, row_entropy) in found.items():
-            logp[row, : len(row_logp)] = row_logp
-            entropy[row, : len(row_entropy)] = row_entropy
-        return Scores(logp, entropy)
+        logp, entropy = ({row: pair[i] for row, pair in found.items()} for i in (0, 1))
+        shape = batch.ids.shape
+        return Scores(lay_out(logp, shape, 0.0), lay_out(entropy, shape, 0.0))
 
     def gradient_batches(self, batch: Batch, rows: list[int]) -> Iterator[tuple[list[int], Batch]]:
         """This rank's micro-batches in training mode; no rows: one that must weigh nothing."""
@@ -90,25 +98,24 @@ class Policy:
 
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradients; the sum over micro-batches and ranks is the update's."""
-        torch.autograd.backward(loss * (dist.get_world_size() * self.loss_scale))
+        torch.autograd.backward(self.scaler.scale(loss * dist.get_world_size()))
 
     def step(self, step: int) -> float:
         """Clip, step, forget the gradients. Returns the norm before the clip.
 
-        Where it is not finite nothing is changed: one overflow must not end a run.
+        Where it is not finite the step is skipped, and only the scale of the loss changes: one
+        overflow must not end a run.
         """
         parameters = [p for p in self.model.parameters() if p.grad is not None]
-        if self.loss_scale != 1.0:
-            for parameter in parameters:
-                assert parameter.grad is not None
-                parameter.grad.div_(self.loss_scale)
+        self.scaler.unscale_(self.optimizer)
         found = nn.utils.clip_grad_norm_(parameters, self.config.optim.grad_norm_max)
         norm = float(found.full_tensor() if isinstance(found, DTensor) else found)
         warmup = self.config.optim.warmup_steps
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.optim.lr * min(1.0, (step + 1) / (warmup + 1))
-        if norm < float("inf"):
-            self.optimizer.step()
+        if math.isfinite(norm):
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 

@@ -14,19 +14,26 @@ from mismatch_lab.trainer.measure import routing_agreement
 from mismatch_lab.trainer.policy import Policy
 
 
+def replay_routing(policy: Policy) -> None:
+    """From now on every forward follows the engine's choices, where a batch has them.
+
+    The policy and the KL's reference both do, or a policy would be at a distance from itself.
+    """
+
+    def around(batch: Batch) -> Any:
+        if batch.routing is None:
+            return nullcontext()
+        return routing_replay.replaying(policy.bare, batch.routing)
+
+    policy.around = around
+
+
 class RoutingWatch:
-    """Where replay is on: every forward follows the engine; agreement is of the trainer alone."""
+    """Where replay is on: agreement of the trainer's own choices with the engine's."""
 
     def __init__(self, policy: Policy, on: bool) -> None:
         self.policy = policy
         self.on = on
-        if on:
-            policy.around = self._around
-
-    def _around(self, batch: Batch) -> Any:
-        if batch.routing is None:
-            return nullcontext()
-        return routing_replay.replaying(self.policy.bare, batch.routing)
 
     @torch.no_grad()
     def agreement(self, batch: Batch, rows: int = 8) -> dict[str, float]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from mismatch_lab.engines.seeds import seed_of
 from mismatch_lab.schema import OptionValue
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.sampled import Answer
@@ -52,10 +53,19 @@ class Draw:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int = 0
-    """Each row's own seed follows from it and the row."""
-    record: Record = Record()
+    """Of the run."""
+    step: int = 0
+    turn: int = 0
+    """Of the episodes, from 1."""
     first_row: int = 0
     """Of this request among all rows, where several engines share them."""
+    record: Record = Record()
+
+    def row_seed(self, row: int) -> int:
+        """Of the `row`-th row of this request: each row of each turn of each step has its own, and
+        the same one whichever engine it is asked of.
+        """
+        return seed_of(self.seed, self.step, self.turn, self.first_row + row)
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,9 @@ class Rollout(Protocol):
         ...
 
     def score(self, rows: list[list[int]], temperature: float) -> list[list[float]]:
-        """Log-probs of whole rows by the engine's prefill; NaN for each first token."""
+        """Log-probs of whole rows, of two tokens up to the context's length, by the engine's
+        prefill; NaN for each first token.
+        """
         ...
 
     def transfer(self, folder: Path) -> Transfer:

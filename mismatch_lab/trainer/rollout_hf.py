@@ -28,6 +28,8 @@ class HfRollout:
             raise InputError(f"Engine hf has no option {next(iter(spec.args))!r}.")
         if spec.head_fp32:
             raise InputError("fp32-head needs vLLM as the engine.")
+        if spec.logprob_space != "processed":
+            raise InputError(f"Engine hf has no {spec.logprob_space} log-probs.", "Use vllm.")
         self.spec = spec
         self.device = pick_device("auto")
         self.restart(Path(spec.folder))
@@ -51,10 +53,10 @@ class HfRollout:
         """See `Rollout.sample`."""
         if draw.record.routing or draw.record.support:
             raise InputError("routing-replay and sampler-mask need vLLM as the engine.")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(draw.seed)
-            answers: list[Answer] = []
+        answers: list[Answer] = []
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             for start in range(0, len(contexts), ROWS):
+                torch.manual_seed(draw.row_seed(start))  # one generator draws for all rows of it
                 part = slice(start, start + ROWS)
                 answers += self._sample(contexts[part], room[part], draw)
         return answers
@@ -93,7 +95,8 @@ class HfRollout:
         ]
         logp = torch.stack(steps, dim=1)
         lengths = [min(self._length(row), n) for row, n in zip(new.tolist(), room, strict=True)]
-        return [Answer(new[i, :n].tolist(), logp[i, :n].tolist()) for i, n in enumerate(lengths)]
+        answers = [(new[i, :n].tolist(), logp[i, :n].tolist()) for i, n in enumerate(lengths)]
+        return [Answer(ids, found, ids[-1] not in self.eos_ids) for ids, found in answers]
 
     def _length(self, ids: list[int]) -> int:
         ends = [i for i, token in enumerate(ids) if token in self.eos_ids]

@@ -32,6 +32,7 @@ class Requests(ABC):
             Answer(
                 answer["token_ids"],
                 answer["logp_infer"],
+                answer["truncated"],
                 decode(answer["routing"]) if "routing" in answer else None,
                 decode(answer["support"]) if "support" in answer else None,
             )

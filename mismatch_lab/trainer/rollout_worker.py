@@ -18,15 +18,12 @@ from typing import Any
 from mismatch_lab.engines.vllm import VllmEngine
 from mismatch_lab.engines.vllm_score import prompt_logp
 from mismatch_lab.engines.worker import lines_of_parent, private_output
-from mismatch_lab.errors import MismatchLabError
+from mismatch_lab.errors import EngineError, MismatchLabError
 from mismatch_lab.remedies import batch_invariant
 from mismatch_lab.schema import SideSpec
 from mismatch_lab.trainer.engine_recorder import Recorder
 from mismatch_lab.trainer.engine_weights import transfer
 from mismatch_lab.trainer.rollout import Draw, EngineSpec, Record
-
-SEED_STRIDE = 100_003
-"""Seeds of the rows of one request, and of requests after it, do not meet."""
 
 
 class Server:
@@ -54,7 +51,7 @@ class Server:
     def sample(self, contexts: list[list[int]], room: list[int], draw: dict[str, Any]) -> Any:
         """See `Rollout.sample`."""
         asked = Draw(**{**draw, "record": Record(**draw["record"])})
-        parameters = [_parameters(asked, row, n) for row, n in enumerate(room, asked.first_row)]
+        parameters = [_parameters(asked, row, n) for row, n in enumerate(room)]
         recorder = None
         if asked.record != Record():
             recorder = Recorder(self.engine.llm, self.engine.model, asked.record)
@@ -67,7 +64,8 @@ class Server:
                 float(step[token].logprob)
                 for token, step in zip(ids, output.outputs[0].logprobs, strict=True)
             ]
-            answer: dict[str, Any] = {"token_ids": ids, "logp_infer": logp}
+            cut = output.outputs[0].finish_reason == "length"
+            answer: dict[str, Any] = {"token_ids": ids, "logp_infer": logp, "truncated": cut}
             n = len(output.prompt_token_ids) + len(ids)
             if recorder is not None:
                 answer |= recorder.of(output.request_id, n, len(ids))
@@ -75,15 +73,22 @@ class Server:
         return answers
 
     def score(self, rows: list[list[int]], temperature: float) -> list[list[float]]:
-        """See `Rollout.score`; NaN is no JSON, so firsts are left to the caller."""
-        from vllm import SamplingParams
+        """See `Rollout.score`; NaN is no JSON, so firsts are left to the caller.
 
-        parameters = SamplingParams(
-            max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False
-        )
+        A row's last token is asked for where the engine samples, as vLLM always does at the end of
+        a prompt: so a row may fill the context. A larger `max_model_len` would be no way out: in
+        vLLM 0.32 the rotary factors of LongRoPE (Phi-3) and Llama 4's attention depend on it.
+
+        Raises:
+            EngineError: a row of fewer than two tokens.
+        """
+        if min(map(len, rows)) < 2:
+            raise EngineError("A row of one token has no log-prob to ask for.")
         with logits_divided(self.engine.llm, temperature):
-            outputs = self.engine.complete(rows, parameters)
-        return [prompt_logp(o, i)[1:].tolist() for o, i in zip(outputs, rows, strict=True)]
+            outputs = self.engine.complete(
+                [row[:-1] for row in rows], [_scoring(row[-1]) for row in rows]
+            )
+        return [_row_logp(output, row) for output, row in zip(outputs, rows, strict=True)]
 
     def transfer(self, folder: str) -> dict[str, Any]:
         """See `Rollout.transfer`."""
@@ -113,7 +118,8 @@ def _divide(worker: Any, temperature: float) -> None:
 
     def divided(*args: Any, **kwargs: Any) -> Any:
         logits = original(*args, **kwargs)
-        return None if logits is None else logits / temperature
+        # In float32, as vLLM's sampler does it: bfloat16 quotients would be a mismatch of ours.
+        return None if logits is None else logits.float() / temperature
 
     model.compute_logits = divided
 
@@ -131,11 +137,29 @@ def _parameters(draw: Draw, row: int, room: int) -> Any:
         top_k=draw.top_k,
         min_p=draw.min_p,
         repetition_penalty=draw.repetition_penalty,
-        seed=draw.seed * SEED_STRIDE + row if draw.temperature > 0 else None,
+        seed=draw.row_seed(row) if draw.temperature > 0 else None,
         max_tokens=room,
         logprobs=0,
         detokenize=False,
     )
+
+
+def _scoring(last: int) -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        max_tokens=1,
+        temperature=0.0,
+        prompt_logprobs=0,
+        logprob_token_ids=[last],
+        detokenize=False,
+    )
+
+
+def _row_logp(output: Any, row: list[int]) -> list[float]:
+    """Of all tokens of a row but the first."""
+    prompt = prompt_logp(output, row[:-1])[1:].tolist()
+    return [*prompt, float(output.outputs[0].logprobs[0][row[-1]].logprob)]
 
 
 def main(spec_file: str) -> int:

@@ -94,3 +94,21 @@ def gemma2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("gemma-2")
     return save_random(folder, Gemma2Config, 5, query_pre_attn_scalar=32, sliding_window=32)
+
+
+@pytest.fixture(scope="session")
+def phi3_long_rope(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Phi-3 with other rotary factors for contexts of more than 64 tokens."""
+    from transformers import Phi3Config
+
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 16,
+        "long_factor": [4.0] * 16,
+        "original_max_position_embeddings": 64,
+    }
+    folder = tmp_path_factory.mktemp("phi-3")
+    return save_random(
+        folder, Phi3Config, 7, rope_parameters=rope, original_max_position_embeddings=64
+    )

@@ -39,6 +39,9 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
         # Sums are taken in another order, so nothing is equal to the bit.
         for name in ("reward", "tokens", "loss", "grad_norm", "entropy", "kl_ref"):
             assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-5), (a["step"], name)
+        # The two passes are compared on every rank's rows, and the KL pulls at all of them.
+        assert b["train_train/n"] == a["train_train/n"] == a["tokens_sampled"]
+        assert (b["updates_skipped"], b["tokens_dropped"]) == (0, 0)
     assert one[2]["grad_norm"] > 0.01
     assert (tmp_path / "two" / "checkpoints" / "step-000003" / "state.json").is_file()
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mismatch_lab.measures.rows import FloatArray
 from mismatch_lab.trainer.comparison.records import Curve
-from mismatch_lab.trainer.comparison.shown import GAIN, HELD_OUT
+from mismatch_lab.trainer.comparison.shown import GAIN, HELD_OUT, HELD_OUT_PART
 
 Rows = Sequence[Mapping[str, Any]]
 Series = dict[int, float]
@@ -51,14 +51,14 @@ def window_steps(steps: int) -> int:
 def final(rows: Rows, name: str, steps: int) -> float:
     """What a run of so many steps ended with; NaN if it was not measured then.
 
-    Held-out reward is the last one, the gain that minus the first; of anything else it is the mean
-    over the window's steps that have a finite value.
+    Of held-out problems it is the last value, the gain that minus the first; of anything else the
+    mean over the window's steps that have a finite value.
     """
     if name == GAIN:
         found = series(rows, HELD_OUT)
         return found.get(steps, math.nan) - found.get(0, math.nan)
     found = series(rows, name)
-    if name == HELD_OUT:
+    if name.startswith(HELD_OUT_PART):
         return found.get(steps, math.nan)
     begin = steps - window_steps(steps)
     return _mean(np.array([value for step, value in found.items() if step >= begin], float))

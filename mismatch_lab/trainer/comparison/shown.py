@@ -9,8 +9,10 @@ from mismatch_lab.measures.edge import EDGE_MEASURES
 
 Part = Literal["learning", "policy", "mismatch"]
 
-HELD_OUT = "heldout/reward"
-GAIN = "heldout/gain"
+HELD_OUT_PART = "heldout/"
+"""What is measured on held-out problems, now and then, begins so."""
+HELD_OUT = f"{HELD_OUT_PART}reward"
+GAIN = f"{HELD_OUT_PART}gain"
 """Last held-out reward minus the first: of a run, not of a step."""
 MEAN_ABS_DELTA = "decode_train/abs_delta_mean"
 EDGES = {"decode_train": "engine against trainer", "train_train": "trainer's two passes"}
@@ -43,6 +45,16 @@ SHOWN: dict[str, Shown] = {
         "mean",
         "Mean over the answers sampled for the step; other problems each step, so it jumps.",
     ),
+    "truncated_share": Shown(
+        "Truncated episodes",
+        "learning",
+        "share",
+        "They ran out of room, and seldom have the right answer: a reward that rises as this falls "
+        "may be that of stopping in time.",
+    ),
+    "heldout/truncated_share": Shown(
+        "Held-out episodes truncated", "learning", "share", "", drawn=False
+    ),
     "entropy": Shown(
         "Entropy",
         "policy",
@@ -54,7 +66,11 @@ SHOWN: dict[str, Shown] = {
         "KL to the start",
         "policy",
         "nats/token",
-        "How far the policy has moved from the model that training began with (k3).",
+        "KL(policy ‖ start) by k3 over the sampled tokens, start being the model that training "
+        "began with: unbiased where engine and trainer are one policy.",
+    ),
+    "updates_skipped": Shown(
+        "Updates skipped", "policy", "of a step", "Their gradient was not finite.", drawn=False
     ),
     "grad_norm": Shown(
         "Gradient norm",
@@ -117,6 +133,13 @@ SHOWN: dict[str, Shown] = {
     ),
     "correction/dropped_share": Shown(
         "Tokens without weight", "mismatch", "share", "Of rollout correction.", drawn=False
+    ),
+    "tokens_dropped": Shown(
+        "Tokens without a log-prob of the engine",
+        "mismatch",
+        "tokens",
+        "Not finite: they are in no loss.",
+        drawn=False,
     ),
 }
 for _edge, _words in EDGES.items():

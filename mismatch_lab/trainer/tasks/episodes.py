@@ -18,12 +18,16 @@ class Sampled:
     """One answer as the engine sampled it; subclass it to keep more (router choices)."""
 
     token_ids: list[int]
-    """With the end-of-turn token, unless the token limit cut it off."""
+    """With the end-of-turn token, unless it is truncated."""
     logp_infer: list[float]
+    truncated: bool
+    """Whether it ran out of room before its end."""
 
 
 S = TypeVar("S", bound=Sampled)
-End = Literal["answered", "turns", "context"]
+End = Literal["answered", "truncated", "turns", "context"]
+"""How an episode ended: with an answer; with one that ran out of room; at the last turn; with a
+reply that fits no more into the context."""
 
 
 @dataclass
@@ -41,6 +45,11 @@ class Episode(Generic[S]):
     answers: list[str] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
     end: End | None = None
+
+    @property
+    def ran_out_of_room(self) -> bool:
+        """Whether the model might have had more to say."""
+        return self.end in ("truncated", "context")
 
     def append(self, ids: list[int], logp_infer: list[float] | None) -> None:
         """Add sampled tokens with their log-probs, or given ones with None."""
@@ -81,7 +90,8 @@ def roll_out(
             break
         _reply(task, active, tokeniser, context_length)
     for episode in episodes:
-        episode.end = episode.end or ("answered" if task.turns_max == 1 else "turns")
+        if episode.end is None:
+            episode.end = _last_word(episode, "answered" if task.turns_max == 1 else "turns")
     return episodes
 
 
@@ -116,12 +126,16 @@ def _reply(
     replies = task.replies([episode.answers[-1] for episode in active])
     for episode, reply in zip(active, replies, strict=True):
         if reply is None:
-            episode.end = "answered"
+            episode.end = _last_word(episode, "answered")
             continue
-        ids = tokeniser.reply_ids(reply.text, episode.token_ids[-1])
+        ids = tokeniser.reply_ids(reply.text, episode.token_ids[-1], episode.turns[-1].truncated)
         # Nothing is appended that the model could not answer to.
         if len(episode.token_ids) + len(ids) >= context_length:
             episode.end = "context"
             continue
         episode.append(ids, None)
         episode.replies.append(reply)
+
+
+def _last_word(episode: Episode[S], otherwise: End) -> End:
+    return "truncated" if episode.turns[-1].truncated else otherwise

@@ -64,7 +64,10 @@ class HfSampler:
         answers = [
             self._cut(row)[:n] for row, n in zip(made[:, width:].tolist(), room, strict=True)
         ]
-        return [Sampled(answer, [NAN] * len(answer)) for answer in answers]
+        return [
+            Sampled(answer, [NAN] * len(answer), answer[-1] not in self._eos_ids)
+            for answer in answers
+        ]
 
     def _cut(self, ids: list[int]) -> list[int]:
         """Up to the end-of-turn token, which stays; what follows is padding."""
@@ -73,7 +76,7 @@ class HfSampler:
 
 
 def summary(rewards: Sequence[Reward], episodes: Sequence[Episode[Sampled]]) -> list[str]:
-    """Mean reward, its parts, and the mean reward of each kind of problem."""
+    """Mean reward, its parts, the mean reward of each kind of problem, and how long answers are."""
     lines = [_line("reward", [reward.value for reward in rewards])]
     for part in rewards[0].parts:
         lines.append(_line(part, [reward.parts[part] for reward in rewards]))
@@ -81,6 +84,7 @@ def summary(rewards: Sequence[Reward], episodes: Sequence[Episode[Sampled]]) -> 
         pairs = zip(rewards, episodes, strict=True)
         lines.append(_line(kind, [r.value for r, e in pairs if e.problem.kind == kind]))
     lines.append(_line("sampled tokens", [float(sum(e.sampled)) for e in episodes]))
+    lines.append(_line("truncated", [float(e.ran_out_of_room) for e in episodes]))
     return lines
 
 

@@ -41,7 +41,8 @@ def conversation(
     _extend(row, tokeniser.prompt_ids(problem), 0.0)
     for turn, answer in enumerate(answers):
         if turn:
-            _extend(row, tokeniser.reply_ids(replies[turn - 1], row.token_ids[-1]), 0.0)
+            between = tokeniser.reply_ids(replies[turn - 1], row.token_ids[-1], truncated=False)
+            _extend(row, between, 0.0)
         _extend(row, tokeniser.answer_ids(answer), 1.0)
     return row
 

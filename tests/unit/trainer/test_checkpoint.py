@@ -55,6 +55,19 @@ def test_a_resumed_policy_steps_as_the_first(tmp_path: Path, faults: tuple[str, 
         assert torch.equal(weights[name], value), name
 
 
+def test_the_scale_of_a_float16_loss_goes_on_where_it_was(tmp_path: Path) -> None:
+    config = TrainConfig(dtype="float16")
+    first = Policy(config, locate(EMBEDDED))
+    step(first)
+    scale = {"scale": 256.0, "_growth_tracker": 7}
+    first.scaler.load_state_dict(first.scaler.state_dict() | scale)
+    checkpoint.save(tmp_path, first, {"step": 1})
+    again = Policy(config, locate(EMBEDDED))
+    assert checkpoint.load(tmp_path, again) == {"step": 1}
+    assert again.scaler.state_dict() == first.scaler.state_dict()
+    assert again.scaler.get_scale() == 256.0
+
+
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     policy = policy_of()
     step(policy)

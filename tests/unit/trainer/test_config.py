@@ -25,6 +25,13 @@ def test_file_then_overrides(tmp_path: Path) -> None:
         ({"stepz": 3}, "stepz"),
         ({"rollout.group": 1}, "rollout.group"),
         ({"loss.mean": "batch"}, "loss.mean"),
+        ({"seed": -1}, "seed"),
+        ({"rollout.args.max_model_len": 256}, "set by rollout.context_length"),
+        ({"rollout.args.logprobs_mode": "raw_logprobs"}, "set by rollout.logprob_space"),
+        ({"correction.kind": "icepop", "correction.level": "sequence"}, "not by sequence"),
+        ({"correction.kind": "geometric", "correction.level": "token"}, "not by token"),
+        ({"correction.low": 0.5}, "truncate has no lower bound"),
+        ({"correction.kind": "mask", "correction.low": 3.0}, r"between the bounds \(3.0, 2.0\)"),
     ],
 )
 def test_a_wrong_setting_is_named(overrides: dict[str, object], named: str) -> None:

@@ -141,6 +141,16 @@ def test_it_fits_and_leaves_room_below(size: tuple[int, int], encoding: str) -> 
     assert len(written.splitlines()) == len(shown.frame(Screen(width, height)))  # no line wraps
 
 
+def test_what_the_loss_could_not_use_is_said_once_it_happened() -> None:
+    shown = dashboard()
+    shown.step(0, values(0, updates_skipped=0, tokens_dropped=0))
+    assert "left out" not in text(shown)
+    shown.step(1, values(1, updates_skipped=1, tokens_dropped=5))
+    shown.step(2, values(2, updates_skipped=0, tokens_dropped=2))
+    found = row(shown, "left out")
+    assert found == "left out updates skipped in all 1; tokens without a log-prob in all 7"
+
+
 def test_in_a_low_terminal_the_least_important_go_first() -> None:
     shown = dashboard()
     shown.step(0, values(0, **{"heldout/reward": 0.5}))
@@ -148,7 +158,7 @@ def test_in_a_low_terminal_the_least_important_go_first() -> None:
     titles = {name: SHOWN[name].title for name in DRAWN}
     assert all(title in text(shown, SMALL) for title in titles.values())
     low = text(shown, Screen(80, 14))  # 12 lines: 3 above, 2 below, the table's head, 6 metrics
-    assert [titles[n] in low for n in KEPT_LONGEST] == [True] * 6 + [False] * 7
+    assert [titles[n] in low for n in KEPT_LONGEST] == [True] * 6 + [False] * 8
     assert "transfer" in low
     assert "learning" not in low
     assert "transfer" not in text(shown, Screen(80, 9))

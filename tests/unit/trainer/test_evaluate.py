@@ -35,4 +35,5 @@ def test_answers_end_and_keep_within_their_room() -> None:
     assert whole.token_ids[-1] in tokeniser.eos_ids
     assert not set(whole.token_ids[:-1]) & tokeniser.eos_ids
     assert cut.token_ids == whole.token_ids[:5]
+    assert (whole.truncated, cut.truncated) == (False, True)
     assert "#### " in tokeniser.text(whole.token_ids)

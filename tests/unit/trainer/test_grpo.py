@@ -8,6 +8,7 @@ import torch
 from mismatch_lab.trainer.grpo import (
     clipped_policy_loss,
     group_advantages,
+    k2_penalty,
     k3_penalty,
     loss_weights,
     masked_mean,
@@ -27,6 +28,23 @@ def test_advantages_without_deviation() -> None:
     # Mean of 1, 0, 0, 0 is 0.25.
     found = group_advantages(torch.tensor([1.0, 0.0, 0.0, 0.0]), 4, "mean")
     assert found.tolist() == [0.75, -0.25, -0.25, -0.25]
+
+
+@pytest.mark.parametrize(
+    ("reward", "group"), [(0.6, 8), (2 / 3, 8), (1 / 3, 8), (0.8, 8), (0.8, 12)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_rewards_have_no_advantage(reward: float, group: int, dtype: torch.dtype) -> None:
+    # In float32 the mean of these is off by an ulp, which is also their deviation.
+    found = group_advantages(torch.full((group,), reward, dtype=dtype), group, "mean-std")
+    assert found.tolist() == [0.0] * group
+
+
+def test_rewards_that_rounding_alone_tells_apart_teach_nothing() -> None:
+    # 0.1 + 0.2 is 0.3 and 5.6e-17: divided by a floor of 1e-6.
+    found = group_advantages(torch.tensor([0.1 + 0.2, 0.3], dtype=torch.float64), 2, "mean-std")
+    assert found.abs().max() < 1e-9
+    assert found.dtype == torch.float32
 
 
 def test_clip_takes_the_gradient_only_where_it_would_go_on() -> None:
@@ -66,6 +84,39 @@ def test_k3_penalty_by_hand() -> None:
     assert found.tolist() == pytest.approx([1 - math.log(2), 0.0], abs=1e-6)
 
 
+def test_k2_penalty_by_hand() -> None:
+    # d = 2: 4 / 2.
+    found = k2_penalty(torch.tensor([-3.0, -1.0]), torch.tensor([-1.0, -1.0]))
+    assert found.tolist() == pytest.approx([2.0, 0.0])
+
+
+def test_expected_gradients_of_the_penalties_on_three_tokens() -> None:
+    # Each token's penalty counted as often as the policy draws it, against the KLs themselves.
+    start = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
+    logits = torch.tensor([0.3, -0.2, 1.0], dtype=torch.float64, requires_grad=True)
+
+    def slope(value: torch.Tensor) -> torch.Tensor:
+        (found,) = torch.autograd.grad(value, logits)
+        return found
+
+    def logp() -> torch.Tensor:
+        return torch.log_softmax(logits, 0)
+
+    policy = logp().detach().exp()
+    reverse = slope((logp().exp() * (logp() - start.log())).sum())
+    forward = slope((start * (start.log() - logp())).sum())
+    assert (reverse - forward).abs().max() > 0.02  # they are told apart here
+    assert torch.allclose(slope((policy * k2_penalty(logp(), start.log())).sum()), reverse)
+    assert torch.allclose(slope((policy * k3_penalty(logp(), start.log())).sum()), forward)
+
+
+def test_penalties_of_a_token_that_cannot_be_are_finite() -> None:
+    logp = torch.tensor([-200.0], requires_grad=True)
+    torch.autograd.backward(k3_penalty(logp, torch.tensor([-1.0])).sum())
+    assert logp.grad is not None
+    assert torch.isfinite(logp.grad).all()
+
+
 def test_loss_weights_leave_tool_tokens_out() -> None:
     # 3 tokens of the model in row 1 (the tool's stand between), 1 in row 2: 4 tokens, 2 rows.
     mask = torch.tensor([[0.0, 1.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0, 0.0]])
@@ -79,6 +130,11 @@ def test_loss_weights_leave_tool_tokens_out() -> None:
 def test_sequence_weights_pass_over_a_row_without_tokens() -> None:
     found = loss_weights(torch.tensor([[1.0, 1.0], [0.0, 0.0]]), "sequence")
     assert found.tolist() == [[0.5, 0.5], [0.0, 0.0]]
+
+
+def test_loss_weights_of_nothing_are_nothing() -> None:
+    for kind in ("token", "sequence"):
+        assert loss_weights(torch.zeros(2, 2), kind).tolist() == [[0.0] * 2] * 2  # type: ignore[arg-type]
 
 
 def test_masked_mean_ignores_what_stands_outside() -> None:

@@ -1,10 +1,12 @@
 """The policy against transformers and against itself cut into micro-batches."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from mismatch_lab.engines.checkpoint import EMBEDDED, locate
@@ -13,8 +15,8 @@ from mismatch_lab.trainer.batch import Batch
 from mismatch_lab.trainer.config import Optim, TrainConfig
 from mismatch_lab.trainer.grpo import loss_weights
 from mismatch_lab.trainer.objective import Objective
-from mismatch_lab.trainer.policy import Policy
-from mismatch_lab.trainer.replay import RoutingWatch
+from mismatch_lab.trainer.policy import FP16_LOSS_SCALE, Policy
+from mismatch_lab.trainer.replay import RoutingWatch, replay_routing
 
 ROWS, WIDTH = 5, 24
 
@@ -121,11 +123,65 @@ def test_replayed_experts_are_used_and_the_routers_are_put_back() -> None:
     choices[0] = -1
     routed = Batch(**{**vars(batch), "routing": choices})
     watch = RoutingWatch(policy, on=True)
+    replay_routing(policy)
     replayed = policy.score(routed).logp
     assert torch.allclose(replayed[0], plain[0], atol=1e-6)
     assert (replayed - plain)[1:].abs().max() > 0.1
     agreement = watch.agreement(routed, rows=ROWS)
     assert agreement["routing/n"] == 4 * 4 * WIDTH  # four rows, four layers
     assert agreement["routing/set_agreement"] < 0.5
-    policy.around = RoutingWatch(policy, on=False)._around
-    assert torch.equal(policy.score(batch).logp, plain)
+    assert torch.equal(policy.score(batch).logp, plain)  # a batch without choices
+
+
+def small_update(policy: Policy, batch: Batch) -> float:
+    """One step on a batch; the gradient's norm."""
+    objective = Objective.of(policy.config, batch, policy.score(batch).logp, None)
+    for chosen, micro in policy.gradient_batches(batch, [0, 1, 3, 4]):
+        share, _ = objective.loss(policy.forward(micro).logp, micro, chosen, 0)
+        policy.backward(share)
+    return policy.step(100)
+
+
+def weights_of(policy: Policy) -> torch.Tensor:
+    parts = [
+        parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        for parameter in policy.model.parameters()
+    ]
+    return torch.cat([part.detach().flatten() for part in parts])
+
+
+def test_the_scale_of_a_float16_loss_backs_off_and_recovers() -> None:
+    policy = Policy(TrainConfig(dtype="float16"), locate(EMBEDDED))
+    batch = some_batch(policy)
+    wanted = small_update(policy, batch)
+    assert policy.scaler.get_scale() == FP16_LOSS_SCALE
+    assert 0.01 < wanted < 100
+    # A scale at which gradients leave float16 (65,504), and growth after two good steps.
+    policy.scaler.load_state_dict(
+        policy.scaler.state_dict() | {"scale": 2.0**40, "growth_interval": 2, "_growth_tracker": 0}
+    )
+    scales, changed = [2.0**40], []
+    for _ in range(60):
+        before = weights_of(policy)
+        norm = small_update(policy, batch)
+        scales.append(policy.scaler.get_scale())
+        changed.append(not torch.equal(weights_of(policy), before))
+        assert changed[-1] == math.isfinite(norm)
+        if changed[-2:] == [True, True]:
+            break
+    n_skipped = changed.index(True)
+    assert n_skipped > 5
+    # Halved at each step that was skipped; kept by the first good one, doubled by the second.
+    assert scales[: n_skipped + 1] == [2.0 ** (40 - i) for i in range(n_skipped + 1)]
+    assert scales[n_skipped + 1 :] == [scales[n_skipped], 2 * scales[n_skipped]]
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
+    policy = Policy(TrainConfig(), locate(EMBEDDED))
+    batch = some_batch(policy)
+    before = weights_of(policy)
+    broken = Batch(**{**vars(batch), "advantages": batch.advantages * math.inf})
+    assert not math.isfinite(small_update(policy, broken))
+    assert torch.equal(weights_of(policy), before)
+    assert math.isfinite(small_update(policy, batch))
+    assert not torch.equal(weights_of(policy), before)

@@ -28,9 +28,10 @@ class Seeded(Rollout):
     def sample(self, contexts: list[list[int]], room: list[int], draw: Draw) -> list[Answer]:
         self.rows += len(contexts)
         answers = []
-        for row, (context, n) in enumerate(zip(contexts, room, strict=True), draw.first_row):
-            chance = random.Random(f"{context} {draw.seed} {row}")
-            answers.append(Answer([chance.randrange(100) for _ in range(n)], [0.0] * n))
+        for row, (context, n) in enumerate(zip(contexts, room, strict=True)):
+            chance = random.Random(f"{context} {draw.row_seed(row)}")
+            ids = [chance.randrange(100) for _ in range(n)]
+            answers.append(Answer(ids, [0.0] * n, truncated=True))
         return answers
 
     def transfer(self, folder: Path) -> Transfer:

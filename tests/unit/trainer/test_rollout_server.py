@@ -30,7 +30,8 @@ class Kept:
     def ask(self, what: str, **arguments: Any) -> Any:
         self.asked.append((what, arguments))
         if what == "sample":
-            return [{"token_ids": [7], "logp_infer": [-0.5]} for _ in arguments["contexts"]]
+            answer = {"token_ids": [7], "logp_infer": [-0.5], "truncated": True}
+            return [answer for _ in arguments["contexts"]]
         if what == "score" and not arguments["rows"]:
             raise EngineError("no rows", "give some")
         if what == "transfer":

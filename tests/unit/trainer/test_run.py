@@ -113,3 +113,16 @@ def test_a_step_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     printer.phase("rollout")
     printer.step(3, values | {"seconds/step": 1.26})
     assert file.getvalue() == "step    3/20  reward 0.250  s 1.3\n"
+
+
+def test_what_the_loss_could_not_use_is_said_where_it_happens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdout", file := io.StringIO())
+    printer = StepPrinter(20)
+    printer.step(3, {"updates_skipped": 0, "tokens_dropped": 0})
+    printer.step(4, {"updates_skipped": 1, "tokens_dropped": 7})
+    assert [line.strip() for line in file.getvalue().splitlines()] == [
+        "step    3/20",
+        "step    4/20  updates skipped 1  tokens dropped 7",
+    ]

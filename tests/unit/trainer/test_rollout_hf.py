@@ -1,0 +1,55 @@
+"""Roll-outs by transformers: what they draw with, and what they refuse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mismatch_lab.engines.checkpoint import EMBEDDED, locate
+from mismatch_lab.errors import InputError
+from mismatch_lab.trainer.rollout import Draw, EngineSpec
+from mismatch_lab.trainer.rollout_hf import HfRollout
+
+SPEC = EngineSpec(locate(EMBEDDED), "float32", 512, "processed")
+
+
+@pytest.fixture(scope="module")
+def engine() -> HfRollout:
+    torch.set_num_threads(1)
+    return HfRollout(SPEC)
+
+
+def test_turns_draw_with_numbers_of_their_own(engine: HfRollout) -> None:
+    # The same contexts in turn 1 and in turn 2, flat enough (T = 2) for chance to decide.
+    contexts, room = [[5, 17, 40 + row] for row in range(10)], [12] * 10
+    before = torch.get_rng_state()
+
+    def answers(**place: int) -> list[list[int]]:
+        found = engine.sample(contexts, room, Draw(2.0, seed=1, **place))
+        return [answer.token_ids for answer in found]
+
+    first, second = answers(step=2, turn=1), answers(step=2, turn=2)
+    assert answers(step=2, turn=1) == first
+    assert [a for a, b in zip(first, second, strict=True) if a == b] == []
+    assert torch.equal(torch.get_rng_state(), before)  # the trainer's dropout draws from that one
+
+
+def test_an_answer_says_whether_it_ran_out_of_room(engine: HfRollout) -> None:
+    contexts = [[5, 17, 40], [5, 17, 40]]
+    whole, cut = engine.sample(contexts, [200, 2], Draw(0.0))
+    assert (len(cut.token_ids), cut.truncated) == (2, True)
+    assert whole.truncated == (whole.token_ids[-1] not in engine.eos_ids)
+    assert len(whole.token_ids) == 200 or not whole.truncated
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"logprob_space": "raw"}, "no raw log-probs"),
+        ({"args": {"max_num_seqs": 3}}, "max_num_seqs"),
+        ({"head_fp32": True}, "fp32-head"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(changed: dict[str, object], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        HfRollout(EngineSpec(**{**vars(SPEC), **changed}))  # type: ignore[arg-type]
