@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.captures.fingerprint import Fingerprint
 from mismatch_lab.engines.alterations import altered
 from mismatch_lab.engines.assemble import RowRecord, assemble, local_probes
 from mismatch_lab.engines.base import Progress, ScoreRequest
@@ -99,7 +100,7 @@ class TorchEngine:
         size = request.micro_batch or self.micro_batch
         return self.scorer.score(rows, list(range(rows.n_rows)), request, size, progress)
 
-    def fingerprint(self) -> dict[str, dict[str, float]]:
+    def fingerprint(self) -> dict[str, Fingerprint]:
         """See `Engine.fingerprint`; taken before the weights are sharded."""
         return self._fingerprint
 

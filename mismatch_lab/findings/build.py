@@ -45,7 +45,7 @@ def build_findings(
     routing = measure_routing(captures)
     localisation = localise(captures, run.depth, dtype, limits.module_floor_ratio)
     rows = captures["decode"].rows.n_rows
-    weights = _weights(run, captures)
+    weights = _weights(captures)
     versions = measure_versions(run, captures, localisation)
     evidence = Evidence(edges, floor, localisation, routing, rows, tuple(weights))
     decision = decide(evidence, limits)
@@ -123,8 +123,8 @@ def _calibration(captures: dict[str, Capture]) -> EstimateRecord | None:
     )
 
 
-def _weights(run: RunSpec, captures: dict[str, Capture]) -> list[str]:
+def _weights(captures: dict[str, Capture]) -> list[str]:
     infer, train = captures.get("prefill"), captures.get("train")
     if infer is None or train is None:
         return []
-    return differing_tensors(infer.weights, train.weights, run.infer.dtype == run.train.dtype)
+    return differing_tensors(infer.weights, train.weights)

@@ -60,14 +60,33 @@ class Draw:
 
 @dataclass(frozen=True)
 class Transfer:
-    """What the engine says of a transfer of weights."""
+    """What the engine holds of the weights that it was to take."""
 
     sent: int
     """Tensors in the folder."""
     compared: int
-    """Tensors of the engine (fused ones once) whose fingerprints could be compared."""
-    stale: tuple[str, ...]
-    """Those that are not what was sent."""
+    """Of those, how many were held against the engine's, bit for bit."""
+    stale: tuple[str, ...] = ()
+    """Those that the engine holds otherwise."""
+    uncompared: tuple[str, ...] = ()
+    """Those of which the engine shows nothing."""
+    error: str = ""
+    """The engine's own, where it refused them."""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether every tensor was compared and is what was sent."""
+        return not (self.error or self.stale) and 0 < self.sent == self.compared
+
+    @property
+    def why_not(self) -> str:
+        """In words, with the first names; empty where it is confirmed."""
+        parts = [self.error] if self.error else []
+        parts += [f"other values: {_few(self.stale)}"] if self.stale else []
+        parts += [f"not to be found: {_few(self.uncompared)}"] if self.uncompared else []
+        if not parts and not self.confirmed:
+            parts = [f"{self.compared} of {self.sent} tensors were compared"]
+        return "; ".join(parts)
 
 
 class Rollout(Protocol):
@@ -87,6 +106,10 @@ class Rollout(Protocol):
         """Take the weights of a checkpoint folder, in place."""
         ...
 
+    def verify(self, folder: Path) -> Transfer:
+        """Hold the engine's weights against a checkpoint folder, and give it nothing."""
+        ...
+
     def flush(self) -> None:
         """Forget cached prefixes."""
         ...
@@ -98,6 +121,11 @@ class Rollout(Protocol):
     def close(self) -> None:
         """Free the engine. A second call does nothing."""
         ...
+
+
+def _few(names: tuple[str, ...], shown: int = 3) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def start_of(config: TrainConfig) -> Callable[[EngineSpec], Rollout]:
