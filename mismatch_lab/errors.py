@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class MismatchLabError(Exception):
     """A failure the user can mend; the CLI prints it without a traceback and exits with 2.
@@ -42,3 +44,9 @@ class AlignmentError(MismatchLabError):
 
 class NotApplicableError(MismatchLabError):
     """The model has no part that the alteration or fault changes: not tried, no result."""
+
+
+def few(names: Sequence[str], shown: int = 3) -> str:
+    """For a message: the first names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

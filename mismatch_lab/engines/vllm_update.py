@@ -15,7 +15,7 @@ from mismatch_lab.schema import WeightUpdate
 WARM_TOKENS = 4
 """Sampled of every prompt before an update: caches then hold what the old weights made."""
 
-_TORCH_KINDS = {
+TORCH_KINDS = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -71,7 +71,7 @@ def reload_tensors(module: Any, model: str, names: tuple[str, ...]) -> None:
 
 def torch_tensor(stored: Stored) -> Tensor:
     """A tensor in the type it is stored in."""
-    if stored.kind not in _TORCH_KINDS:
+    if stored.kind not in TORCH_KINDS:
         raise InputError(f"{stored.path} holds tensors of type {stored.kind}: quantised.")
     raw = torch.from_numpy(stored.raw().copy())
-    return raw.view(_TORCH_KINDS[stored.kind]).reshape(stored.shape)
+    return raw.view(TORCH_KINDS[stored.kind]).reshape(stored.shape)

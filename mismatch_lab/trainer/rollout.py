@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from mismatch_lab.errors import few
 from mismatch_lab.schema import OptionValue
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.sampled import Answer
@@ -82,8 +83,8 @@ class Transfer:
     def why_not(self) -> str:
         """In words, with the first names; empty where it is confirmed."""
         parts = [self.error] if self.error else []
-        parts += [f"other values: {_few(self.stale)}"] if self.stale else []
-        parts += [f"not to be found: {_few(self.uncompared)}"] if self.uncompared else []
+        parts += [f"other values: {few(self.stale)}"] if self.stale else []
+        parts += [f"not to be found: {few(self.uncompared)}"] if self.uncompared else []
         if not parts and not self.confirmed:
             parts = [f"{self.compared} of {self.sent} tensors were compared"]
         return "; ".join(parts)
@@ -121,11 +122,6 @@ class Rollout(Protocol):
     def close(self) -> None:
         """Free the engine. A second call does nothing."""
         ...
-
-
-def _few(names: tuple[str, ...], shown: int = 3) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
 
 
 def start_of(config: TrainConfig) -> Callable[[EngineSpec], Rollout]:
