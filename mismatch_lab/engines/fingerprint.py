@@ -19,9 +19,11 @@ from mismatch_lab.captures.fingerprint import (
     Fingerprint,
 )
 
-CHUNK = {"cpu": 1 << 15, "cuda": 1 << 24}
-"""Elements that are mixed at a time, by kind of device: in 64 bits they fit a CPU's second-level
-cache, where this took least time of 2^14 to 2^18; on a GPU they keep it busy."""
+CPU_CHUNK = 1 << 15
+"""Elements that a thread mixes at a time: in 64 bits they fit its second-level cache, and torch
+gives a thread no fewer. Of 2^14 to 2^18 it took least time."""
+GPU_CHUNK = 1 << 24
+"""The same on a GPU, which has to be kept busy: some hundred MiB."""
 
 
 def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Fingerprint]:
@@ -42,7 +44,8 @@ def fingerprint_tensor(tensor: Tensor) -> Fingerprint:
     """
     held = tensor.detach()
     dtype = str(held.dtype).removeprefix("torch.")
-    size = CHUNK.get(held.device.type, CHUNK["cuda"])
+    on_cpu = held.device.type == "cpu"
+    size = CPU_CHUNK * torch.get_num_threads() if on_cpu else GPU_CHUNK
     values, placed = dict.fromkeys(ROUNDED_TO, 0), dict.fromkeys(ROUNDED_TO, 0)
     weight, step = 1, pow(PLACE, size, MODULUS)
     weights = _powers(size, held.device)

@@ -15,7 +15,7 @@ from mismatch_lab.captures.fingerprint import (
     joined,
     total,
 )
-from mismatch_lab.engines.fingerprint import CHUNK, fingerprint_tensor, fingerprint_tensors
+from mismatch_lab.engines.fingerprint import CPU_CHUNK, fingerprint_tensor, fingerprint_tensors
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -51,7 +51,7 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("count", [1, 7, CHUNK["cpu"] - 1, 2 * CHUNK["cpu"] + 3])
+@pytest.mark.parametrize("count", [1, 7, CPU_CHUNK - 1, 5 * CPU_CHUNK + 3])
 def test_torch_gives_what_the_definition_in_numpy_gives(count: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(count)
     spread = torch.exp(4 * torch.randn(count, generator=generator))
