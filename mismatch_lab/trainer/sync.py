@@ -63,6 +63,7 @@ class SyncReport:
             "sync/rows": self.rows.rows,
             "sync/rows_old": self.rows.rows_old,
             "sync/rows_kept": self.rows.rows_kept,
+            "sync/rows_worse": self.rows.rows_worse,
             "sync/restarted": len(self.why_restarted),
         }
         if self.why_restarted:
@@ -138,6 +139,7 @@ class Sync:
                     Scored(train_before, infer_before),
                     Scored(train_after, infer_after),
                     checked.mask.numpy() > 0,
+                    self.config.dtype,
                 )
                 for infer_before, infer_after in zip(before, self._scores(checked), strict=True)
             ]
@@ -172,7 +174,7 @@ class Sync:
             return ""
         if rows.answer == "old" and moved:
             return f"log-probs are those of the old weights in {rows.rows} rows"
-        if not rows.agrees(self.config.dtype):
+        if not rows.agrees:
             return f"disagrees by {rows.abs_delta:.2g} nats, before by {rows.abs_delta_before:.2g}"
         return ""
 

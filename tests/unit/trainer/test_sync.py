@@ -17,7 +17,6 @@ from mismatch_lab.trainer.planting import plan_run
 from mismatch_lab.trainer.policy import Policy
 from mismatch_lab.trainer.rollout import EngineSpec, Transfer
 from mismatch_lab.trainer.rollout_hf import HfRollout
-from mismatch_lab.trainer.row_check import LEAST_NATS
 from mismatch_lab.trainer.sync import Sync, SyncReport
 
 SINKS = "model.layers.2.self_attn.sinks"
@@ -142,7 +141,7 @@ def test_a_true_transfer_is_confirmed_whole(dtype: str, tmp_path: Path) -> None:
         assert (report.stale, report.uncompared, report.why_restarted) == ((), (), ())
         assert report.rows.answer == "new"
         assert report.rows.rows == 32
-        assert report.rows.abs_delta < LEAST_NATS[dtype]
+        assert report.rows.abs_delta < (1e-5 if dtype == "float32" else 2e-2)
     assert engine.restarts == 1  # its start
 
 
