@@ -72,7 +72,7 @@ class Engine(Protocol):
         ...
 
     def fingerprint(self) -> dict[str, Fingerprint]:
-        """Fingerprint of each weight under its checkpoint name, fused ones under the fused."""
+        """Of each weight under its checkpoint name; fused ones by part, or under the fused name."""
         ...
 
     def close(self) -> None:

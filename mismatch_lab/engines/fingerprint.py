@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 import torch
@@ -26,11 +26,11 @@ GPU_CHUNK = 1 << 24
 """The same on a GPU, which has to be kept busy: some hundred MiB."""
 
 
-def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Fingerprint]:
+def fingerprint_tensors(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Fingerprint]:
     """Of those that have floating point values; what is empty or on the meta device has none."""
     return {
         name: fingerprint_tensor(tensor)
-        for name, tensor in tensors.items()
+        for name, tensor in tensors
         if tensor.is_floating_point() and not tensor.is_meta and tensor.numel() > 0
     }
 

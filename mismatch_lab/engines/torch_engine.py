@@ -56,7 +56,7 @@ class TorchEngine:
         if spec.no_dropout:
             disable_dropout(model)
             self.patched.append("dropout disabled")
-        self._fingerprint = fingerprint_tensors(model.state_dict())
+        self._fingerprint = fingerprint_tensors(model.state_dict().items())
         model = self.place(model, options)
         text = config.get_text_config()
         top_k = getattr(text, "num_experts_per_tok", None) or 1

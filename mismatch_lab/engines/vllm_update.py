@@ -21,6 +21,9 @@ TORCH_KINDS = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+"""Floating point types, by their names in the format."""
+_COUNTS = {"I64": torch.int64, "I32": torch.int32, "BOOL": torch.bool}
+"""Of buffers that a model counts or marks with."""
 
 
 def update_weights(llm: Any, model: str, how: WeightUpdate) -> None:
@@ -71,7 +74,7 @@ def reload_tensors(module: Any, model: str, names: tuple[str, ...]) -> None:
 
 def torch_tensor(stored: Stored) -> Tensor:
     """A tensor in the type it is stored in."""
-    if stored.kind not in TORCH_KINDS:
+    kind = TORCH_KINDS.get(stored.kind) or _COUNTS.get(stored.kind)
+    if kind is None:
         raise InputError(f"{stored.path} holds tensors of type {stored.kind}: quantised.")
-    raw = torch.from_numpy(stored.raw().copy())
-    return raw.view(TORCH_KINDS[stored.kind]).reshape(stored.shape)
+    return torch.from_numpy(stored.raw().copy()).view(kind).reshape(stored.shape)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from mismatch_lab.captures.fingerprint import Fingerprint
-from mismatch_lab.engines.fingerprint import fingerprint_tensor
+from mismatch_lab.engines.fingerprint import fingerprint_tensor, fingerprint_tensors
 from mismatch_lab.engines.vllm_update import whole_state
 from mismatch_lab.engines.vllm_weights import copied_fingerprints, held_fingerprints
 from mismatch_lab.findings.weights import compare_weights
@@ -90,10 +90,8 @@ def look(worker: Any, folder: str) -> Held:
     """In a worker of vLLM: fingerprints of what it holds and, in the first, of the checkpoint."""
     model: nn.Module = worker.get_model()
     device = next(model.parameters()).device
-    expected = {
-        name: fingerprint_tensor(tensor.to(device))
-        for name, tensor in (whole_state(folder) if worker.rank == 0 else ())
-    }
+    sent = whole_state(folder) if worker.rank == 0 else ()
+    expected = fingerprint_tensors((name, tensor.to(device)) for name, tensor in sent)
     copies, head = copied_fingerprints(model), fp32_head.held(model)
     if head is not None:
         copies[HEAD] = fingerprint_tensor(head)
@@ -106,7 +104,9 @@ def compare(held: Sequence[Held]) -> Transfer:
     if errors:
         return Transfer(0, 0, error="; ".join(errors))
     expected = held[0].expected
-    if HEAD not in held[0].parameters:  # one that is the embedding is held against the embedding
+    if all(
+        HEAD not in one.parameters for one in held
+    ):  # one that is the embedding is held against the embedding
         expected = {name: one for name, one in expected.items() if name != HEAD}
     parameters = compare_weights([one.parameters for one in held], expected)
     copies = compare_weights([one.copies for one in held], expected)

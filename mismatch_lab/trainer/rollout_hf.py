@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mismatch_lab.engines.chunked_logp import log_softmax
-from mismatch_lab.engines.fingerprint import fingerprint_tensor, fingerprint_tensors
+from mismatch_lab.engines.fingerprint import fingerprint_tensors
 from mismatch_lab.engines.torch_model import DTYPES, pick_device
 from mismatch_lab.engines.vllm_update import whole_state
 from mismatch_lab.errors import InputError
@@ -127,8 +127,8 @@ class HfRollout:
 
     def verify(self, folder: Path) -> Transfer:
         """See `Rollout.verify`."""
-        sent = {name: fingerprint_tensor(tensor) for name, tensor in whole_state(str(folder))}
-        found = compare_weights([fingerprint_tensors(self.model.state_dict())], sent)
+        sent = fingerprint_tensors(whole_state(str(folder)))
+        found = compare_weights([fingerprint_tensors(self.model.state_dict().items())], sent)
         seen = len(sent) - len(found.unseen)
         return Transfer(len(sent), seen, found.differing, found.unseen)
 

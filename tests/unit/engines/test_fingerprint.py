@@ -140,4 +140,4 @@ def test_only_real_floating_point_tensors_have_one() -> None:
         "meta": torch.empty(3, device="meta"),
         "none": torch.empty(0),
     }
-    assert fingerprint_tensors(tensors) == {}
+    assert fingerprint_tensors(tensors.items()) == {}

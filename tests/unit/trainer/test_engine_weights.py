@@ -21,7 +21,10 @@ def held(up: torch.Tensor, norm: torch.Tensor, **copies: torch.Tensor) -> Held:
     own = dict(zip(SENT, (up, norm), strict=True))
     beside = {name.replace("__", "."): copy for name, copy in copies.items()}
     return Held(
-        "", fingerprint_tensors(own), fingerprint_tensors(beside), fingerprint_tensors(SENT)
+        "",
+        fingerprint_tensors(own.items()),
+        fingerprint_tensors(beside.items()),
+        fingerprint_tensors(SENT.items()),
     )
 
 
@@ -62,10 +65,10 @@ def test_a_copy_that_kernels_read_must_be_what_was_sent_too() -> None:
 
 def test_a_head_is_asked_for_where_the_engine_has_one() -> None:
     own = held(UP, NORM)
-    expected = {**own.expected, HEAD: fingerprint_tensors({HEAD: UP})[HEAD]}
+    expected = {**own.expected, HEAD: fingerprint_tensors([(HEAD, UP)])[HEAD]}
     # An embedding that is the head is compared as the embedding.
     assert compare([replace(own, expected=expected)]).sent == 2
-    stale_head = {**own.parameters, HEAD: fingerprint_tensors({HEAD: 2 * UP})[HEAD]}
+    stale_head = {**own.parameters, HEAD: fingerprint_tensors([(HEAD, 2 * UP)])[HEAD]}
     found = compare([replace(own, parameters=stale_head, expected=expected)])
     assert (found.sent, found.stale) == (3, (HEAD,))
 
