@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class MismatchLabError(Exception):
     """A failure the user can mend; the CLI prints it without a traceback and exits with 2.
@@ -46,3 +48,9 @@ class NotApplicableError(MismatchLabError):
 
 class NotDefinedError(MismatchLabError):
     """The architecture, or something in its config.json, has no definition in `definitions`."""
+
+
+def few(names: Sequence[str], shown: int = 3) -> str:
+    """For a message: the first names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

@@ -19,7 +19,6 @@ from mismatch_lab.captures.store import load_capture, load_manifest
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
 from mismatch_lab.executors.local import run_task
 from mismatch_lab.findings.weights import tensors_unlike
-from mismatch_lab.request import resolve_dtype
 from mismatch_lab.schema import Findings, NoiseFloor, RunSpec
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -79,14 +78,10 @@ def _measured(
     findings: Findings,
     floor: NoiseFloor,
 ) -> Measured:
-    # The reference holds the stored values: so does a side in their dtype, or in a wider one.
-    stored = resolve_dtype(None, run.infer.model)
-    sides = (("infer", "prefill", run.infer), ("train", "train", run.train))
+    sides = (("infer", "prefill"), ("train", "train"))
     weights = {
-        suspect: tensors_unlike(
-            captures[name].weights, captures["ref"].weights, spec.dtype in ("float32", stored)
-        )
-        for suspect, name, spec in sides
+        suspect: tensors_unlike(captures[name].weights, captures["ref"].weights)
+        for suspect, name in sides
     }
     manifest = load_manifest(out / "captures" / "decode")
     return Measured(

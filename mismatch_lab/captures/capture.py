@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mismatch_lab.captures.fingerprint import Fingerprint
 from mismatch_lab.errors import CaptureError
 
 Float32 = NDArray[np.float32]
@@ -107,8 +108,8 @@ class Capture:
     """[T, L, E]"""
     hidden: dict[str, Float32] = field(default_factory=dict)
     """tap name -> [P, D], NaN outside tap rows; `NAME` is an output, `NAME:in` an input."""
-    weights: dict[str, dict[str, float]] = field(default_factory=dict)
-    """tensor name -> fingerprint."""
+    weights: dict[str, Fingerprint] = field(default_factory=dict)
+    """By tensor name."""
     token_text: dict[int, str] = field(default_factory=dict)
     """text of each token id that occurs, for people."""
     probe_lse: Float32 | None = None

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.captures.fingerprint import Fingerprint
 from mismatch_lab.errors import CaptureError
 from mismatch_lab.schema import Manifest
 
@@ -57,9 +58,8 @@ def save_capture(folder: Path, capture: Capture, manifest: Manifest) -> Manifest
         final = manifest.model_copy(update={"arrays_sha256": sha256_of(temporary / ARRAYS)})
         (temporary / MANIFEST).write_text(final.model_dump_json(indent=1) + "\n", encoding="utf-8")
         if capture.weights:
-            (temporary / WEIGHTS).write_text(
-                json.dumps(capture.weights, indent=1), encoding="utf-8"
-            )
+            entries = {name: one.as_json() for name, one in capture.weights.items()}
+            (temporary / WEIGHTS).write_text(json.dumps(entries, indent=1), encoding="utf-8")
         if capture.token_text:
             (temporary / TOKEN_TEXT).write_text(json.dumps(capture.token_text), encoding="utf-8")
         for file in (*temporary.iterdir(), temporary):
@@ -142,7 +142,7 @@ def _capture(arrays: dict[str, NDArray[Any]], folder: Path) -> Capture:
         arrays["prompt_lengths"],
         sampled.astype(bool) if sampled is not None else _after_prompt(arrays),
     )
-    weights, text = folder / WEIGHTS, folder / TOKEN_TEXT
+    text = folder / TOKEN_TEXT
     return Capture(
         rows,
         arrays["logp"],
@@ -151,12 +151,25 @@ def _capture(arrays: dict[str, NDArray[Any]], folder: Path) -> Capture:
         arrays.get("router_topk"),
         arrays.get("router_logits"),
         {name[len("hidden/") :]: a for name, a in arrays.items() if name.startswith("hidden/")},
-        json.loads(weights.read_text(encoding="utf-8")) if weights.is_file() else {},
+        _weights(folder / WEIGHTS),
         {int(k): v for k, v in json.loads(text.read_text(encoding="utf-8")).items()}
         if text.is_file()
         else {},
         arrays.get("probe_lse"),
     )
+
+
+def _weights(path: Path) -> dict[str, Fingerprint]:
+    if not path.is_file():
+        return {}
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return {name: Fingerprint.from_json(entry) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CaptureError(
+            f"{path} is damaged, or holds another version's fingerprints.",
+            f"Capture it again; without {WEIGHTS} all but the weights is still compared.",
+        ) from error
 
 
 def _after_prompt(arrays: dict[str, NDArray[Any]]) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mismatch_lab.captures.capture import Capture, Float32, Int64, Rows
+from mismatch_lab.captures.fingerprint import Fingerprint
 from mismatch_lab.schema import Alteration, OptionValue, Packing, Prompt, Sampling, SideSpec
 
 Progress = Callable[[int, int], None]
@@ -70,8 +71,8 @@ class Engine(Protocol):
         """Score given tokens in one forward pass per sequence; `logp` holds all but firsts."""
         ...
 
-    def fingerprint(self) -> dict[str, dict[str, float]]:
-        """Fingerprint of each weight under its checkpoint name, fused ones under the fused."""
+    def fingerprint(self) -> dict[str, Fingerprint]:
+        """Of each weight under its checkpoint name; fused ones by part, or under the fused name."""
         ...
 
     def close(self) -> None:

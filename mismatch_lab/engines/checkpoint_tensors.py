@@ -6,7 +6,6 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,13 +101,20 @@ def check_same_tensors(before: str, after: str) -> None:
 
 
 def differing_names(before: str, after: str) -> list[str]:
-    """Names of the tensors whose bytes differ, sorted; both checkpoints hold the same names."""
+    """Names of the tensors whose bits differ, sorted; both checkpoints hold the same names.
+
+    Of a tensor that they store in different types it is the bits of its values in float32.
+    """
     old, new = stored_tensors(before), stored_tensors(after)
-    return [n for n in sorted(new) if not np.array_equal(_comparable(old[n]), _comparable(new[n]))]
+    return [name for name in sorted(new) if not _same_bits(old[name], new[name])]
 
 
-def _comparable(tensor: Stored) -> NDArray[Any]:
-    return tensor.values() if tensor.kind in _KINDS else tensor.raw()
+def _same_bits(old: Stored, new: Stored) -> bool:
+    if old.kind == new.kind:
+        return np.array_equal(old.raw(), new.raw())
+    if not {old.kind, new.kind} <= _KINDS.keys():
+        return False
+    return np.array_equal(old.values().view(np.uint32), new.values().view(np.uint32))
 
 
 def _entries(path: Path) -> dict[str, tuple[str, tuple[int, ...], int, int]]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.captures.fingerprint import Fingerprint, fingerprint_array
 from mismatch_lab.engines.assemble import assemble
 from mismatch_lab.engines.base import Progress, ScoreRequest
 from mismatch_lab.engines.checkpoint import check_lengths, check_model_path
@@ -29,7 +30,6 @@ from mismatch_lab.engines.fake_numerics import (
     Float64,
     draw_weights,
     log_softmax,
-    moments,
     seed_of,
     truncated,
 )
@@ -122,9 +122,9 @@ class FakeEngine:
         capture = assemble(rows, request, records)
         return replace(capture, logp=spoil_logp(capture.logp, rows, self._options.defect))
 
-    def fingerprint(self) -> dict[str, dict[str, float]]:
+    def fingerprint(self) -> dict[str, Fingerprint]:
         """See `Engine.fingerprint`."""
-        return {name: moments(tensor) for name, tensor in self.model.weights.items()}
+        return {name: fingerprint_array(tensor) for name, tensor in self.model.weights.items()}
 
     def close(self) -> None:
         """Nothing is held."""

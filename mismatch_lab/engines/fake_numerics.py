@@ -63,16 +63,6 @@ def log_softmax(logits: Float64) -> Float64:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def moments(tensor: Float64) -> dict[str, float]:
-    """A weight's fingerprint, see engines/fingerprint.py."""
-    return {
-        "numel": float(tensor.size),
-        "sum": float(tensor.sum()),
-        "sum_sq": float((tensor**2).sum()),
-        "sum_abs": float(np.abs(tensor).sum()),
-    }
-
-
 def truncated(log_probs: Float64, top_p: float) -> Float64:
     """[V] of the smallest set of tokens that holds `top_p`, renormalised."""
     if top_p >= 1.0:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.captures.fingerprint import Fingerprint
 from mismatch_lab.engines.alterations import altered
 from mismatch_lab.engines.assemble import RowRecord, assemble, local_probes
 from mismatch_lab.engines.base import Progress, ScoreRequest
@@ -55,7 +56,7 @@ class TorchEngine:
         if spec.no_dropout:
             disable_dropout(model)
             self.patched.append("dropout disabled")
-        self._fingerprint = fingerprint_tensors(model.state_dict())
+        self._fingerprint = fingerprint_tensors(model.state_dict().items())
         model = self.place(model, options)
         text = config.get_text_config()
         top_k = getattr(text, "num_experts_per_tok", None) or 1
@@ -103,7 +104,7 @@ class TorchEngine:
         size = request.micro_batch or self.micro_batch
         return self.scorer.score(rows, list(range(rows.n_rows)), request, size, progress)
 
-    def fingerprint(self) -> dict[str, dict[str, float]]:
+    def fingerprint(self) -> dict[str, Fingerprint]:
         """See `Engine.fingerprint`; taken before the weights are sharded."""
         return self._fingerprint
 

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.captures.fingerprint import Fingerprint
 from mismatch_lab.engines.assemble import assemble
 from mismatch_lab.engines.base import CACHED_TOKENS, Progress, ScoreRequest
 from mismatch_lab.engines.checkpoint import check_lengths, context_length, load_config, locate
@@ -53,7 +54,7 @@ class VllmEngine:
         if spec.plugin:
             load_plugin(spec.plugin)
             self.patched.append(f"plugin {spec.plugin}")
-        self._fingerprint: dict[str, dict[str, float]] = {}
+        self._fingerprint: dict[str, Fingerprint] = {}
         self._updated = spec.weight_update is None
         if spec.weight_update is not None:
             if spec.resync:
@@ -83,9 +84,9 @@ class VllmEngine:
             self.patched.append(f"loaded again: {', '.join(self.spec.resync)}")
         if self.spec.weight_update is not None:
             return  # what is loaded now is not what the engine will run with
-        from mismatch_lab.engines.fingerprint import fingerprint_tensors
+        from mismatch_lab.engines.vllm_weights import held_fingerprints
 
-        self._fingerprint = fingerprint_tensors(dict(model.named_parameters()))
+        self._fingerprint = held_fingerprints(model)
 
     @property
     def model(self) -> Any:
@@ -180,7 +181,7 @@ class VllmEngine:
         scorer = PrefillScorer(self._generate, self.model, self.spec.model)
         return assemble(rows, request, scorer.score(rows, request, progress))
 
-    def fingerprint(self) -> dict[str, dict[str, float]]:
+    def fingerprint(self) -> dict[str, Fingerprint]:
         """See `Engine.fingerprint`; taken before kernels repack the weights."""
         return self._fingerprint
 

@@ -15,12 +15,15 @@ from mismatch_lab.schema import WeightUpdate
 WARM_TOKENS = 4
 """Sampled of every prompt before an update: caches then hold what the old weights made."""
 
-_TORCH_KINDS = {
+TORCH_KINDS = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+"""Floating point types, by their names in the format."""
+_COUNTS = {"I64": torch.int64, "I32": torch.int32, "BOOL": torch.bool}
+"""Of buffers that a model counts or marks with."""
 
 
 def update_weights(llm: Any, model: str, how: WeightUpdate) -> None:
@@ -71,7 +74,7 @@ def reload_tensors(module: Any, model: str, names: tuple[str, ...]) -> None:
 
 def torch_tensor(stored: Stored) -> Tensor:
     """A tensor in the type it is stored in."""
-    if stored.kind not in _TORCH_KINDS:
+    kind = TORCH_KINDS.get(stored.kind) or _COUNTS.get(stored.kind)
+    if kind is None:
         raise InputError(f"{stored.path} holds tensors of type {stored.kind}: quantised.")
-    raw = torch.from_numpy(stored.raw().copy())
-    return raw.view(_TORCH_KINDS[stored.kind]).reshape(stored.shape)
+    return torch.from_numpy(stored.raw().copy()).view(kind).reshape(stored.shape)

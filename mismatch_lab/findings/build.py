@@ -59,7 +59,7 @@ def build_findings(
     if localisation is not None and reference is not None and reference.is_open:
         localisation = left_open(localisation)
     rows = captures["decode"].rows.n_rows
-    weights = _weights(run, captures)
+    weights = _weights(captures)
     versions = measure_versions(run, captures, localisation)
     evidence = Evidence(edges, floor, localisation, routing, rows, tuple(weights))
     decision = decide(evidence, limits)
@@ -140,8 +140,8 @@ def _calibration(captures: dict[str, Capture]) -> EstimateRecord | None:
     )
 
 
-def _weights(run: RunSpec, captures: dict[str, Capture]) -> list[str]:
+def _weights(captures: dict[str, Capture]) -> list[str]:
     infer, train = captures.get("prefill"), captures.get("train")
     if infer is None or train is None:
         return []
-    return differing_tensors(infer.weights, train.weights, run.infer.dtype == run.train.dtype)
+    return differing_tensors(infer.weights, train.weights)

@@ -2,97 +2,169 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from mismatch_lab.captures.fingerprint import Fingerprint, joined, total
 from mismatch_lab.captures.names import canonical_name
 
-Fingerprints = Mapping[str, Mapping[str, float]]
+Fingerprints = Mapping[str, Fingerprint]
+Place = tuple[int, int]
+"""(number of the expert, number of the part) within what some side holds as one tensor."""
+Parts = dict[Place, Fingerprint]
 
-_FUSED = (
-    (re.compile(r"\.(q|k|v)_proj\.(weight|bias)$"), r".qkv_proj.\2"),
+
+@dataclass(frozen=True)
+class Fusing:
+    """Tensors that some side holds as one, their rows in the order of `parts`."""
+
+    pattern: re.Pattern[str]
+    """Of the end of a name; `expert` is a number, `part` one of `parts`."""
+    parts: tuple[str, ...]
+    fused: str
+
+
+_FUSINGS = (
+    Fusing(re.compile(r"\.(?P<part>[qkv])_proj\.(weight|bias)$"), ("q", "k", "v"), r".qkv_proj.\2"),
+    Fusing(
+        re.compile(r"\.(?P<part>q_a_proj|kv_a_proj_with_mqa)\.weight$"),
+        ("q_a_proj", "kv_a_proj_with_mqa"),
+        ".fused_qkv_a_proj.weight",
+    ),
+    Fusing(
+        re.compile(r"\.experts\.(?P<expert>\d+)\.(?P<part>gate_proj|up_proj|w1|w3)\.weight$"),
+        ("gate_proj", "w1", "up_proj", "w3"),
+        ".experts.w13_weight",
+    ),
+    Fusing(
+        re.compile(r"\.experts\.(?P<expert>\d+)\.(?P<part>down_proj|w2)\.weight$"),
+        ("down_proj", "w2"),
+        ".experts.w2_weight",
+    ),
+    Fusing(
+        re.compile(r"\.(?P<part>gate|up)_proj\.(weight|bias)$"), ("gate", "up"),
+        r".gate_up_proj.\2",
+    ),
+)  # fmt: skip
+
+_RENAMED = (
+    (re.compile(r"\.experts\.routed_experts\."), ".experts."),
     (re.compile(r"\.experts\.gate_up_proj$"), ".experts.w13_weight"),
     (re.compile(r"\.experts\.gate_up_proj_bias$"), ".experts.w13_bias"),
     (re.compile(r"\.experts\.down_proj$"), ".experts.w2_weight"),
     (re.compile(r"\.experts\.down_proj_bias$"), ".experts.w2_bias"),
-    (re.compile(r"\.(gate|up)_proj\.(weight|bias)$"), r".gate_up_proj.\2"),
-    (re.compile(r"\.experts\.routed_experts\."), ".experts."),
 )
 
-RELATIVE_TOLERANCE = {True: 1e-6, False: 1e-2}
-"""By whether both sides hold the weights in the same dtype."""
+REORDERED = re.compile(r"\.(query_key_value|[Ww]qkv|c_attn|c_proj|c_fc)\.(weight|bias)$")
+"""Tensors that engines transpose or regroup as they load them (GPT-2, GPT-NeoX, BLOOM, InternLM2):
+the order of their elements says nothing."""
 
 
-def differing_tensors(
-    infer: Fingerprints, train: Fingerprints, same_dtype: bool, tolerance: float | None = None
-) -> list[str]:
-    """Names (fused where a side fuses) of tensors whose values differ; empty if none compared."""
-    a, b = fused(infer), fused(train)
-    tolerance = RELATIVE_TOLERANCE[same_dtype] if tolerance is None else tolerance
-    return sorted(name for name in a.keys() & b.keys() if _differs(a[name], b[name], tolerance))
+@dataclass(frozen=True)
+class Comparison:
+    """Of tensors that a side should hold, by their own names, sorted."""
+
+    differing: tuple[str, ...]
+    unseen: tuple[str, ...]
+    """Which the side does not have under any name that is known: nothing was compared."""
 
 
-def tensors_unlike(
-    suspect: Fingerprints, reference: Fingerprints, same_dtype: bool
-) -> tuple[str, ...]:
-    """Checkpoint names of the tensors whose values are not the reference's.
+def compare_weights(held: Sequence[Fingerprints], wanted: Fingerprints) -> Comparison:
+    """What one process holds, or several that divide a model, against what they should.
 
-    Where the suspect fuses tensors (q, k and v in one), all of those in the fused one are named.
+    Where a side fuses tensors (q, k and v in one) and does not tell the parts apart, all of those
+    in a fused one that differs are named.
     """
-    fused = set(differing_tensors(suspect, reference, same_dtype))
-    unfused = {
-        name
-        for name in reference
-        if name in suspect
-        and _differs(suspect[name], reference[name], RELATIVE_TOLERANCE[same_dtype])
-    }
-    return tuple(
-        sorted(
-            name
-            for name in reference
-            if _canonical(name) in fused and (name not in suspect or name in unfused)
-        )
+    sides, expected = [by_shared_name(one) for one in held], by_shared_name(wanted)
+    differing, unseen = set[tuple[str, Place]](), set[str]()
+    for shared, parts in expected.items():
+        found = [side[shared] for side in sides if shared in side]
+        if not found:
+            unseen.add(shared)
+        elif all(one.keys() == parts.keys() for one in found):
+            differing |= {
+                (shared, place)
+                for place, part in parts.items()
+                if not _agree([one[place] for one in found], part)
+            }
+        elif not _agree([whole(one) for one in found], whole(parts)):
+            differing |= {(shared, place) for place in parts}
+    places = {name: _place(name) for name in sorted(wanted)}
+    return Comparison(
+        tuple(name for name, (shared, place) in places.items() if (shared, place) in differing),
+        tuple(name for name, (shared, _) in places.items() if shared in unseen),
     )
+
+
+def differing_tensors(infer: Fingerprints, train: Fingerprints) -> list[str]:
+    """Names (fused where a side fuses) of tensors whose values differ; empty if none compared.
+
+    Bit by bit; sides that hold a weight in different dtypes agree where one is the other's
+    rounding.
+    """
+    found = compare_weights([infer], train)
+    return sorted({_place(name)[0] for name in found.differing})
+
+
+def tensors_unlike(suspect: Fingerprints, reference: Fingerprints) -> tuple[str, ...]:
+    """Checkpoint names of the tensors whose values are not the reference's."""
+    return compare_weights([suspect], reference).differing
 
 
 def compared_tensors(infer: Fingerprints, train: Fingerprints) -> int:
     """How many tensors, fused ones once, both sides have."""
-    return len(fused(infer).keys() & fused(train).keys())
+    return len(by_shared_name(infer).keys() & by_shared_name(train).keys())
 
 
-def _differs(a: Mapping[str, float], b: Mapping[str, float], tolerance: float) -> bool:
-    scale = max(a["sum_abs"], b["sum_abs"], 1e-300)
-    return any(
-        not math.isclose(
-            a[key],
-            b[key],
-            rel_tol=0,
-            abs_tol=tolerance * (scale if key != "sum_sq" else max(a[key], b[key])),
-        )
-        for key in ("sum", "sum_abs", "sum_sq")
-    )
+def _agree(held: Sequence[Fingerprint], wanted: Fingerprint) -> bool:
+    """A tensor is whole in every process, or divided over them: then the parts add up.
+
+    A divided one may be held several times (key heads fewer than processes), and a process may hold
+    zeros in its place (the bias of a sum that another process adds).
+    """
+    if len(held) == 1:
+        return held[0].agrees(wanted)
+    if all(one.numel >= wanted.numel for one in held):
+        some = [one for one in held if any(one.values.values())] or held
+        return all(one.agrees(wanted) for one in some)
+    added = total(held)
+    times = max(1, added.numel // wanted.numel)
+    return added.agrees(replace(total([wanted] * times), dtype=wanted.dtype))
 
 
-def fused(fingerprints: Fingerprints) -> dict[str, dict[str, float]]:
-    """By names that both sides share; tensors that a side fuses are added up."""
-    total: dict[str, dict[str, float]] = {}
-    for name, moments in fingerprints.items():
-        key = _canonical(name)
-        into = total.setdefault(key, dict.fromkeys(moments, 0.0))
-        for field, value in moments.items():
-            into[field] += value
-    return total
+def by_shared_name(fingerprints: Fingerprints) -> dict[str, Parts]:
+    """Parts by the names that both sides share, which are those of the fused tensors."""
+    found: dict[str, Parts] = {}
+    for name, fingerprint in fingerprints.items():
+        shared, place = _place(name)
+        if REORDERED.search(shared):
+            fingerprint = replace(fingerprint, placed=None)
+        found.setdefault(shared, {})[place] = fingerprint
+    return found
 
 
-def _canonical(name: str) -> str:
+def whole(parts: Parts) -> Fingerprint:
+    """Of the fused tensor that has these parts."""
+    ordered = [part for _, part in sorted(parts.items())]
+    return ordered[0] if len(ordered) == 1 else joined(ordered)
+
+
+def _place(name: str) -> tuple[str, Place]:
+    """The name that both sides share, and the tensor's place in what it names."""
     module, _, tensor = name.rpartition(".")
-    parts = module.split(".")
-    for length in range(len(parts), 0, -1):
-        found = canonical_name(".".join(parts[:length]))
+    path = module.split(".")
+    for length in range(len(path), 0, -1):
+        found = canonical_name(".".join(path[:length]))
         if found is not None:
-            name = ".".join([found, *parts[length:], tensor])
+            name = ".".join([found, *path[length:], tensor])
             break
-    for pattern, replacement in _FUSED:
+    for pattern, replacement in _RENAMED:
         name = pattern.sub(replacement, name)
-    return name
+    for fusing in _FUSINGS:
+        match = fusing.pattern.search(name)
+        if match is not None:
+            expert = int(match.groupdict().get("expert") or 0)
+            place = (expert, fusing.parts.index(match["part"]))
+            return name[: match.start()] + match.expand(fusing.fused), place
+    return name, (0, 0)

@@ -58,10 +58,16 @@ def renew(model: nn.Module, weight: Tensor) -> None:
     """Give the engine's copy new values, where there is one."""
     import torch
 
-    held = getattr(getattr(model, "lm_head", None), COPY, None)
-    if held is not None:
+    copy = held(model)
+    if copy is not None:
         with torch.no_grad():
-            held[: len(weight)].copy_(weight)
+            copy[: len(weight)].copy_(weight)
+
+
+def held(model: nn.Module) -> Tensor | None:
+    """The engine's copy, padded as its head is; None where there is none."""
+    copy: Tensor | None = getattr(getattr(model, "lm_head", None), COPY, None)
+    return copy
 
 
 REMEDY = Remedy(

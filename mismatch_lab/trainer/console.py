@@ -43,3 +43,5 @@ class StepPrinter(Watcher):
             if math.isfinite(values[name])
         ]
         self.console.print(f"step {step:>4}/{self.steps}  " + "  ".join(parts), soft_wrap=True)
+        if why := values.get("sync/why_restarted"):
+            self.console.print(f"engine started anew: {why}", soft_wrap=True, markup=False)

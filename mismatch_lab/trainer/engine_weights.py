@@ -7,7 +7,7 @@ vLLM's own `reload_weights` reports success whatever it does. On a CPU (0.32) it
 - GPT-OSS's experts and sinks: their loader writes to tensors that the kernel does not read, so
   they are packed and copied here.
 
-The fingerprints do not believe any of this, and what they miss the re-scored rows show.
+The fingerprints do not believe any of this: what kernels read is held against what was sent.
 """
 
 from __future__ import annotations
@@ -21,32 +21,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mismatch_lab.engines.fingerprint import fingerprint_tensors
+from mismatch_lab.captures.fingerprint import Fingerprint
+from mismatch_lab.engines.fingerprint import fingerprint_tensor, fingerprint_tensors
 from mismatch_lab.engines.vllm_update import whole_state
-from mismatch_lab.findings.weights import compared_tensors, differing_tensors, fused
+from mismatch_lab.engines.vllm_weights import copied_fingerprints, held_fingerprints
+from mismatch_lab.findings.weights import compare_weights
 from mismatch_lab.remedies import fp32_head
 from mismatch_lab.trainer.rollout import Transfer
 
-Moments = dict[str, dict[str, float]]
-PACKED_TOLERANCE = 1e-5
-"""Of what a packed matrix gives for a fixed input: a float32 product, summed in another order."""
-TOLERANCE = 1e-6
-PROBE_ROWS = 8
+Fingerprints = dict[str, Fingerprint]
+HEAD = "lm_head.weight"
 _LAYER = re.compile(r"layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
 class Held:
-    """What one worker of the engine holds after it was given weights."""
+    """What one worker of the engine holds."""
 
     error: str
-    readable: Moments
-    packed: Moments
-    expected: Moments
-    """Of what was sent, by rank 0 alone."""
-    products: Moments
-    float32: bool
-    n_sent: int
+    """vLLM's own, where it refused what it was given."""
+    parameters: Fingerprints
+    copies: Fingerprints
+    """Of what kernels read in place of parameters or beside them."""
+    expected: Fingerprints
+    """Of the checkpoint, by rank 0 alone."""
 
 
 def transfer(llm: Any, folder: str) -> Transfer:
@@ -57,18 +55,21 @@ def transfer(llm: Any, folder: str) -> Transfer:
         folder: the checkpoint.
 
     Returns:
-        What could be confirmed; vLLM's own error stands in place of the stale tensors.
+        What could be confirmed.
     """
-    held: list[Held] = llm.collective_rpc(take, args=(folder,))
-    errors = tuple(sorted({one.error for one in held if one.error}))
-    return Transfer(held[0].n_sent, 0, errors) if errors else compare(held)
+    return compare(llm.collective_rpc(take, args=(folder,)))
+
+
+def verify(llm: Any, folder: str) -> Transfer:
+    """Hold what a running engine has against a checkpoint folder, and give it nothing."""
+    return compare(llm.collective_rpc(look, args=(folder,)))
 
 
 def take(worker: Any, folder: str) -> Held:
     """In a worker of vLLM: load the weights, and look at what is there."""
     model, sent = worker.get_model(), dict(whole_state(folder))
     if not hasattr(model, "lm_head"):  # a head that is the embedding itself
-        sent.pop("lm_head.weight", None)
+        sent.pop(HEAD, None)
     for module in model.modules():
         if type(module).__name__ == "RoutedExperts" and _on_cpu(model):
             module.quant_method.moe_kernel = None
@@ -78,58 +79,43 @@ def take(worker: Any, folder: str) -> Held:
             _copy_gpt_oss(model, sent)
     except Exception as error:  # whatever it is, a new engine mends it
         traceback.print_exc()
-        return Held(f"{type(error).__name__}: {error}"[:200], {}, {}, {}, {}, True, len(sent))
-    if "lm_head.weight" in sent:
-        fp32_head.renew(model, sent["lm_head.weight"])
-    return look(model, sent, first=worker.rank == 0)
+        return Held(f"{type(error).__name__}: {error}"[:200], {}, {}, {})
+    if HEAD in sent:
+        dtype = next(model.parameters()).dtype
+        fp32_head.renew(model, sent[HEAD].to(dtype))  # as the trainer's head is rounded
+    return look(worker, folder)
 
 
-def look(model: nn.Module, sent: Mapping[str, Tensor], first: bool) -> Held:
-    """Fingerprints of what a worker holds and, where it is the first, of what was sent.
-
-    They are sums, so that fused, reordered, packed and divided tensors compare. Matrices that
-    oneDNN keeps where nobody can read them are compared by what they give for a fixed input.
-    """
-    dtype = next(model.parameters()).dtype
-    cast = {name: tensor.to(dtype) for name, tensor in sent.items()} if first else {}
-    return Held(
-        "",
-        fingerprint_tensors({n: p for n, p in model.named_parameters() if p.numel() > 0}),
-        _probe_packed(model),
-        fingerprint_tensors(cast),
-        {name: _probe(tensor) for name, tensor in cast.items() if tensor.ndim == 2},
-        dtype == torch.float32,
-        len(sent),
-    )
+def look(worker: Any, folder: str) -> Held:
+    """In a worker of vLLM: fingerprints of what it holds and, in the first, of the checkpoint."""
+    model: nn.Module = worker.get_model()
+    device = next(model.parameters()).device
+    sent = whole_state(folder) if worker.rank == 0 else ()
+    expected = fingerprint_tensors((name, tensor.to(device)) for name, tensor in sent)
+    copies, head = copied_fingerprints(model), fp32_head.held(model)
+    if head is not None:
+        copies[HEAD] = fingerprint_tensor(head)
+    return Held("", held_fingerprints(model), copies, expected)
 
 
 def compare(held: Sequence[Held]) -> Transfer:
-    """Hold what all workers have against what the first was sent."""
-    first = held[0]
-    readable, packed = [one.readable for one in held], [one.packed for one in held]
-    tolerance = PACKED_TOLERANCE if first.float32 else 1e-2
-    stale = _differing(readable, first.expected) | _differing(packed, first.products, tolerance)
-    compared = compared_tensors(readable[0], first.expected)
-    compared += compared_tensors(packed[0], first.products)
-    return Transfer(first.n_sent, compared, tuple(sorted(stale)))
-
-
-def _differing(
-    parts: Sequence[Moments], expected: Moments, tolerance: float | None = None
-) -> set[str]:
-    """A tensor is whole on every worker, or divided over them: then the parts add up.
-
-    One that is neither (key heads fewer than workers, in a fused tensor) is named, though it may
-    be right: the engine is then started anew.
-    """
-    held, wanted = [fused(part) for part in parts], fused(expected)
-    names = wanted.keys() & held[0].keys()
-    whole = {n for n in names if all(h[n]["numel"] >= wanted[n]["numel"] for h in held)}
-    shown = [{name: one[name] for name in whole} for one in held]
-    shown.append(
-        {n: {key: sum(h[n][key] for h in held) for key in wanted[n]} for n in names - whole}
+    """Hold what all workers have against what the checkpoint has."""
+    errors = sorted({one.error for one in held if one.error})
+    if errors:
+        return Transfer(0, 0, error="; ".join(errors))
+    expected = held[0].expected
+    if all(
+        HEAD not in one.parameters for one in held
+    ):  # one that is the embedding is held against the embedding
+        expected = {name: one for name, one in expected.items() if name != HEAD}
+    parameters = compare_weights([one.parameters for one in held], expected)
+    copies = compare_weights([one.copies for one in held], expected)
+    return Transfer(
+        len(expected),
+        len(expected) - len(parameters.unseen),
+        tuple(sorted({*parameters.differing, *copies.differing})),
+        parameters.unseen,
     )
-    return {name for one in shown for name in differing_tensors(one, wanted, True, tolerance)}
 
 
 @torch.no_grad()
@@ -164,28 +150,3 @@ def _fill(into: Tensor, value: Tensor) -> None:
 
 def _on_cpu(model: nn.Module) -> bool:
     return next(model.parameters()).device.type == "cpu"
-
-
-@torch.no_grad()
-def _probe_packed(model: nn.Module) -> Moments:
-    found: Moments = {}
-    for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if not hasattr(module, "cpu_linear") or weight is None or weight.numel() > 0:
-            continue
-        width = int(module.input_size if hasattr(module, "input_size") else module.embedding_dim)
-        if getattr(module, "input_size_per_partition", width) != width:
-            continue  # its product is a part of a sum: nothing to compare it with
-        product = module.cpu_linear(_inputs(width).to(weight.dtype), weight, None)
-        found |= fingerprint_tensors({f"{name}.weight": product})
-    return found
-
-
-def _probe(matrix: Tensor) -> dict[str, float]:
-    product = _inputs(matrix.shape[1]).to(matrix.dtype) @ matrix.T
-    return fingerprint_tensors({"product": product})["product"]
-
-
-def _inputs(width: int) -> Tensor:
-    generator = torch.Generator().manual_seed(width)
-    return torch.randn(PROBE_ROWS, width, generator=generator)

@@ -16,9 +16,7 @@ from mismatch_lab.engines.checkpoint import locate
 from mismatch_lab.trainer import ranks, rollout_many
 from mismatch_lab.trainer.planting import Plan
 from mismatch_lab.trainer.rollout import Draw, EngineSpec, Record, Rollout, start_of
-from mismatch_lab.trainer.rollout_many import at_once
 from mismatch_lab.trainer.sampled import Answer
-from mismatch_lab.trainer.sync import CHECK_ROWS, Sync
 from mismatch_lab.trainer.tasks import load_task
 from mismatch_lab.trainer.tasks.base import Problem, Reward
 from mismatch_lab.trainer.tasks.episodes import Episode, roll_out
@@ -68,13 +66,6 @@ class Sampler:
         self.task.close()
         for engine in self.engines:
             engine.close()
-
-    def begin(self, sync: Sync, resumed: bool) -> None:
-        """Measure the fresh engine; one that started on old weights is started on the policy's."""
-        if resumed:
-            folder = sync.publish()
-            at_once(self.engines, lambda engine: engine.restart(folder))
-        sync.start([self.tokeniser.prompt_ids(p) for p in self.problems.heldout[:CHECK_ROWS]])
 
     def sample(self, step: int) -> Experience | None:
         """The roll-outs of one step; None where there is no engine (ranks other than 0)."""

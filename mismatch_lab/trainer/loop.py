@@ -29,7 +29,7 @@ from mismatch_lab.trainer.planting import plan_run
 from mismatch_lab.trainer.policy import Policy
 from mismatch_lab.trainer.policy_model import Scores
 from mismatch_lab.trainer.replay import RoutingWatch, replay_routing
-from mismatch_lab.trainer.sync import CHECK_ROWS, Sync
+from mismatch_lab.trainer.sync import Sync
 from mismatch_lab.trainer.watcher import QUIET, Watcher
 
 Values = dict[str, Any]
@@ -61,7 +61,7 @@ def train(config: TrainConfig, out: Path, watcher: Watcher = QUIET) -> None:
 
     with Sampler(plan, out) as sampler:
         sync = Sync(config, policy, sampler.engines, out, plan.lag_steps, checkpoint.behind(out))
-        sampler.begin(sync, resumed=state["step"] > 0)
+        sync.begin(resumed=state["step"] > 0)
         metrics = None
         if dist.get_rank() == 0:
             metrics = Metrics(out, state["step"], config.tensorboard)
@@ -99,9 +99,7 @@ def train(config: TrainConfig, out: Path, watcher: Watcher = QUIET) -> None:
                 values |= update(policy, batch, objective, step)
 
             with clock.phase("sync"):
-                rows = [e.token_ids for e in experience.episodes[:: config.rollout.group]]
-                report = sync.send(sorted(rows, key=len)[:CHECK_ROWS])
-                values |= report.values()
+                values |= sync.send(batch, scored.logp).values()
 
             with clock.phase("measure"):
                 values |= measured(batch, scored, objective)

@@ -25,6 +25,7 @@ from mismatch_lab.trainer import ranks, sharded_load
 from mismatch_lab.trainer.batch import Batch, lay_out, micro_batches
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.policy_model import PolicyModel, Scores
+from mismatch_lab.trainer.published import Source
 
 FP16_LOSS_SCALE = 1024.0
 """At the start. Gradients below 6e-8 are zero in float16; those of a policy are small."""
@@ -46,6 +47,7 @@ class Policy:
         """
         self.config = config
         self.device = ranks.join()
+        self.source = Source(folder, DTYPES[config.dtype])
         self.model = _sharded(config, folder, change, self.device)
         self.bare: Any = self.model.model
         """The transformers model, without the wrapper that is sharded."""
@@ -120,25 +122,33 @@ class Policy:
         return norm
 
     def weights(self) -> dict[str, Tensor]:
-        """Every tensor, whole, by transformers' names, in the dtype that the engine computes in.
+        """Parameters and persistent buffers, whole, by transformers' names.
 
-        All ranks must call it; only rank 0 gets them. On the CPU; a copy, so that a step does not
+        In the dtype that the engine computes in, or the checkpoint's own where that is wider. All
+        ranks must call it; only rank 0 gets them. On the CPU; a copy, so that a step does not
         change it.
         """
-        kind, found = DTYPES[self.config.dtype], {}
-        for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            whole = _whole(parameter).detach()
+        found = {}
+        for name, tensor in self.model.state_dict().items():
+            whole, name = _whole(tensor).detach(), name.removeprefix("model.")
             if dist.get_rank() == 0:
-                found[name.removeprefix("model.")] = whole.to("cpu", kind, copy=True)
+                kind = self.source.dtype_of(name) if whole.is_floating_point() else None
+                found[name] = whole.to("cpu", kind, copy=True)
         return found
 
     def save_pretrained(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """Write a checkpoint that transformers and engines load."""
-        self.bare.save_pretrained(folder, state_dict=weights)
+        """Write a checkpoint that transformers and engines load.
+
+        Raises:
+            EngineError: it is not the whole model that the run began with.
+        """
+        self.bare.save_pretrained(folder, state_dict=dict(weights))
+        if not self.config.faults:  # which may change what the model has
+            self.source.check(folder, self.bare)
 
 
-def _whole(parameter: Tensor) -> Tensor:
-    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _sharded(

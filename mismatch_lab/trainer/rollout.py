@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mismatch_lab.engines.seeds import seed_of
+from mismatch_lab.errors import few
 from mismatch_lab.schema import OptionValue
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.sampled import Answer
@@ -70,14 +71,33 @@ class Draw:
 
 @dataclass(frozen=True)
 class Transfer:
-    """What the engine says of a transfer of weights."""
+    """What the engine holds of the weights that it was to take."""
 
     sent: int
     """Tensors in the folder."""
     compared: int
-    """Tensors of the engine (fused ones once) whose fingerprints could be compared."""
-    stale: tuple[str, ...]
-    """Those that are not what was sent."""
+    """Of those, how many were held against the engine's, bit for bit."""
+    stale: tuple[str, ...] = ()
+    """Those that the engine holds otherwise."""
+    uncompared: tuple[str, ...] = ()
+    """Those of which the engine shows nothing."""
+    error: str = ""
+    """The engine's own, where it refused them."""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether every tensor was compared and is what was sent."""
+        return not (self.error or self.stale) and 0 < self.sent == self.compared
+
+    @property
+    def why_not(self) -> str:
+        """In words, with the first names; empty where it is confirmed."""
+        parts = [self.error] if self.error else []
+        parts += [f"other values: {few(self.stale)}"] if self.stale else []
+        parts += [f"not to be found: {few(self.uncompared)}"] if self.uncompared else []
+        if not parts and not self.confirmed:
+            parts = [f"{self.compared} of {self.sent} tensors were compared"]
+        return "; ".join(parts)
 
 
 class Rollout(Protocol):
@@ -97,6 +117,10 @@ class Rollout(Protocol):
 
     def transfer(self, folder: Path) -> Transfer:
         """Take the weights of a checkpoint folder, in place."""
+        ...
+
+    def verify(self, folder: Path) -> Transfer:
+        """Hold the engine's weights against a checkpoint folder, and give it nothing."""
         ...
 
     def flush(self) -> None:

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from mismatch_lab.engines.chunked_logp import log_softmax
+from mismatch_lab.engines.fingerprint import fingerprint_tensors
 from mismatch_lab.engines.torch_model import DTYPES, pick_device
 from mismatch_lab.engines.vllm_update import whole_state
 from mismatch_lab.errors import InputError
 from mismatch_lab.faults import load_fault
+from mismatch_lab.findings.weights import compare_weights
 from mismatch_lab.trainer.rollout import Draw, EngineSpec, Transfer
 from mismatch_lab.trainer.sampled import Answer
 
@@ -37,17 +39,21 @@ class HfRollout:
     def restart(self, folder: Path) -> None:
         """See `Rollout.restart`."""
         import transformers
-        from transformers import AutoModelForCausalLM
 
         self.version = f"transformers {transformers.__version__}"
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[self.spec.dtype])
-        self.model = model.eval().to(self.device)
+        self.model = self._load(folder).to(self.device)
         if self.spec.fault:
             fault = load_fault(self.spec.fault[0])
             assert fault.plant is not None
             fault.plant(self.model, fault.severities[self.spec.fault[1]])  # type: ignore[index]
-        ends = model.generation_config.eos_token_id or model.config.eos_token_id
+        ends = self.model.generation_config.eos_token_id or self.model.config.eos_token_id
         self.eos_ids = ends if isinstance(ends, list) else [ends]
+
+    def _load(self, folder: Path) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[self.spec.dtype])
+        return model.eval()
 
     def sample(self, contexts: list[list[int]], room: list[int], draw: Draw) -> list[Answer]:
         """See `Rollout.sample`."""
@@ -115,15 +121,19 @@ class HfRollout:
 
     @torch.no_grad()
     def transfer(self, folder: Path) -> Transfer:
-        """See `Rollout.transfer`; names are transformers' own, so each tensor is compared whole."""
-        sent = dict(whole_state(str(folder)))
-        own = dict(self.model.named_parameters(remove_duplicate=False))
-        for name in own.keys() & sent.keys():
-            own[name].copy_(sent[name])
-        stale = sorted(
-            name for name in own if name not in sent or not torch.equal(own[name].cpu(), sent[name])
-        )
-        return Transfer(len(sent), len(own), tuple(stale))
+        """See `Rollout.transfer`."""
+        own = self.model.state_dict()
+        for name, tensor in self._load(folder).state_dict().items():
+            if name in own:
+                own[name].copy_(tensor)
+        return self.verify(folder)
+
+    def verify(self, folder: Path) -> Transfer:
+        """See `Rollout.verify`."""
+        sent = fingerprint_tensors(whole_state(str(folder)))
+        found = compare_weights([fingerprint_tensors(self.model.state_dict().items())], sent)
+        seen = len(sent) - len(found.unseen)
+        return Transfer(len(sent), seen, found.differing, found.unseen)
 
     def flush(self) -> None:
         """Nothing is cached between calls."""

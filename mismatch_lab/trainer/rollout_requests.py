@@ -46,9 +46,22 @@ class Requests(ABC):
 
     def transfer(self, folder: Path) -> Transfer:
         """See `Rollout.transfer`."""
-        found = self.ask("transfer", folder=str(folder.resolve()))
-        return Transfer(found["sent"], found["compared"], tuple(found["stale"]))
+        return _transfer(self.ask("transfer", folder=str(folder.resolve())))
+
+    def verify(self, folder: Path) -> Transfer:
+        """See `Rollout.verify`."""
+        return _transfer(self.ask("verify", folder=str(folder.resolve())))
 
     def flush(self) -> None:
         """See `Rollout.flush`."""
         self.ask("flush")
+
+
+def _transfer(found: dict[str, Any]) -> Transfer:
+    return Transfer(
+        found["sent"],
+        found["compared"],
+        tuple(found["stale"]),
+        tuple(found["uncompared"]),
+        found["error"],
+    )

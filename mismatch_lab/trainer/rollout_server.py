@@ -27,7 +27,7 @@ from mismatch_lab.trainer.rollout import EngineSpec
 from mismatch_lab.trainer.rollout_client import token
 from mismatch_lab.trainer.rollout_vllm import VllmRollout
 
-PASSED_ON = ("sample", "score", "transfer", "flush")
+PASSED_ON = ("sample", "score", "transfer", "verify", "flush")
 REFUSED_BYTES = 1 << 20
 """Read of a request that is refused: a client that is cut off would not see the refusal."""
 READ_S = 60.0

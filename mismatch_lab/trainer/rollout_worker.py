@@ -22,7 +22,7 @@ from mismatch_lab.errors import EngineError, MismatchLabError
 from mismatch_lab.remedies import batch_invariant
 from mismatch_lab.schema import SideSpec
 from mismatch_lab.trainer.engine_recorder import Recorder
-from mismatch_lab.trainer.engine_weights import transfer
+from mismatch_lab.trainer.engine_weights import transfer, verify
 from mismatch_lab.trainer.rollout import Draw, EngineSpec, Record
 
 
@@ -93,6 +93,10 @@ class Server:
     def transfer(self, folder: str) -> dict[str, Any]:
         """See `Rollout.transfer`."""
         return asdict(transfer(self.engine.llm, folder))
+
+    def verify(self, folder: str) -> dict[str, Any]:
+        """See `Rollout.verify`."""
+        return asdict(verify(self.engine.llm, folder))
 
     def flush(self) -> bool:
         """See `Rollout.flush`."""

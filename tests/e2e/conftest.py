@@ -88,6 +88,34 @@ def qwen3_moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tied_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2: biases on queries, keys and values, and a head that is the embedding."""
+    from transformers import Qwen2Config
+
+    folder = tmp_path_factory.mktemp("qwen2")
+    return save_random(folder, Qwen2Config, 7, tie_word_embeddings=True)
+
+
+@pytest.fixture(scope="session")
+def glm4_moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GLM-4 MoE, whose routers choose by biases, in float32 as in the published ones."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import Glm4MoeConfig
+
+    generator = torch.Generator().manual_seed(9)
+    experts = {"moe_intermediate_size": 64, "n_routed_experts": 8, "num_experts_per_tok": 2}
+    layers = {"first_k_dense_replace": 1, "n_shared_experts": 1, "use_qk_norm": True}
+    folder = tmp_path_factory.mktemp("glm4-moe")
+    save_random(folder, Glm4MoeConfig, 9, n_group=1, topk_group=1, **experts, **layers)
+    tensors = load_file(folder / "model.safetensors")
+    for name in [n for n in tensors if n.endswith("e_score_correction_bias")]:
+        tensors[name] = torch.randn(tensors[name].shape, generator=generator)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="session")
 def gemma2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Gemma-2: softcaps, and a scale that vLLM applies outside of the embedding."""
     from transformers import Gemma2Config

@@ -179,14 +179,17 @@ def test_a_policy_that_replays_is_at_no_distance_from_itself(tmp_path: Path) -> 
 def test_a_transfer_in_place_reaches_every_tensor(
     engine: VllmRollout, policy: Policy, tmp_path: Path
 ) -> None:
-    rows = [[5, 17, 40, 9, 33, 21, 77, 150], [8, 12, 101, 60]]
+    batch = sampled(engine, Draw(1.0, seed=7))
     sync = Sync(policy.config, policy, [engine], tmp_path)
-    assert sync.start(rows) < 1e-4
-    with torch.no_grad():
-        for parameter in policy.model.parameters():
-            parameter.mul_(1.02)
-    report = sync.send(rows)
-    # 71 tensors; q, k and v are one in the engine, weights and biases, in four layers: 71 - 16.
-    assert (report.tensors, report.compared) == (71, 55)
-    assert (report.stale, report.restarted) == ((), False)
-    assert report.abs_delta < 1e-4
+    sync.begin(resumed=False)
+    for _ in range(2):
+        before = policy.score(batch).logp
+        for _, micro in policy.gradient_batches(batch, list(range(batch.n_rows))):
+            policy.backward((policy.forward(micro).logp * micro.mask).sum())
+        policy.step(policy.config.optim.warmup_steps)
+        report = sync.send(batch, before)
+        assert (report.tensors, report.compared) == (71, 71)
+        assert (report.stale, report.why_restarted) == ((), ())
+        assert report.rows.abs_delta < 1e-4
+        # Each of the eight rows is nearer to the new weights, which is too few to decide anything.
+        assert (report.rows.rows, report.rows.rows_old, report.rows.answer) == (8, 0, "undecided")

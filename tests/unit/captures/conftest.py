@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.captures.fingerprint import fingerprint_array
 from mismatch_lab.schema import Manifest, Sampling
 
 NAN = float("nan")
@@ -24,7 +27,10 @@ def capture() -> Capture:
         topk,
         np.ones((6, 2, 4), np.float32),
         {"model.norm": np.ones((2, 3), np.float32), "model.norm:in": np.zeros((2, 3), np.float32)},
-        {"lm_head.weight": {"numel": 4.0, "sum": 0.1, "sum_sq": 1.5, "sum_abs": 2.0}},
+        {
+            "lm_head.weight": fingerprint_array(np.array([[1.0, -0.5], [0.1, 2.0]], np.float32)),
+            "unordered": replace(fingerprint_array(np.ones(3, np.float16)), placed=None),
+        },
         {5: "a", 10: "<é>"},
     )
 

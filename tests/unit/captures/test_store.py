@@ -124,6 +124,17 @@ def test_a_manifest_of_another_version_is_refused(
         load_capture(folder)
 
 
+@pytest.mark.parametrize(
+    "text", ['{"w": {"numel": 4.0, "sum": 0.1, "sum_sq": 1.5, "sum_abs": 2.0}}', '{"w":', "[]"]
+)
+def test_fingerprints_of_another_version_are_refused(folder: Path, text: str) -> None:
+    (folder / "weights.json").write_text(text)
+    with pytest.raises(CaptureError, match="another version's fingerprints"):
+        load_capture(folder)
+    (folder / "weights.json").unlink()
+    assert load_capture(folder)[0].weights == {}
+
+
 @pytest.mark.parametrize("file", ["manifest.json", "arrays.safetensors"])
 def test_half_a_capture_is_none(folder: Path, file: str) -> None:
     (folder / file).unlink()

@@ -12,6 +12,7 @@ from hand_made import capture
 
 from mismatch_lab.attribution.verdict import Decision
 from mismatch_lab.captures.capture import Capture
+from mismatch_lab.captures.fingerprint import fingerprint_array
 from mismatch_lab.captures.store import save_capture
 from mismatch_lab.findings.build import (
     build_findings,
@@ -87,16 +88,20 @@ def test_a_side_at_eight_times_the_floor_is_a_mismatch() -> None:
 
 def test_weights_and_calibration_are_there_when_recorded() -> None:
     made = captures(**HEALTHY)
-    one = {"sum": 1.0, "sum_sq": 1.0, "sum_abs": 1.0}
+    head = np.ones((2, 2), np.float32)
     # At 3/4 and 1/4 the entropy is ln 4 - 0.75 ln 3 = 0.5623 and the variance of a log-prob is
     # 3/16 (ln 3)^2 = 0.2263. Each row's log-probs add up to -4.5, so
     # z = 4 (-4.5 + 3 * 0.5623) / sqrt(12 * 0.2263) = -6.828.
     sampled = np.flatnonzero(made["prefill"].rows.sampled)
     coin = np.log(np.array([[0.75, 0.25]] * len(sampled), np.float32))
     made["prefill"] = replace(
-        made["prefill"], weights={"lm_head.weight": one}, probe_positions=sampled, probe_logp=coin
+        made["prefill"],
+        weights={"lm_head.weight": fingerprint_array(head)},
+        probe_positions=sampled,
+        probe_logp=coin,
     )
-    made["train"] = replace(made["train"], weights={"lm_head.weight": one | {"sum": 0.5}})
+    other = {"lm_head.weight": fingerprint_array(head * (1 + np.float32(2**-23)))}
+    made["train"] = replace(made["train"], weights=other)
     found = build_findings(run(), made, {})
     assert found.weights == ["lm_head.weight"]
     assert found.calibration is not None

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from mismatch_lab.trainer.rollout import Draw, EngineSpec, Transfer
 from mismatch_lab.trainer.rollout_client import TOKEN, ServerRollout
 from mismatch_lab.trainer.rollout_server import Host, main, serve
 from mismatch_lab.trainer.run import check
+
+HELD = Transfer(3, 2, ("head",), ("norm",), "")
 
 
 class Kept:
@@ -34,8 +37,8 @@ class Kept:
             return [answer for _ in arguments["contexts"]]
         if what == "score" and not arguments["rows"]:
             raise EngineError("no rows", "give some")
-        if what == "transfer":
-            return {"sent": 3, "compared": 2, "stale": ["head"]}
+        if what in ("transfer", "verify"):
+            return asdict(HELD)
         return [[-1.0] * (len(row) - 1) for row in arguments.get("rows", [])]
 
     def restart(self, folder: Path) -> None:
@@ -96,7 +99,7 @@ def test_an_engine_is_started_asked_and_ended(
     assert [answer.token_ids for answer in answers] == [[7], [7]]
     assert engine.asked[0][1]["draw"]["first_row"] == 6
     assert rollout.score([[1, 2, 3]], 1.0)[0][1:] == [-1.0, -1.0]
-    assert rollout.transfer(tmp_path) == Transfer(3, 2, ("head",))
+    assert rollout.transfer(tmp_path) == rollout.verify(tmp_path) == HELD
     rollout.restart(tmp_path)
     assert engine.folders == [tmp_path]
     rollout.close()

@@ -113,6 +113,12 @@ def test_a_step_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     printer.phase("rollout")
     printer.step(3, values | {"seconds/step": 1.26})
     assert file.getvalue() == "step    3/20  reward 0.250  s 1.3\n"
+    why = {"sync/restarted": 1, "sync/why_restarted": "other values: model.norm.weight"}
+    printer.step(4, why)
+    assert file.getvalue().splitlines()[1:] == [
+        "step    4/20  restarts 1",
+        "engine started anew: other values: model.norm.weight",
+    ]
 
 
 def test_what_the_loss_could_not_use_is_said_where_it_happens(

@@ -6,16 +6,23 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from mismatch_lab.engines.checkpoint import EMBEDDED, locate
+from mismatch_lab.errors import EngineError
 from mismatch_lab.trainer import ranks
-from mismatch_lab.trainer.config import TrainConfig
+from mismatch_lab.trainer.batch import Batch
+from mismatch_lab.trainer.config import Optim, TrainConfig
+from mismatch_lab.trainer.planting import plan_run
 from mismatch_lab.trainer.policy import Policy
 from mismatch_lab.trainer.rollout import EngineSpec, Transfer
 from mismatch_lab.trainer.rollout_hf import HfRollout
-from mismatch_lab.trainer.sync import Sync
+from mismatch_lab.trainer.sync import Sync, SyncReport
 
-ROWS = [[5, 17, 40, 9, 33, 21], [8, 12, 101, 60]]
+SINKS = "model.layers.2.self_attn.sinks"
+EXPERTS = "model.layers.2.mlp.experts.down_proj"
+TENSORS = 71
+ROWS = 40
 
 
 class Counted(HfRollout):
@@ -32,96 +39,206 @@ class Lying(Counted):
     """Believes that it took the weights."""
 
     def transfer(self, folder: Path) -> Transfer:
-        return Transfer(71, 71, ())
+        return Transfer(TENSORS, TENSORS)
 
 
 class Forgetful(Counted):
-    """Takes all tensors but one, and its fingerprints say so."""
+    """Takes all tensors but one."""
 
     def transfer(self, folder: Path) -> Transfer:
-        name = "model.layers.2.self_attn.sinks"
-        kept = self.model.get_parameter(name).detach().clone()
+        kept = self.model.get_parameter(EXPERTS).detach().clone()
         super().transfer(folder)
-        self.model.get_parameter(name).data.copy_(kept)
-        return Transfer(71, 71, (name,))
+        self.model.get_parameter(EXPERTS).data.copy_(kept)
+        return self.verify(folder)
 
 
-@pytest.fixture
-def policy() -> Iterator[Policy]:
+class Blind(Counted):
+    """Takes everything, and can show nothing of it."""
+
+    def transfer(self, folder: Path) -> Transfer:
+        super().transfer(folder)
+        return Transfer(TENSORS, 0)
+
+
+class Spoiled(Counted):
+    """From some start on it does not hold what it was started on."""
+
+    sound_starts = 1
+
+    def restart(self, folder: Path) -> None:
+        super().restart(folder)
+        if self.restarts > self.sound_starts:
+            self.model.get_parameter(SINKS).data[0] += 2**-10
+
+
+class SpoiledAtOnce(Spoiled):
+    """…and that is the first."""
+
+    sound_starts = 0
+
+
+class SpoiledLater(Spoiled, Lying):
+    """Has to be started again, and is spoiled then."""
+
+
+@pytest.fixture(autouse=True)
+def process_group() -> Iterator[None]:
     torch.set_num_threads(1)
-    yield Policy(TrainConfig(), locate(EMBEDDED))
+    yield
     ranks.leave()
 
 
-def move(policy: Policy) -> None:
-    with torch.no_grad():
-        for parameter in policy.model.parameters():
-            parameter.mul_(1.02)
+def policy_of(config: TrainConfig) -> Policy:
+    return Policy(config, locate(EMBEDDED), plan_run(config).change_model)
 
 
-def begun(kind: type[HfRollout], policy: Policy, out: Path, lag: int = 0) -> tuple[Any, Sync]:
-    engine = kind(EngineSpec(locate(EMBEDDED), "float32", 512, "processed"))
-    sync = Sync(policy.config, policy, [engine], out, lag)
-    assert sync.start(ROWS) < 1e-5
-    move(policy)
-    return engine, sync
+def settings(dtype: str = "float32", lr: float = 1e-6, **more: Any) -> TrainConfig:
+    return TrainConfig.model_validate({"dtype": dtype, "optim": Optim(lr=lr), **more})
 
 
-def test_a_true_transfer_is_confirmed(policy: Policy, tmp_path: Path) -> None:
-    _, sync = begun(HfRollout, policy, tmp_path)
-    report = sync.send(ROWS)
-    assert (report.restarted, report.stale) == (False, ())
-    assert report.abs_delta < 1e-5
+def some_batch() -> Batch:
+    """Rows of 20 to 47 tokens, from the tenth on an answer."""
+    lengths = torch.arange(ROWS) % 28 + 20
+    ids = torch.randint(5, 500, (ROWS, 47), generator=torch.Generator().manual_seed(0))
+    places = torch.arange(47)[None]
+    mask = ((places >= 10) & (places < lengths[:, None])).float()
+    return Batch(ids, lengths, mask, torch.zeros(ids.shape), torch.zeros(ROWS))
 
 
-def test_a_lie_is_found_by_the_rows_and_mended_by_a_new_engine(
-    policy: Policy, tmp_path: Path
-) -> None:
-    engine, sync = begun(Lying, policy, tmp_path)
-    report = sync.send(ROWS)
-    assert report.restarted
+def learn(policy: Policy, batch: Batch) -> Tensor:
+    """One Adam step, in which some tokens become likelier and some less; log-probs before it."""
+    before = policy.score(batch).logp
+    generator = torch.Generator().manual_seed(1)
+    for _, micro in policy.gradient_batches(batch, list(range(ROWS))):
+        weights = torch.randn(micro.ids.shape, generator=generator) * micro.mask
+        policy.backward((policy.forward(micro).logp * weights).sum())
+    assert policy.step(policy.config.optim.warmup_steps) > 0
+    return before
+
+
+def begun(
+    kind: type[HfRollout], config: TrainConfig, out: Path, lag: int = 0, engines: int = 1
+) -> tuple[Any, Sync]:
+    started = [
+        kind(EngineSpec(locate(EMBEDDED), config.dtype, 512, "processed")) for _ in range(engines)
+    ]
+    sync = Sync(config, policy_of(config), started, out, lag)
+    sync.begin(resumed=False)
+    return started[-1], sync
+
+
+def updated(sync: Sync) -> SyncReport:
+    batch = some_batch()
+    return sync.send(batch, learn(sync.policy, batch))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_true_transfer_is_confirmed_whole(dtype: str, tmp_path: Path) -> None:
+    engine, sync = begun(Counted, settings(dtype), tmp_path)
+    for _ in range(3):
+        report = updated(sync)
+        assert (report.tensors, report.compared) == (TENSORS, TENSORS)
+        assert (report.stale, report.uncompared, report.why_restarted) == ((), (), ())
+        assert report.rows.answer == "new"
+        assert report.rows.rows == 32
+        assert report.rows.abs_delta < (1e-5 if dtype == "float32" else 2e-2)
+    assert engine.restarts == 1  # its start
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_lie_is_found_by_the_rows_at_a_learning_rate_of_rl(dtype: str, tmp_path: Path) -> None:
+    engine, sync = begun(Lying, settings(dtype), tmp_path)
+    report = updated(sync)
+    assert report.why_restarted == ("log-probs are those of the old weights in 32 rows",)
     assert engine.restarts == 2  # at its start, and now
-    assert report.abs_delta < 1e-5
+    assert report.rows.answer == "new"
+    assert report.values()["sync/restarted"] == 1
 
 
-def test_a_stale_fingerprint_is_enough(policy: Policy, tmp_path: Path) -> None:
-    _, sync = begun(Forgetful, policy, tmp_path)
-    report = sync.send(ROWS)
-    assert report.restarted
-    assert report.stale == ("model.layers.2.self_attn.sinks",)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_one_stale_tensor_of_one_step_is_named(dtype: str, tmp_path: Path) -> None:
+    # In bfloat16 a step of 1e-6 moves about one in a hundred of its 196,608 values.
+    engine, sync = begun(Forgetful, settings(dtype), tmp_path)
+    report = updated(sync)
+    assert report.stale == (EXPERTS,)
+    assert report.why_restarted == (f"other values: {EXPERTS}",)
+    assert engine.restarts == 2
+
+
+def test_what_cannot_be_compared_is_not_confirmed(tmp_path: Path) -> None:
+    engine, sync = begun(Blind, settings(), tmp_path)
+    report = updated(sync)
+    assert report.why_restarted == ("0 of 71 tensors were compared",)
+    assert engine.restarts == 2
+    assert not Transfer(2, 2, uncompared=()).why_not
+    assert not Transfer(0, 0).confirmed
+    assert Transfer(2, 1, uncompared=("b",)).why_not == "not to be found: b"
+    assert Transfer(0, 0, error="KeyError: 'w'").why_not == "KeyError: 'w'"
+
+
+def test_a_fresh_engine_is_not_right_by_definition(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=f"does not hold the trainer's weights.*{SINKS}"):
+        begun(SpoiledAtOnce, settings(), tmp_path)
+    _, sync = begun(SpoiledLater, settings(), tmp_path)
+    with pytest.raises(EngineError, match=f"does not hold the trainer's weights.*{SINKS}"):
+        updated(sync)
+
+
+def test_a_planted_fault_may_be_one_of_weights(tmp_path: Path) -> None:
+    _, sync = begun(SpoiledAtOnce, settings(faults=("stale-weights:slight",)), tmp_path)
+    assert updated(sync).compared == TENSORS
 
 
 @pytest.mark.parametrize("kind", [Lying, Forgetful])
 def test_of_several_engines_the_one_that_failed_is_started_anew(
-    kind: type[HfRollout], policy: Policy, tmp_path: Path
+    kind: type[HfRollout], tmp_path: Path
 ) -> None:
-    kinds = (Counted, kind)
-    engines = [each(EngineSpec(locate(EMBEDDED), "float32", 512, "processed")) for each in kinds]
-    sync = Sync(policy.config, policy, engines, tmp_path)
-    assert sync.start(ROWS) < 1e-5
-    move(policy)
-    report = sync.send(ROWS)
-    assert report.restarted == 1
+    config = settings(lr=1e-4)
+    spec = EngineSpec(locate(EMBEDDED), "float32", 512, "processed")
+    engines: list[Any] = [Counted(spec), kind(spec)]
+    sync = Sync(config, policy_of(config), engines, tmp_path)
+    sync.begin(resumed=False)
+    report = updated(sync)
+    assert len(report.why_restarted) == 1
     assert [engine.restarts for engine in engines] == [1, 2]  # at their start, and now
-    assert report.abs_delta < 1e-5
-    assert max(sync._disagreement(ROWS)) < 1e-5
+    assert report.rows.abs_delta < 1e-5
 
 
-def test_a_trainer_that_disagrees_itself_does_not_restart_the_engine_for_ever(
-    policy: Policy, tmp_path: Path
-) -> None:
-    engine, sync = begun(Lying, policy, tmp_path)
-    sync.fresh_abs_delta = 1.0  # of a trainer without sinks, say
-    report = sync.send(ROWS)
-    assert not report.restarted
+def test_a_trainer_that_is_broken_does_not_restart_the_engine(tmp_path: Path) -> None:
+    # It drops the sinks: the sides disagree, before an update as after it.
+    engine, sync = begun(Counted, settings(lr=1e-4, faults=("sinks-dropped",)), tmp_path)
+    for _ in range(3):
+        report = updated(sync)
+        assert report.rows.abs_delta > 0.01
+        assert report.why_restarted == ()
     assert engine.restarts == 1
-    assert report.abs_delta > 1e-3
 
 
-def test_a_planted_lag_keeps_the_engine_one_update_behind(policy: Policy, tmp_path: Path) -> None:
-    _, sync = begun(HfRollout, policy, tmp_path, lag=1)
-    assert sync.send(ROWS).abs_delta < 1e-5  # there is no older one
-    move(policy)
-    late = sync.send(ROWS)
-    assert late.abs_delta > 1e-3
-    assert not late.restarted
+def test_an_update_that_changed_nothing_is_no_stale_engine(tmp_path: Path) -> None:
+    engine, sync = begun(Lying, settings(), tmp_path)
+    batch = some_batch()
+    before = sync.policy.score(batch).logp
+    report = sync.send(batch, before + 1e-3)  # another order of sums, say
+    assert report.why_restarted == ()
+    assert engine.restarts == 1
+
+
+def test_a_planted_lag_keeps_the_engine_one_update_behind(tmp_path: Path) -> None:
+    config = settings(lr=1e-3, faults=("stale-weights:slight",))
+    engine, sync = begun(Counted, config, tmp_path, lag=1)
+    assert updated(sync).rows.abs_delta < 1e-5  # there is no older one
+    late = updated(sync)
+    assert late.rows.abs_delta > 1e-3
+    assert late.rows.answer == "old"
+    assert late.why_restarted == ()
+    assert engine.restarts == 1
+
+
+def test_a_resumed_run_starts_its_engines_on_the_policy(tmp_path: Path) -> None:
+    engine = Counted(EngineSpec(locate(EMBEDDED), "float32", 512, "processed"))
+    sync = Sync(settings(lr=1e-3), policy_of(settings(lr=1e-3)), [engine], tmp_path)
+    learn(sync.policy, some_batch())
+    with pytest.raises(EngineError, match=r"other values: lm_head\.weight, model\.embed_tokens"):
+        sync.begin(resumed=False)
+    sync.begin(resumed=True)
+    assert engine.verify(sync.folder).confirmed
