@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ from mismatch_lab.trainer.rollout import Draw, EngineSpec, Transfer
 from mismatch_lab.trainer.sampled import Answer
 
 ROWS = 128
+ALONE = Lock()
+"""Several engines are asked in threads. What belongs to the whole process is used by one of them:
+torch's random numbers, and whether modules are initialised, which transformers switches off and on
+while it loads (of two that load at once, one leaves it off for good)."""
 
 
 class HfRollout:
@@ -52,7 +57,8 @@ class HfRollout:
     def _load(self, folder: Path) -> Any:
         from transformers import AutoModelForCausalLM
 
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[self.spec.dtype])
+        with ALONE:
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[self.spec.dtype])
         return model.eval()
 
     def sample(self, contexts: list[list[int]], room: list[int], draw: Draw) -> list[Answer]:
@@ -60,7 +66,10 @@ class HfRollout:
         if draw.record.routing or draw.record.support:
             raise InputError("routing-replay and sampler-mask need vLLM as the engine.")
         answers: list[Answer] = []
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with (
+            ALONE,
+            torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
+        ):
             for start in range(0, len(contexts), ROWS):
                 torch.manual_seed(draw.row_seed(start))  # one generator draws for all rows of it
                 part = slice(start, start + ROWS)
