@@ -258,6 +258,21 @@ class RoutingFindings(Strict):
     per_layer: list[LayerRouting]
 
 
+class WorstRun(Strict):
+    """The consecutive positions at which a module is furthest from the reference."""
+
+    side: Literal["infer", "train"]
+    """Whose error is larger there."""
+    start: int
+    stop: int
+    """Tokens [start, stop) of the flattened rows that are predicted from there."""
+    error: Number
+    """Median relative error over these positions, on the engine's inputs."""
+    floor: Number
+    """What precision does in its own worst run."""
+    diverges: bool
+
+
 class ModuleError(Strict):
     """How far one module's output differs between the sides (relative Frobenius error)."""
 
@@ -275,6 +290,15 @@ class ModuleError(Strict):
     """What this precision does to this module: reference in the dtype against reference."""
     diverges: bool
     n: int
+    worst_run: WorstRun | None = None
+    """None where no recorded row is as long as a run, or the version that wrote it had none."""
+
+
+class NotCompared(Strict):
+    """A module that was recorded, and whose two recordings cannot be held against each other."""
+
+    name: str
+    why: str
 
 
 class Localisation(Strict):
@@ -285,6 +309,7 @@ class Localisation(Strict):
     first_divergent_module: str | None
     side: Literal["infer", "train", "undecided"] | None
     per_module: list[ModuleError]
+    not_compared: list[NotCompared] = []
 
 
 class NoiseFloor(Strict):

@@ -23,7 +23,9 @@ class RouterChoices:
     """Choices of one side."""
 
     against_own_logits: float
-    """Share of choices (token, layer) that are not the top-k of the router's own logits."""
+    """Share of choices (token, layer) that are not the top-k of the router's own logits, in layers
+    where the reference's are: a router that adds a correction bias, or picks groups first, goes
+    against them on both sides alike."""
     directed: float
     """Of those, how one-sidedly experts gain or lose, 0 to 1."""
     margin: float
@@ -52,8 +54,11 @@ def router_choices(side: Capture, reference: Capture) -> RouterChoices | None:
     recorded = (side.router_topk >= 0).all(axis=(1, 2)) & (reference.router_topk >= 0).all(
         axis=(1, 2)
     )
+    referred = _is_against(reference.router_topk[recorded], reference.router_logits[recorded])
     own, directed, margin, first_layer = _against_own(
-        side.router_topk[recorded], side.router_logits[recorded]
+        side.router_topk[recorded],
+        side.router_logits[recorded],
+        np.asarray(~referred.any(axis=0)),
     )
     choices = changed_sets(side.router_topk, reference.router_topk)
     changed = np.asarray(choices.any(axis=1) & recorded)
@@ -73,20 +78,16 @@ def router_choices(side: Capture, reference: Capture) -> RouterChoices | None:
 
 
 def _against_own(
-    topk: NDArray[np.int16], logits: NDArray[np.float32]
+    topk: NDArray[np.int16], logits: NDArray[np.float32], plain: NDArray[np.bool_]
 ) -> tuple[float, float, float, int | None]:
-    """(share against the own logits, how directed, median relative margin, first such layer)."""
-    k, experts = topk.shape[-1], logits.shape[-1]
-    order = np.argsort(-logits, axis=-1, kind="stable")
-    best = np.sort(order[..., :k], axis=-1)
-    chosen = np.sort(topk.astype(np.int64), axis=-1)
-    given_up = np.take_along_axis(logits, best, -1).sum(-1) - np.take_along_axis(
-        logits, chosen, -1
-    ).sum(-1)
-    # Exactly equal logits may be taken either way.
-    wrong = (best != chosen).any(axis=-1) & (given_up > TIED * logits.std(axis=-1))
+    """(share against the own logits, how directed, median relative margin, first such layer), in
+    the layers that `plain` ([L]) marks.
+    """
+    wrong = _is_against(topk, logits) & plain
     if not wrong.any():
         return 0.0, 0.0, float("nan"), None
+    best, chosen = _best(topk, logits), np.sort(topk.astype(np.int64), axis=-1)
+    experts = logits.shape[-1]
     net = np.zeros((topk.shape[1], experts))
     moved, margins = 0, []
     for token, layer in zip(*np.nonzero(wrong), strict=True):
@@ -103,3 +104,21 @@ def _against_own(
         float(np.median(margins)),
         int(np.flatnonzero(wrong.any(axis=0))[0]),
     )
+
+
+def _best(topk: NDArray[np.int16], logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    """[T, L, K] experts with the largest logits, as many as were chosen, ascending."""
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    return np.sort(order[..., : topk.shape[-1]], axis=-1)
+
+
+def _is_against(topk: NDArray[np.int16], logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """[T, L] whether the choice is not of the largest logits. Equal logits may go either way."""
+    best, chosen = _best(topk, logits), np.sort(topk.astype(np.int64), axis=-1)
+    given_up = np.take_along_axis(logits, best, -1).sum(-1) - np.take_along_axis(
+        logits, chosen, -1
+    ).sum(-1)
+    against: NDArray[np.bool_] = (best != chosen).any(axis=-1) & (
+        given_up > TIED * logits.std(axis=-1)
+    )
+    return against

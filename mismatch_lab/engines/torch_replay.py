@@ -11,14 +11,12 @@ import numpy as np
 import torch
 
 from mismatch_lab.captures.capture import Float32, Rows
+from mismatch_lab.captures.names import FINAL_NORM
 from mismatch_lab.engines.assemble import RowRecord
 from mismatch_lab.engines.base import Progress, ScoreRequest
 from mismatch_lab.engines.chunked_logp import log_softmax
 from mismatch_lab.engines.torch_score import TorchScorer
 from mismatch_lab.errors import EngineError
-
-FINAL_NORM = "model.norm"
-"""Its output is what the head is fed."""
 
 
 def replay_rows(
@@ -29,6 +27,7 @@ def replay_rows(
     `request.replay` maps `NAME:in` (and `model.norm`, which the head is fed) to [P, D].
     """
     records = {}
+    scorer.learn_axes(rows)
     with torch.no_grad(), scorer.tap.attached():
         for row in range(rows.n_rows):
             records[row] = _replay_row(scorer, rows, row, request)
@@ -71,8 +70,9 @@ def _replay_level(
     scorer.tap.start(inputs, torch.arange(inputs, device=scorer.device), level)
     last = scorer.parts.hidden(ids.to(scorer.device), None)[0]
     scorer.tap.keep = None
+    recorded = scorer.tap.recorded()
     for name in level:
-        output = scorer.tap.recorded.get(name.removesuffix(":in"))
+        output = recorded.get(name.removesuffix(":in"))
         if output is not None:
             record.hidden[name.removesuffix(":in")] = output.numpy()
     return last

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -176,8 +177,21 @@ class VllmEngine:
         check_lengths(np.diff(rows.row_offsets).tolist(), 1, self.context_length, self.spec.model)
         from mismatch_lab.engines.vllm_score import PrefillScorer
 
-        scorer = PrefillScorer(self._generate, self.model, self.spec.model)
-        return assemble(rows, request, scorer.score(rows, request, progress))
+        known = self._parts_of_transformers() if request.tap_rows else None
+        scorer = PrefillScorer(self._generate, self.model, self.spec.model, known)
+        found = assemble(rows, request, scorer.score(rows, request, progress))
+        return replace(found, not_recorded=scorer.not_recorded)
+
+    def _parts_of_transformers(self) -> list[str] | None:
+        """Names of the parts of transformers' model of this checkpoint; None where it has none."""
+        from mismatch_lab.captures.structure import named_parts
+        from mismatch_lab.engines.options import TorchOptions
+        from mismatch_lab.engines.torch_model import DTYPES, empty_model
+
+        try:
+            return list(named_parts(empty_model(self.spec, TorchOptions(), DTYPES["float32"])))
+        except Exception:  # whatever keeps transformers from making it: the trainer will say
+            return None
 
     def fingerprint(self) -> dict[str, dict[str, float]]:
         """See `Engine.fingerprint`; taken before kernels repack the weights."""

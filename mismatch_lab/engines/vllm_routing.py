@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from mismatch_lab.captures.names import canonical_name
-from mismatch_lab.errors import EngineError
 
 
 class VllmRoutingTap:
@@ -45,22 +44,24 @@ class VllmRoutingTap:
             for router in self.routers.values():
                 del router.select_experts
 
-    def stacked(self) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-        """([n, L, K] choices, best first; [n, L, E] logits).
-
-        Raises:
-            EngineError: a router did not run through `select_experts` (a monolithic kernel).
-        """
-        missing = [name for name in self.routers if name not in self.seen]
-        if missing:
-            raise EngineError(
-                f"vLLM routed inside a kernel in {missing[0]}: its choices cannot be read.",
-                "Choose another --engine-arg moe_backend, or turn routing off in the probe.",
-            )
+    def stacked(self) -> tuple[NDArray[np.int16], NDArray[np.float32]] | None:
+        """([n, L, K] choices, best first; [n, L, E] logits); None where `unread` says why."""
+        if self.unread():
+            return None
         chosen, logits = zip(*(self.seen[name] for name in self.routers), strict=True)
         return (
             torch.stack(chosen, 1).to(torch.int16).numpy(),
             torch.stack(logits, 1).float().numpy(),
+        )
+
+    def unread(self) -> str:
+        """Why the choices of the last sequence cannot be read; empty where they can."""
+        missing = [name for name in self.routers if name not in self.seen]
+        if not missing:
+            return ""
+        return (
+            f"vLLM routed inside a kernel in {missing[0]}: its choices cannot be read. Another "
+            "--engine-arg moe_backend may route in the open."
         )
 
     def _wrap(self, name: str, select: Callable[..., Any]) -> Callable[..., Any]:

@@ -59,9 +59,19 @@ def build_findings(
         weights=weights,
         versions=record(versions) if versions is not None else None,
         timings_s=timings_s,
-        notes=[VERSIONS_NEED_DEPTH] if run.infer.weights_before and versions is None else [],
+        notes=_notes(run, captures, versions is None),
         verdict=_verdict(decision, next_command(run, decision)),
     )
+
+
+def _notes(run: RunSpec, captures: dict[str, Capture], no_versions: bool) -> list[str]:
+    """What was asked for and is not there, and why."""
+    notes = [VERSIONS_NEED_DEPTH] if run.infer.weights_before and no_versions else []
+    for name in ("prefill", "train", "ref"):
+        why = captures[name].not_recorded.get("routing") if name in captures else None
+        if why is not None:
+            notes.append(f"Choices of experts were not compared ({name}): {why}")
+    return notes
 
 
 def next_command(run: RunSpec, decision: Decision) -> str:

@@ -87,12 +87,7 @@ def fused(fingerprints: Fingerprints) -> dict[str, dict[str, float]]:
 
 def _canonical(name: str) -> str:
     module, _, tensor = name.rpartition(".")
-    parts = module.split(".")
-    for length in range(len(parts), 0, -1):
-        found = canonical_name(".".join(parts[:length]))
-        if found is not None:
-            name = ".".join([found, *parts[length:], tensor])
-            break
+    name = f"{canonical_name(module)}.{tensor}" if module else name
     for pattern, replacement in _FUSED:
         name = pattern.sub(replacement, name)
     return name

@@ -1,0 +1,112 @@
+"""Whether two taps of one name are of the same thing, before their difference is called an error.
+
+Two programs may mean different things by one module: an expert layer with or without the shared
+expert, a projection whose heads lie in another order, weights that are multiplied in earlier or
+later. What such a tap differs by reaches nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mismatch_lab.captures.capture import Capture, Float32
+from mismatch_lab.captures.names import HEAD
+from mismatch_lab.findings.modules import holders_of
+from mismatch_lab.schema import ModuleError
+
+REACHES = 1 / 30
+"""Smallest share of a part's relative error that arrives in what holds it. Least arrives of queries
+and keys where attention is flat; of the planted faults measured, at least this much did."""
+
+SAME_WIRE = 0.1
+"""Relative difference of two recordings up to which they may be one tensor, rounded otherwise."""
+
+
+def unlike(
+    module: ModuleError,
+    modules: Mapping[str, ModuleError],
+    captures: Mapping[str, Capture],
+    floor_ratio: float,
+) -> str:
+    """Why a module that differs is another thing on the engine than in transformers; empty where it
+    is not.
+
+    Args:
+        module: its errors.
+        modules: all that were compared, by name.
+        captures: prefill and ref, on their own inputs.
+        floor_ratio: a module's limit over its floor.
+    """
+    return _without_effect(module, modules, captures["ref"], floor_ratio) or _other_wire(
+        module.name, captures["prefill"], captures["ref"]
+    )
+
+
+def _without_effect(
+    module: ModuleError, modules: Mapping[str, ModuleError], ref: Capture, floor_ratio: float
+) -> str:
+    """What holds the module would have to differ, and does not."""
+    if module.infer_error <= floor_ratio * module.floor:
+        return ""  # transformers' own module differs, in the trainer: it is what it is called
+    for name in holders_of(module.name):
+        holder = modules.get(name)
+        if holder is None or np.isnan(holder.infer_error):
+            continue
+        limit = floor_ratio * holder.floor
+        expected = REACHES * module.infer_error * _share(module.name, name, ref)
+        if holder.infer_error <= limit < expected:
+            return (
+                f"it differs by {module.infer_error:.2g}, and {name}, which holds it, by "
+                f"{holder.infer_error:.1g}: another thing by the same name"
+            )
+    return ""
+
+
+def _share(part: str, holder: str, ref: Capture) -> float:
+    """Length of a part's output over its holder's; at most 1. A layer adds it to its input."""
+    if holder.count(".") > 2:
+        return 1.0
+    lengths = [_length(ref.hidden.get(name)) for name in (part, holder)]
+    return min(1.0, lengths[0] / lengths[1]) if lengths[1] > 0 else 0.0
+
+
+def _length(hidden: Float32 | None) -> float:
+    return 0.0 if hidden is None else float(np.sqrt(np.nansum(hidden.astype(np.float64) ** 2)))
+
+
+def _other_wire(name: str, engine: Capture, ref: Capture) -> str:
+    """Where the reference hands one module's output to another as it is, the engine must, too."""
+    for given, taken in _wires(name, ref):
+        a, b = engine.hidden.get(given), engine.hidden.get(taken)
+        if a is None or b is None or a.shape != b.shape:
+            continue
+        size = _length(b)
+        if size > 0 and _length(a - b) > SAME_WIRE * size:
+            return (
+                f"{given} goes to {taken.removesuffix(':in')} in transformers, and not in the "
+                "engine: they are other parts there"
+            )
+    return ""
+
+
+def _wires(name: str, ref: Capture) -> list[tuple[str, str]]:
+    """(output, input) of modules of one layer that are one tensor on the reference, and of which
+    one belongs to `name`.
+    """
+    layer = ".".join(name.split(".")[:3])
+    near = [key for key in ref.hidden if key.startswith(f"{layer}.")]
+    outputs = [key for key in near if not key.endswith(":in")]
+    inputs = [key for key in near if key.endswith(":in")]
+    pairs = [(name, key) for key in inputs] + [(key, f"{name}:in") for key in outputs]
+    return [(a, b) for a, b in pairs if a != HEAD and _is_one(ref.hidden.get(a), ref.hidden.get(b))]
+
+
+def _is_one(a: Float32 | None, b: Float32 | None) -> bool:
+    return (
+        a is not None
+        and b is not None
+        and a.shape == b.shape
+        and np.array_equal(a, b, equal_nan=True)
+    )
