@@ -171,7 +171,7 @@ class Tap:
         following = f"{LAYERS}.{(number or 0) + 1}:in"
         taken = self._recorded.get(following, self._recorded.get(f"{FINAL_NORM}:in"))
         if taken is None:
-            return own + beside
+            return own + beside if self._is_added(layer) else own
         to_sum, to_itself = ((taken - other).norm() for other in (own + beside, own))
         return own + beside if to_sum <= to_itself else own
 

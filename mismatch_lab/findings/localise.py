@@ -67,9 +67,7 @@ def localise(
     needed = ("prefill", "train", "ref", "train_on_infer", "ref_on_infer", "floor_on_infer")
     if any(name not in captures or not captures[name].hidden for name in needed):
         return None
-    names = [*(n for n in captures["train"].hidden if not n.endswith(":in")), HEAD]
-    places = {name: i for i, name in enumerate(captures["train"].tap_order)}
-    names.sort(key=lambda name: (execution_order(name)[0], places.get(name, len(places))))
+    names = _in_order(captures["train"])
     left_out = {name: why for name in names if (why := _not_comparable(captures, name))}
     found = {
         name: _module(captures, name, UNIT_ROUNDOFF[dtype], floor_ratio)
@@ -86,10 +84,18 @@ def localise(
         depth=depth,
         method=METHOD,
         first_divergent_module=culprit.name if culprit else None,
-        side=_side(culprit) if culprit else None,
+        side=_side(culprit, floor_ratio) if culprit else None,
         per_module=modules,
         not_compared=[NotCompared(name=n, why=left_out[n]) for n in names if n in left_out],
     )
+
+
+def _in_order(trainer: Capture) -> list[str]:
+    """Modules whose outputs the trainer recorded, as they were there."""
+    names = [name for name in trainer.hidden if not name.endswith(":in")]
+    names += [] if trainer.probe_logp is None else [HEAD]
+    places = {name: place for place, name in enumerate(trainer.tap_order)}
+    return sorted(names, key=lambda n: (execution_order(n)[0], places.get(n, len(places))))
 
 
 def _not_comparable(captures: Mapping[str, Capture], name: str) -> str:
@@ -98,7 +104,7 @@ def _not_comparable(captures: Mapping[str, Capture], name: str) -> str:
     for capture in (engine, trainer, captures["ref_on_infer"]):
         if name in capture.not_recorded and name not in capture.hidden:
             return capture.not_recorded[name]
-    if name != HEAD and name not in engine.hidden:
+    if name not in engine.hidden and (name != HEAD or engine.probe_logp is None):
         return NO_PART
     return "" if module_pair(engine, trainer, name)[0] is not None else OTHER_WIDTH
 
@@ -191,12 +197,14 @@ def _as_a_whole(module: ModuleError, modules: list[ModuleError]) -> ModuleError:
     return module.model_copy(update={"diverges": not part})
 
 
-def _side(module: ModuleError) -> Literal["infer", "train", "undecided"]:
-    """Whose error is larger, over most positions or, where these agree, in the worst run."""
+def _side(module: ModuleError, floor_ratio: float) -> Literal["infer", "train", "undecided"]:
+    """Whose error is larger: over most positions or, where these agree, in the worst run."""
     run = module.worst_run
-    by_run = run is not None and run.diverges
+    if (
+        run is not None
+        and max(module.infer_error, module.train_error) <= floor_ratio * module.floor
+    ):
+        return run.side
     if module.infer_error > SIDE_FACTOR * module.train_error:
         return "infer"
-    if module.train_error > SIDE_FACTOR * module.infer_error:
-        return "train"
-    return run.side if run is not None and by_run else "undecided"
+    return "train" if module.train_error > SIDE_FACTOR * module.infer_error else "undecided"

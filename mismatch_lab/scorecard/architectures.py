@@ -69,6 +69,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "afmoe": HEADS | {
         "num_experts": 8, "num_experts_per_tok": 2, "num_shared_experts": 1,
         "moe_intermediate_size": 64, "sliding_window": 32, "num_dense_layers": 1,
+        "score_func": "sigmoid", "route_norm": True,
     },
     "apertus": {},
     "arcee": {},
