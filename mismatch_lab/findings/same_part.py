@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mismatch_lab.captures.capture import Capture, Float32
-from mismatch_lab.captures.names import HEAD
+from mismatch_lab.captures.names import HEAD, layer_of
 from mismatch_lab.findings.modules import holders_of
 from mismatch_lab.schema import ModuleError
 
@@ -47,16 +47,15 @@ def unlike(
 def _without_effect(
     module: ModuleError, modules: Mapping[str, ModuleError], ref: Capture, floor_ratio: float
 ) -> str:
-    """What holds the module would have to differ, and does not."""
+    """What holds the module would have to differ by more than it does."""
     if module.infer_error <= floor_ratio * module.floor:
         return ""  # transformers' own module differs, in the trainer: it is what it is called
     for name in holders_of(module.name):
-        holder = modules.get(name)
-        if holder is None or np.isnan(holder.infer_error):
+        holder, share = modules.get(name), _share(module, name, ref)
+        if holder is None or np.isnan(holder.infer_error) or share == 0:
             continue
-        limit = floor_ratio * holder.floor
-        expected = REACHES * module.infer_error * _share(module.name, name, ref)
-        if holder.infer_error <= limit < expected:
+        expected = REACHES * module.infer_error * share
+        if max(holder.infer_error, floor_ratio * holder.floor) < expected:
             return (
                 f"it differs by {module.infer_error:.2g}, and {name}, which holds it, by "
                 f"{holder.infer_error:.1g}: another thing by the same name"
@@ -64,12 +63,18 @@ def _without_effect(
     return ""
 
 
-def _share(part: str, holder: str, ref: Capture) -> float:
-    """Length of a part's output over its holder's; at most 1. A layer adds it to its input."""
-    if holder.count(".") > 2:
+def _share(module: ModuleError, holder: str, ref: Capture) -> float:
+    """How much of a holder's output is the module's, at most 1; 0 where that is not known.
+
+    A layer adds attention and MLP to its input, so that their lengths tell. What norms do to a
+    layer goes through others.
+    """
+    if layer_of(holder) is None or holder.count(".") > 2:
         return 1.0
-    lengths = [_length(ref.hidden.get(name)) for name in (part, holder)]
-    return min(1.0, lengths[0] / lengths[1]) if lengths[1] > 0 else 0.0
+    if module.kind not in ("attention", "mlp") or module.name.count(".") > 3:
+        return 0.0
+    part, whole = (_length(ref.hidden.get(name)) for name in (module.name, holder))
+    return min(1.0, part / whole) if whole > 0 else 0.0
 
 
 def _length(hidden: Float32 | None) -> float:

@@ -339,11 +339,26 @@ def test_a_part_that_differs_inside_what_agrees_is_another_thing() -> None:
 
 
 def test_a_part_whose_error_arrives_is_wrong() -> None:
-    """The attention is off by 0.05 with it, and the layer by 0.02."""
-    arrives = {"self_attn": Err(0.05, 0.0, 3e-7), "layer": Err(0.02, 0.0, 1e-7)}
-    result = in_float32(q_norm=Err(1.4, 0.0, 6e-8), **arrives)
+    """Of 1.4 at least a thirtieth must arrive: 0.047."""
+    arrived = Err(0.05, 0.0, 3e-7)
+    result = in_float32(q_norm=Err(1.4, 0.0, 6e-8), self_attn=arrived, layer=arrived)
     assert (result.first_divergent_module, result.side) == (QUERY, "infer")
     assert result.not_compared == []
+
+
+def test_what_is_wrong_beside_it_does_not_excuse_it() -> None:
+    """The attention is off by 1e-4, a real error, which the q_norm's 1.4 cannot have made."""
+    arrived = Err(1e-4, 0.0, 3e-7)
+    result = in_float32(q_norm=Err(1.4, 0.0, 6e-8), self_attn=arrived, layer=arrived)
+    assert [one.name for one in result.not_compared] == [QUERY]
+    assert (result.first_divergent_module, result.side) == (HOLDER, "infer")
+
+
+def test_a_block_that_holds_the_residual_on_one_side_is_another_thing() -> None:
+    """BLOOM: attention and MLP add the residual in transformers, the layer in vLLM."""
+    result = in_float32(self_attn=Err(0.9, 0.0, 3e-7), layer=Err(1e-4, 0.0, 3e-7))
+    assert [one.name for one in result.not_compared] == [HOLDER]
+    assert result.first_divergent_module == "model.layers.0"
 
 
 def test_an_error_too_small_to_show_in_what_holds_it_counts() -> None:
