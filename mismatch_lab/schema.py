@@ -95,8 +95,9 @@ class CapturePlan(Strict):
     """Positions with the full vocabulary, spread over all sampled tokens."""
     tap_rows: int = Field(default=2, ge=1)
     """Whole sequences whose hidden states are recorded at depth standard and deeper."""
-    tap_tokens: int = Field(default=192, ge=2)
-    """At most this many tokens of each tap row, from its start (hidden states are large)."""
+    tap_tokens: int = Field(default=256, ge=2)
+    """At most this many tokens of each tap row, from its start (hidden states are large). Rows no
+    longer than that are taken first: they are recorded with their answers."""
     routing: bool = True
     """Record router choices where the model has routers."""
 
