@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,16 @@ from numpy.typing import NDArray
 
 from mismatch_lab.attribution.expert_changes import after_change, changed_sets, finite_mean
 from mismatch_lab.captures.capture import Capture
+from mismatch_lab.captures.names import canonical_name
 
 DIRECTED = 0.5
 """Share of changed choices that go one way, expert by expert: chance is near 0, a bias near 1."""
+
+_ROUTER = re.compile(r"model\.layers\.(\d+)\.mlp\.(?:router|gate)(?:\.|$)")
+
+CORRECTED = 0.02
+"""Share of a layer's choices against its logits from which on the reference's router corrects them:
+fewer may be rounding."""
 
 TIED = 1e-6
 NEAR_TIE = 0.3
@@ -31,7 +39,12 @@ class RouterChoices:
     margin: float
     """Median margin given up by those choices, over the spread of logits; NaN without any."""
     first_layer: int | None
-    """The first layer with such a choice."""
+    """The first decoder layer with such a choice."""
+    uncorrected: float
+    """Share of choices that follow the own logits where the reference's go against its own; 0 where
+    this side goes against them anywhere in those layers."""
+    first_uncorrected: int | None
+    """The first decoder layer with such a choice."""
     changed: float
     """Share of tokens for which some layer chose another set than the reference."""
     quiet_nats: float
@@ -54,22 +67,25 @@ def router_choices(side: Capture, reference: Capture) -> RouterChoices | None:
     recorded = (side.router_topk >= 0).all(axis=(1, 2)) & (reference.router_topk >= 0).all(
         axis=(1, 2)
     )
-    referred = _is_against(reference.router_topk[recorded], reference.router_logits[recorded])
-    own, directed, margin, first_layer = _against_own(
-        side.router_topk[recorded],
-        side.router_logits[recorded],
-        np.asarray(~referred.any(axis=0)),
-    )
+    own = side.router_topk[recorded], side.router_logits[recorded]
+    of_reference = _is_against(reference.router_topk[recorded], reference.router_logits[recorded])
+    plain = np.asarray(~of_reference.any(axis=0))
+    share, directed, margin, first_layer = _against_own(*own, plain)
+    corrects = of_reference.mean(axis=0) >= CORRECTED
+    uncorrected = of_reference & corrects & ~_is_against(*own).any(axis=0)
+    topk_layers = side.router_topk.shape[1]
     choices = changed_sets(side.router_topk, reference.router_topk)
     changed = np.asarray(choices.any(axis=1) & recorded)
     touched = after_change(changed, side.rows)
     delta = np.abs(side.logp.astype(np.float64) - reference.logp)
     first, other = side.router_logits[recorded, 0], reference.router_logits[recorded, 0]
     return RouterChoices(
-        own,
+        share,
         directed,
         margin,
-        first_layer,
+        layer_number(first_layer, reference, topk_layers),
+        float(uncorrected.mean()) if uncorrected.size else 0.0,
+        layer_number(_first(uncorrected), reference, topk_layers),
         float(changed[recorded].mean()) if recorded.any() else float("nan"),
         finite_mean(delta[~touched]),
         finite_mean(delta[touched]),
@@ -102,8 +118,26 @@ def _against_own(
         float(wrong.mean()),
         float(np.abs(net).sum() / moved),
         float(np.median(margins)),
-        int(np.flatnonzero(wrong.any(axis=0))[0]),
+        _first(wrong),
     )
+
+
+def layer_number(index: int | None, capture: Capture, layers: int) -> int | None:
+    """Number of the decoder layer that holds the router of an index; some layers have none.
+
+    The names of the weights tell; without them every layer is taken to have one.
+    """
+    names = (canonical_name(name.rpartition(".")[0]) for name in capture.weights)
+    holding = {int(found[1]) for name in names if (found := _ROUTER.match(name))}
+    if index is None or len(holding) != layers:
+        return index
+    return sorted(holding)[index]
+
+
+def _first(marked: NDArray[np.bool_]) -> int | None:
+    """The first layer of [T, L] with any mark."""
+    layers = np.flatnonzero(marked.any(axis=0))
+    return int(layers[0]) if len(layers) else None
 
 
 def _best(topk: NDArray[np.int16], logits: NDArray[np.float32]) -> NDArray[np.int64]:
