@@ -77,11 +77,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bloom": GPT2 | {"hidden_size": 128},
     "cohere": {"logit_scale": 0.25},
     "cohere2": {"sliding_window": 32, "logit_scale": 0.25},
-    "dbrx": {
-        "d_model": 128, "n_heads": 4, "n_layers": 3, "max_seq_len": 512,
-        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
-        "ffn_config": {"ffn_hidden_size": 128, "moe_num_experts": 8, "moe_top_k": 2},
-    },
     "deepseek_v2": ROUTED | LATENT | {
         "first_k_dense_replace": 1, "topk_method": "group_limited_greedy",
     },
@@ -147,6 +142,19 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "starcoder2": {"sliding_window": None, "residual_dropout": 0.0, "embedding_dropout": 0.0},
 }  # fmt: skip
 """model_type -> what its configuration has beside `PLAIN`. Another architecture is one row."""
+
+CI_ARCHITECTURES = (
+    "exaone4",
+    "glm4_moe",
+    "qwen2_moe",
+    "stablelm",
+    "gemma3_text",
+    "opt",
+    "deepseek_v3",
+    "phi",
+)
+"""Held by CI: those that were called broken or crashed the tool until taps were held against their
+siblings, latent attention, and one that vLLM runs through transformers' own modules."""
 
 
 def make(model_type: str, folder: Path) -> None:
