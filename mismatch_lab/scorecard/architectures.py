@@ -7,6 +7,7 @@ wide enough that distributions are peaked.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,11 +51,12 @@ ROUTED = {
     "n_group": 2,
     "topk_group": 1,
 }
+# vLLM's CPU kernel of latent attention has these two sizes alone.
 LATENT = {
     "q_lora_rank": 32,
-    "kv_lora_rank": 32,
+    "kv_lora_rank": 512,
     "qk_nope_head_dim": 32,
-    "qk_rope_head_dim": 16,
+    "qk_rope_head_dim": 64,
     "v_head_dim": 32,
     "num_key_value_heads": 4,
 }
@@ -125,7 +127,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "opt": {"ffn_dim": 256, "word_embed_proj_dim": 128, "dropout": 0.0},
     "phi": {"partial_rotary_factor": 0.5},
     "phi3": {"sliding_window": None},
-    "phimoe": LOCAL | {"sliding_window": None},
+    "phimoe": LOCAL | {"sliding_window": None, "architectures": ["PhiMoEForCausalLM"]},
     "qwen2": {},
     "qwen2_moe": {
         "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64,
@@ -141,7 +143,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "stablelm": {"use_qkv_bias": True},
     "starcoder2": {"sliding_window": None, "residual_dropout": 0.0, "embedding_dropout": 0.0},
 }  # fmt: skip
-"""model_type -> what its configuration has beside `PLAIN`. Another architecture is one row."""
+"""model_type -> what its configuration has beside `PLAIN`, or has under another name where it is
+published (`architectures`). Another architecture is one row.
+"""
 
 CI_ARCHITECTURES = (
     "exaone4",
@@ -169,9 +173,11 @@ def make(model_type: str, folder: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_dir())
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    given = dict(ARCHITECTURES[model_type])
+    published = given.pop("architectures", None)
     config = CONFIG_MAPPING[model_type](
         **PLAIN | {"vocab_size": len(tokenizer), "bos_token_id": None} | ends
-        | ARCHITECTURES[model_type]
+        | given
     )  # fmt: skip
     torch.manual_seed(SEED)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
@@ -187,6 +193,10 @@ def make(model_type: str, folder: Path) -> None:
     unfinished = folder.with_name(folder.name + ".tmp")
     model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
+    if published is not None:
+        path = unfinished / "config.json"
+        saved = json.loads(path.read_text(encoding="utf-8")) | {"architectures": published}
+        path.write_text(json.dumps(saved, indent=2), encoding="utf-8")
     unfinished.rename(folder)
 
 
