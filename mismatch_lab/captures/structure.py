@@ -5,6 +5,7 @@ every module that holds weights or is a norm.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -26,12 +27,19 @@ class Outline:
 def outline(model: nn.Module) -> Outline:
     """Where the embedding, the list of decoder layers and the final norm are.
 
-    The layers are the list that holds most modules. The final norm is the last norm beside them;
-    the embedding the one that the model says it is, or the first table outside of the layers.
+    The layers are the list of as many as the config says, and of such the one that holds most
+    modules. The final norm is the last norm beside them; the embedding the one that the model says
+    it is, or the first table outside of the layers.
     """
     modules = dict(model.named_modules())
     lists = [n for n, m in modules.items() if isinstance(m, nn.ModuleList) and not _numbered(n)]
-    layers = max(lists, key=lambda name: sum(1 for _ in modules[name].modules()), default=None)
+    wanted = _layer_count(model)
+
+    def size(name: str) -> tuple[bool, int]:
+        layers = modules[name]
+        return len(layers) == wanted, sum(1 for _ in layers.modules())
+
+    layers = max(lists, key=size, default=None)
     holder = "" if layers is None else layers.rpartition(".")[0]
     outside = [n for n in modules if n and (layers is None or not n.startswith(f"{layers}."))]
     norms = [n for n in outside if n.rpartition(".")[0] == holder and is_norm(modules[n])]
@@ -74,6 +82,13 @@ def _within_layer(path: str, module: nn.Module, found: Outline) -> str | None:
     if len(within) > DEPTH or any(part.isdigit() for part in within) or container or not holds:
         return None
     return canonical_name(".".join(["layers", number, *within]))
+
+
+def _layer_count(model: nn.Module) -> int | None:
+    """Decoder layers of the language model, as the config has it; None where there is none."""
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return getattr(text, "num_hidden_layers", None)
 
 
 def _own_embedding(model: nn.Module) -> nn.Module | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from torch import nn
 
@@ -83,6 +85,18 @@ def decoder() -> nn.Module:
 
 def test_embedding_layers_and_final_norm_are_found_in_the_model() -> None:
     assert outline(decoder()) == Outline("text.words", "text.blocks", "text.last_norm")
+
+
+def test_of_several_lists_the_one_that_the_config_counts_is_taken() -> None:
+    model = nn.ModuleDict(
+        {
+            "vision": nn.ModuleDict({"blocks": nn.ModuleList([decoder() for _ in range(3)])}),
+            "text": nn.ModuleDict({"h": nn.ModuleList([nn.Linear(4, 4) for _ in range(2)])}),
+        }
+    )
+    assert outline(model).layers == "vision.blocks"
+    model.config = SimpleNamespace(num_hidden_layers=2)
+    assert outline(model).layers == "text.h"
 
 
 def test_what_holds_weights_or_is_a_norm_is_a_part() -> None:
