@@ -13,7 +13,8 @@ import numpy as np
 
 from mismatch_lab.captures.capture import Capture, Float32
 from mismatch_lab.captures.names import HEAD, layer_of
-from mismatch_lab.findings.modules import holders_of
+from mismatch_lab.findings.module_error import module_error
+from mismatch_lab.findings.modules import holders_of, kind_of
 from mismatch_lab.schema import ModuleError
 
 REACHES = 1 / 30
@@ -39,8 +40,13 @@ def unlike(
         captures: prefill and ref, on their own inputs.
         floor_ratio: a module's limit over its floor.
     """
-    return _without_effect(module, modules, captures["ref"], floor_ratio) or _other_wire(
-        module.name, captures["prefill"], captures["ref"]
+    if module.infer_error <= floor_ratio * module.floor:
+        return ""  # transformers' own module differs, in the trainer: it is what it is called
+    engine, ref = captures["prefill"], captures["ref"]
+    return (
+        _without_effect(module, modules, ref, floor_ratio)
+        or _not_in_attention(module, engine, ref, floor_ratio)
+        or _other_wire(module.name, engine, ref)
     )
 
 
@@ -48,8 +54,6 @@ def _without_effect(
     module: ModuleError, modules: Mapping[str, ModuleError], ref: Capture, floor_ratio: float
 ) -> str:
     """What holds the module would have to differ by more than it does."""
-    if module.infer_error <= floor_ratio * module.floor:
-        return ""  # transformers' own module differs, in the trainer: it is what it is called
     for name in holders_of(module.name):
         holder, share = modules.get(name), _share(module, name, ref)
         if holder is None or np.isnan(holder.infer_error) or share == 0:
@@ -61,6 +65,24 @@ def _without_effect(
                 f"{holder.infer_error:.1g}: another thing by the same name"
             )
     return ""
+
+
+def _not_in_attention(
+    module: ModuleError, engine: Capture, ref: Capture, floor_ratio: float
+) -> str:
+    """All that attention does goes through its last projection: what that takes would differ."""
+    holder = module.name.rpartition(".")[0]
+    inside = [name for name in ref.tap_order if name.rpartition(".")[0] == holder]
+    if kind_of(holder) != "attention" or module.name in inside[-1:] or not inside:
+        return ""
+    last = f"{inside[-1]}:in"
+    arrived, _n = module_error(engine.hidden.get(last), ref.hidden.get(last))
+    if not max(arrived, floor_ratio * module.floor) < REACHES * module.infer_error:
+        return ""
+    return (
+        f"it differs by {module.infer_error:.2g}, and what {inside[-1]} takes after it by "
+        f"{arrived:.1g}: another thing by the same name"
+    )
 
 
 def _share(module: ModuleError, holder: str, ref: Capture) -> float:

@@ -127,7 +127,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "opt": {"ffn_dim": 256, "word_embed_proj_dim": 128, "dropout": 0.0},
     "phi": {"partial_rotary_factor": 0.5},
     "phi3": {"sliding_window": None},
-    "phimoe": LOCAL | {"sliding_window": None, "architectures": ["PhiMoEForCausalLM"]},
+    "phimoe": LOCAL | {
+        "sliding_window": None, "attention_bias": True, "lm_head_bias": True,
+        "router_jitter_noise": 0.0, "architectures": ["PhiMoEForCausalLM"],
+    },
     "qwen2": {},
     "qwen2_moe": {
         "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64,
