@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mismatch_lab.captures.names import FINAL_NORM, LAYERS, layer_of
+from mismatch_lab.captures.structure import is_norm
 from mismatch_lab.captures.token_axes import TokenAxes
 
 Split = Callable[[Tensor], dict[str, Tensor]]
@@ -96,14 +97,14 @@ class Tap:
     def _before(self, name: str) -> Callable[..., Any]:
         key = f"{name}:in"
 
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             position, hidden = _find_hidden(args, kwargs)
             if hidden is None or self._is_watched(key, hidden) or self.keep is None:
                 return None
             if key in self.replay:
                 return self._replaced(name, args, kwargs, position, hidden)
-            residual = _residual(args, kwargs) if self.residual_layers else None
-            self._record(key, hidden, residual)
+            carries = self.residual_layers and (_is_layer(name) or is_norm(module))
+            self._record(key, hidden, _residual(args, kwargs) if carries else None)
             return None
 
         return hook

@@ -247,6 +247,37 @@ def test_fused_outputs_are_taken_apart() -> None:
     assert name not in tap.recorded()
 
 
+class TwoInputs(nn.Module):
+    """Experts: handed logits beside the hidden state, of the same shape by chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor, logits: Tensor) -> Tensor:
+        return x * logits
+
+
+class TwoInputsLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = TwoInputs()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.experts(x, x + 1)  # type: ignore[no-any-return]
+
+
+def test_what_is_handed_beside_to_others_than_norms_is_no_residual() -> None:
+    model = Toy()
+    model.layers = nn.ModuleList([TwoInputsLayer()])
+    model.forward = lambda x: model.layers[0](x)  # type: ignore[method-assign]
+    tap = tap_of(model, 2, residual_layers=True)
+    with tap.attached():
+        tap.start(2, torch.arange(2))
+        model(torch.tensor([[4.0], [8.0]]))
+    assert tap.recorded()["model.layers.0.experts:in"].flatten().tolist() == [4, 8]
+
+
 class PlainNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x / 4
