@@ -17,9 +17,10 @@ from mismatch_lab.findings.module_error import module_error
 from mismatch_lab.findings.modules import holders_of, kind_of
 from mismatch_lab.schema import ModuleError
 
-REACHES = 1 / 30
-"""Smallest share of a part's relative error that arrives in what holds it. Least arrives of queries
-and keys where attention is flat; of the planted faults measured, at least this much did."""
+REACHES = 1 / 20
+"""Smallest share of a part's relative error that arrives in what holds it. With noise of 5 % on one
+part at a time it was 0.43 and more in mini-gpt-oss (queries least), and 0.09 and more in random
+models, whose attention is flat."""
 
 SAME_WIRE = 0.1
 """Relative difference of two recordings up to which they may be one tensor, rounded otherwise."""

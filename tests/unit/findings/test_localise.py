@@ -339,8 +339,8 @@ def test_a_part_that_differs_inside_what_agrees_is_another_thing() -> None:
 
 
 def test_a_part_whose_error_arrives_is_wrong() -> None:
-    """Of 1.4 at least a thirtieth must arrive: 0.047."""
-    arrived = Err(0.05, 0.0, 3e-7)
+    """Of 1.4 at least a twentieth must arrive: 0.07."""
+    arrived = Err(0.08, 0.0, 3e-7)
     result = in_float32(q_norm=Err(1.4, 0.0, 6e-8), self_attn=arrived, layer=arrived)
     assert (result.first_divergent_module, result.side) == (QUERY, "infer")
     assert result.not_compared == []
@@ -384,7 +384,7 @@ def test_a_block_that_holds_the_residual_on_one_side_is_another_thing() -> None:
 
 
 def test_an_error_too_small_to_show_in_what_holds_it_counts() -> None:
-    """bfloat16: 0.2 / 30 = 0.007 would be lost within the attention's limit of 3 times 0.01."""
+    """bfloat16: 0.2 / 20 = 0.01 would be lost within the attention's limit of 3 times 0.01."""
     captures = recorded({QUERY: Err(infer=0.2), HOLDER: Err(infer=0.012)})
     assert found(captures).first_divergent_module == QUERY
 
