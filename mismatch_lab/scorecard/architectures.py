@@ -71,7 +71,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "afmoe": HEADS | {
         "num_experts": 8, "num_experts_per_tok": 2, "num_shared_experts": 1,
         "moe_intermediate_size": 64, "sliding_window": 32, "num_dense_layers": 1,
-        "score_func": "sigmoid", "route_norm": True,
+        "score_func": "sigmoid", "route_norm": True, "n_group": 1, "topk_group": 1,
     },
     "apertus": {},
     "arcee": {},
@@ -116,7 +116,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "hunyuan_v1_moe": HEADS | {"num_experts": 8, "moe_topk": 2},
     "jais2": HEADS,
     "llama": {},
-    "minimax_m2": HEADS | LOCAL | {"rotary_dim": 16, "scoring_func": "sigmoid"},
+    "minimax_m2": HEADS | LOCAL | {
+        "rotary_dim": 16, "scoring_func": "sigmoid", "use_routing_bias": True,
+    },
     "mistral": {"sliding_window": 32},
     "mixtral": LOCAL | {"sliding_window": None},
     "nemotron": {},
