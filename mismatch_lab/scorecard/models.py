@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mismatch_lab.errors import InputError
 from mismatch_lab.schema import OptionValue
-from mismatch_lab.scorecard import architectures
-from mismatch_lab.scorecard.architectures import PREFIX, make
+from mismatch_lab.scorecard.architectures import ARCHITECTURES as ARCHITECTURE_NAMES
+from mismatch_lab.scorecard.architectures import DIFFERENT, PREFIX, make
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -173,8 +173,8 @@ UNSEEN_ARCHITECTURES = HELD_OUT_ARCHITECTURES | SECOND_ARCHITECTURES
 EVERY_ARCHITECTURE = ARCHITECTURES | UNSEEN_ARCHITECTURES
 
 
-RANDOM_MODELS = tuple(f"{PREFIX}{name}" for name in architectures.ARCHITECTURES)
-"""Untrained ones: for `--subset architectures` alone."""
+RANDOM_MODELS = tuple(f"{PREFIX}{name}" for name in ARCHITECTURE_NAMES if name not in DIFFERENT)
+"""Untrained ones that are healthy: for `--subset architectures` alone."""
 
 
 TRANSFORMERS_ARGS: dict[str, dict[str, OptionValue]] = {

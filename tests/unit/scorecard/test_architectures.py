@@ -8,15 +8,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mismatch_lab.scorecard.architectures import ARCHITECTURES, CI_ARCHITECTURES, PREFIX, make
+from mismatch_lab.scorecard.architectures import (
+    ARCHITECTURES,
+    CI_ARCHITECTURES,
+    DIFFERENT,
+    PREFIX,
+    make,
+)
 from mismatch_lab.scorecard.models import RANDOM_MODELS, checkpoint
 from mismatch_lab.scorecard.select import Selection, select
 
 
 def test_there_are_forty_and_ci_holds_eight_of_them() -> None:
-    assert len(ARCHITECTURES) >= 40
+    assert set(DIFFERENT) < set(ARCHITECTURES)
+    assert len(RANDOM_MODELS) == len(ARCHITECTURES) - len(DIFFERENT) >= 40
     assert len(set(CI_ARCHITECTURES)) == 8
-    assert set(CI_ARCHITECTURES) <= set(ARCHITECTURES)
+    assert {f"{PREFIX}{name}" for name in CI_ARCHITECTURES} <= set(RANDOM_MODELS)
 
 
 def test_the_subset_has_each_in_both_dtypes_and_no_fault(tmp_path: Path) -> None:
