@@ -113,7 +113,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "n_group": 1, "first_k_dense_replace": 1, "use_qk_norm": True,
     },
     "gpt2": GPT2,
-    "gpt_bigcode": GPT2,
+    "gpt_bigcode": GPT2 | {"num_key_value_heads": 1},
     "gpt_neox": {"num_key_value_heads": 4},
     "gptj": GPT2 | {"rotary_dim": 16},
     "granite": MULTIPLIERS,
