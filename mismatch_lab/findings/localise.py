@@ -42,8 +42,9 @@ UNIT_ROUNDOFF = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 
 RUN_RATIO = 6.0
 """A run of positions diverges when its error is this many times its floor. The worst runs of 1,676
-healthy modules of the scorecard's random architectures came to 2.2 times theirs in float32, those of
-1,697 in bfloat16 to 1.8; single modules of trained models have come to 2.5 times theirs on average."""
+healthy modules of the scorecard's random architectures came to 2.2 times theirs in float32, of
+1,697 in bfloat16 to 1.8; single modules of trained models have come to 2.5 times theirs on
+average."""
 
 METHOD = "isolated: the first module whose error on the engine's own inputs leaves the floor"
 
