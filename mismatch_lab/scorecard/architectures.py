@@ -124,9 +124,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "hunyuan_v1_moe": HEADS | {"num_experts": 8, "moe_topk": 2},
     "jais2": HEADS,
     "llama": {},
-    "minimax_m2": HEADS | LOCAL | {
-        "rotary_dim": 16, "scoring_func": "sigmoid", "use_routing_bias": True,
-    },
     "mistral": {"sliding_window": 32},
     "mixtral": LOCAL | {"sliding_window": None},
     "nemotron": {},
