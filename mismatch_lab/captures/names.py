@@ -56,6 +56,14 @@ def layer_of(name: str) -> int | None:
     return int(number) if name.startswith(f"{LAYERS}.") and number.isdigit() else None
 
 
+def nesting(name: str) -> int:
+    """Depth in the module tree: a layer 2, its attention 3, a projection in it 4.
+
+    The final norm holds nothing and is held by nothing: it goes with the attentions and norms.
+    """
+    return 3 if name.startswith(FINAL_NORM) else name.count(".")
+
+
 def renamed(names: Iterable[str], known: Collection[str]) -> dict[str, str]:
     """Each name as `known` has it: itself, or a synonym that nothing else among the names takes."""
     names = list(names)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mismatch_lab.captures.capture import Float32, Rows
-from mismatch_lab.captures.names import FINAL_NORM
+from mismatch_lab.captures.names import FINAL_NORM, nesting
 from mismatch_lab.engines.assemble import RowRecord
 from mismatch_lab.engines.base import Progress, ScoreRequest
 from mismatch_lab.engines.chunked_logp import log_softmax
@@ -44,7 +44,7 @@ def _replay_row(scorer: TorchScorer, rows: Rows, row: int, request: ScoreRequest
     inputs = int(inside.sum())  # probe p stands for the forward position one before it: 0, 1, …
     ids = torch.from_numpy(rows.token_ids[start : start + inputs].astype(np.int64))[None]
     given = {name: _tensor(array[inside]) for name, array in request.replay.items()}
-    depths = sorted({_nesting(name) for name in given if name.endswith(":in")})
+    depths = sorted({nesting(name) for name in given if name.endswith(":in")})
     if not depths:
         raise EngineError("A replay needs the inputs of at least one module.")
     outputs = [_replay_level(scorer, ids, given, depth, record) for depth in depths]
@@ -65,7 +65,7 @@ def _replay_level(
     record: RowRecord,
 ) -> torch.Tensor:
     """Feed the modules of one nesting depth, record what they return; [inputs, D] of the body."""
-    level = {n: t for n, t in given.items() if n.endswith(":in") and _nesting(n) == depth}
+    level = {n: t for n, t in given.items() if n.endswith(":in") and nesting(n) == depth}
     inputs = ids.shape[1]
     scorer.tap.start(inputs, torch.arange(inputs, device=scorer.device), level)
     last = scorer.parts.hidden(ids.to(scorer.device), None)[0]
@@ -76,14 +76,6 @@ def _replay_level(
         if output is not None:
             record.hidden[name.removesuffix(":in")] = output.numpy()
     return last
-
-
-def _nesting(name: str) -> int:
-    """Depth in the module tree: a layer 2, its attention 3, a projection in it 4.
-
-    The final norm holds nothing and is held by nothing: it goes with the attentions and norms.
-    """
-    return 3 if name.startswith(FINAL_NORM) else name.count(".")
 
 
 def _tensor(array: Float32) -> torch.Tensor:
