@@ -16,6 +16,7 @@ from rich.table import Table
 from mismatch_lab.cause_lines import print_causes
 from mismatch_lab.diagnose import OnEvent
 from mismatch_lab.findings.edges import EDGE_ABOUT
+from mismatch_lab.reporting.gaps import not_compared
 from mismatch_lab.reporting.text import visible
 from mismatch_lab.schema import EstimateRecord, Findings
 
@@ -75,6 +76,12 @@ def summary(console: Console, findings: Findings, report: Path | None) -> None:
     console.print(_edge_table(findings, console.width))
     for reason in verdict.reasons[1:6]:
         console.print(f"  - {escape(visible(reason))}", highlight=False)
+    left_out = [name for name, _why in not_compared(findings.localisation)]
+    if left_out:
+        others = f" and {len(left_out) - 1} more kinds of module" if len(left_out) > 1 else ""
+        console.print(
+            f"  not compared: {left_out[0]}{others}; the report says why", highlight=False
+        )
     print_causes(console, verdict)
     if report is not None:
         console.print(f"report: {report}", highlight=False, soft_wrap=True)

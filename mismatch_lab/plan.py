@@ -23,6 +23,12 @@ DEEP_FACTOR = 4
 WHOLE_ROWS, WHOLE_ROWS_BYTES = "ref_rows", 24 << 20
 """The reference's distributions beside sampled tokens, and memory for them."""
 
+TAP_BYTES = 4 << 30
+"""Memory for the hidden states of one capture; a diagnosis at depth standard holds seven."""
+TAPS_PER_LAYER = 40
+"""Tensors as wide as the model that taps of one layer come to: about 14 modules, in and out, some
+wider (counted on the scorecard's random architectures: 24 to 46)."""
+
 SELF_ROWS = 8
 """Rows on which a side is compared with itself: a defect there touches every row."""
 
@@ -144,22 +150,42 @@ def _score(run: RunSpec, name: str, *, bare: bool = False, **more: Any) -> Score
         id=name,
         source="decode",
         temperature=run.probe.sampling.temperature,
-        plan=_captured(run),
+        plan=capture_plan(run),
         **asked | more,
     )
 
 
-def _captured(run: RunSpec) -> CapturePlan:
-    """At depth deep more of everything: narrower errors, and faults that only some rows have."""
+def capture_plan(run: RunSpec) -> CapturePlan:
+    """What is recorded, on every side alike.
+
+    At depth deep more of everything: narrower errors, and faults that only some rows have. Of a
+    large model fewer tap rows, or at last shorter ones.
+    """
     plan = run.probe.capture
-    if run.depth != "deep":
+    if run.depth == "deep":
+        plan = plan.model_copy(
+            update={
+                "probe_positions": DEEP_FACTOR * plan.probe_positions,
+                "tap_rows": DEEP_FACTOR * plan.tap_rows,
+            }
+        )
+    fitting = _tap_tokens_that_fit(run.infer.model)
+    if fitting is None:
         return plan
-    return plan.model_copy(
-        update={
-            "probe_positions": DEEP_FACTOR * plan.probe_positions,
-            "tap_rows": DEEP_FACTOR * plan.tap_rows,
-        }
-    )
+    tokens = max(2, min(plan.tap_tokens, fitting))
+    rows = max(1, min(plan.tap_rows, fitting // tokens))
+    return plan.model_copy(update={"tap_tokens": tokens, "tap_rows": rows})
+
+
+def _tap_tokens_that_fit(model: str) -> int | None:
+    """Tokens of all tap rows together; None where the config does not say how large it is."""
+    config = read_config(model)
+    widths = (config.get(name) for name in ("hidden_size", "n_embd", "d_model"))
+    depths = (config.get(name) for name in ("num_hidden_layers", "n_layer", "n_layers"))
+    width, layers = (next((v for v in values if v), None) for values in (widths, depths))
+    if not width or not layers:
+        return None
+    return TAP_BYTES // (4 * TAPS_PER_LAYER * int(width) * int(layers))
 
 
 def _replay(run: RunSpec, name: str, **more: Any) -> ScoreJob:

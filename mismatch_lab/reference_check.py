@@ -24,8 +24,8 @@ from mismatch_lab.captures.capture import Capture, first_rows
 from mismatch_lab.captures.store import load_capture
 from mismatch_lab.engines.jobs import ScoreJob, Stage, WorkerTask
 from mismatch_lab.errors import MismatchLabError
-from mismatch_lab.findings.localise import module_error, module_pair
-from mismatch_lab.findings.modules import HEAD, execution_order
+from mismatch_lab.findings.localise import in_order
+from mismatch_lab.findings.module_error import module_error, module_pair
 from mismatch_lab.plan import reference_stages
 from mismatch_lab.schema import Findings, ReferenceCheck, RunSpec, SideSpec
 
@@ -177,8 +177,7 @@ def first_difference(theirs: Capture, ours: Capture) -> str | None:
         theirs: hidden states of transformers, in float32.
         ours: what the definition's modules give for transformers' inputs.
     """
-    names = [*(name for name in theirs.hidden if not name.endswith(":in")), HEAD]
-    for name in sorted(names, key=execution_order):
+    for name in in_order(theirs):
         error, n = module_error(*module_pair(ours, theirs, name))
         if n and error > OTHER_FUNCTION:
             return name

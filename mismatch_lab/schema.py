@@ -95,8 +95,9 @@ class CapturePlan(Strict):
     """Positions with the full vocabulary, spread over all sampled tokens."""
     tap_rows: int = Field(default=2, ge=1)
     """Whole sequences whose hidden states are recorded at depth standard and deeper."""
-    tap_tokens: int = Field(default=192, ge=2)
-    """At most this many tokens of each tap row, from its start (hidden states are large)."""
+    tap_tokens: int = Field(default=256, ge=2)
+    """At most this many tokens of each tap row, from its start (hidden states are large). Rows no
+    longer than that are taken first: they are recorded with their answers."""
     routing: bool = True
     """Record router choices where the model has routers."""
 
@@ -258,6 +259,21 @@ class RoutingFindings(Strict):
     per_layer: list[LayerRouting]
 
 
+class WorstRun(Strict):
+    """The consecutive positions at which a module is furthest from the reference."""
+
+    side: Literal["infer", "train"]
+    """Whose error is larger there."""
+    start: int
+    stop: int
+    """Tokens [start, stop) of the flattened rows that are predicted from there."""
+    error: Number
+    """Median relative error over these positions, on the engine's inputs."""
+    floor: Number
+    """What precision does in its own worst run."""
+    diverges: bool
+
+
 class ModuleError(Strict):
     """How far one module's output differs between the sides (relative Frobenius error)."""
 
@@ -275,6 +291,15 @@ class ModuleError(Strict):
     """What this precision does to this module: reference in the dtype against reference."""
     diverges: bool
     n: int
+    worst_run: WorstRun | None = None
+    """None where no recorded row is as long as a run, or the version that wrote it had none."""
+
+
+class NotCompared(Strict):
+    """A module that was recorded, and whose two recordings cannot be held against each other."""
+
+    name: str
+    why: str
 
 
 class Localisation(Strict):
@@ -285,6 +310,7 @@ class Localisation(Strict):
     first_divergent_module: str | None
     side: Literal["infer", "train", "undecided"] | None
     per_module: list[ModuleError]
+    not_compared: list[NotCompared] = []
 
 
 class NoiseFloor(Strict):

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
-from mismatch_lab.captures.names import canonical_name
-from mismatch_lab.findings.modules import HEAD, kind_of
+from mismatch_lab.captures.names import HEAD, canonical_name
+from mismatch_lab.findings.modules import kind_of
 
 MAX_SLOTS = 4
 """Tensors of one module that are told apart; any further ones are decided with the last."""
@@ -97,4 +97,4 @@ def _path_of(tensor: str) -> list[str]:
     # Fused experts are parameters of the experts' module: `experts.down_proj` has no `.weight`.
     if module.rpartition(".")[2] == HEAD:
         return [HEAD]
-    return (canonical_name(module) or module).split(".")
+    return canonical_name(module).split(".")

@@ -38,6 +38,7 @@ from mismatch_lab.attribution.suspects import SUSPECTS, Charge, charge_of, charg
 from mismatch_lab.attribution.trainer_itself import in_training_mode, with_own
 from mismatch_lab.attribution.trials import OnEvent, Rerun, Trials, confirmed_by
 from mismatch_lab.attribution.unlisted import CONVINCING, unlisted_cause
+from mismatch_lab.plan import capture_plan
 from mismatch_lab.schema import Cause, ExperimentRecord, RuledOut, RunSpec
 
 BUDGET_S = 300.0
@@ -95,7 +96,7 @@ def _moved(name: str, nats: float) -> str:
 
 def _lab(run: RunSpec, found: Measured, session: Scorer, budget_s: float) -> Lab:
     probe, train = found.captures["ref"].probe_logp, run.train.args
-    packed = PackedAs(int(train.get("micro_batch", 4)), run.probe.capture, run.depth != "quick")
+    packed = PackedAs(int(train.get("micro_batch", 4)), capture_plan(run), run.depth != "quick")
     return Lab(
         session,
         run.probe.sampling.temperature,

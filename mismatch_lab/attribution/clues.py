@@ -41,7 +41,7 @@ class Clues:
     @property
     def is_moe(self) -> bool:
         """Whether it has experts."""
-        return any(k in self.config for k in ("num_experts", "num_local_experts", "n_experts"))
+        return any("expert" in key and value for key, value in self.config.items())
 
     def has_tensor(self, leaf: str) -> bool:
         """Whether some module of the checkpoint has a tensor of this name; where names are not

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mismatch_lab.captures.capture import Capture
-from mismatch_lab.findings.modules import HEAD
+from mismatch_lab.captures.names import HEAD
 from mismatch_lab.findings.versions import EMBEDDING_TENSOR, TensorUse, Versions
 from mismatch_lab.schema import Alteration
 

@@ -118,6 +118,18 @@ def _routers(
     place = _first_of_kind(localisation, ("router", "experts", "mlp"))
     if choices.first_layer is not None:
         place = f"model.layers.{choices.first_layer}.mlp"
+    if choices.uncorrected > 0:
+        seen = _seen(
+            "share of choices that follow the router's own logits where the reference's do not",
+            choices.uncorrected,
+            "0",
+        )
+        layer = f"model.layers.{choices.first_uncorrected}.mlp"
+        why = (
+            "The reference's routers choose against their logits, by a correction bias or within "
+            "groups; this side's take the largest logits."
+        )
+        return Observed("router-bias", 0.9, layer, [seen, *evidence], why)
     if choices.against_own_logits > 0 and choices.directed >= DIRECTED:
         why = "Routers choose against their own logits, and always for the same experts."
         return Observed("router-bias", 0.9, place, evidence, why)

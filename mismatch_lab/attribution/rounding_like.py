@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mismatch_lab.captures.capture import Capture
-from mismatch_lab.findings.localise import module_pair
+from mismatch_lab.findings.module_error import module_pair
 
 EVERYWHERE, FAIR = 0.3, 0.05
 """At least this share of a module's outputs is wrong by this share of the typical error, where it

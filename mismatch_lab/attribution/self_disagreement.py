@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mismatch_lab.attribution.expert_changes import after_change, changed_sets, finite_mean
+from mismatch_lab.attribution.router_choices import layer_number
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.schema import Observation
 
@@ -126,11 +127,12 @@ def _touched(first: Capture, second: Capture) -> NDArray[np.bool_] | None:
 
 
 def _first_layer(first: Capture, second: Capture) -> int:
-    """The first layer with another choice anywhere; there is one."""
+    """The first decoder layer with another choice anywhere; there is one."""
     assert first.router_topk is not None
     assert second.router_topk is not None
     changed = changed_sets(first.router_topk[: second.rows.n_tokens], second.router_topk)
-    return int(np.flatnonzero(changed.any(axis=0))[0])
+    index = int(np.flatnonzero(changed.any(axis=0))[0])
+    return layer_number(index, first, changed.shape[1]) or 0
 
 
 def _first_gate(first: Capture, second: Capture) -> float:

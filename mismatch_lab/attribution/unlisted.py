@@ -14,8 +14,9 @@ from mismatch_lab.attribution.hypotheses import Hypothesis
 from mismatch_lab.attribution.pursuit import MOSTLY
 from mismatch_lab.attribution.suspects import Charge
 from mismatch_lab.captures.capture import Capture
-from mismatch_lab.findings.localise import module_pair
-from mismatch_lab.findings.modules import HEAD, execution_order
+from mismatch_lab.captures.names import HEAD
+from mismatch_lab.findings.module_error import module_pair
+from mismatch_lab.findings.modules import execution_order
 from mismatch_lab.schema import Cause, Localisation, ModuleError, Observation
 
 UNLISTED = "unlisted"

@@ -123,15 +123,45 @@ def _mismatch_reasons(evidence: Evidence, measures: Measures, limits: Limits) ->
             others = f" and {len(evidence.weights) - 1} more" if len(evidence.weights) > 1 else ""
             reasons.append(f"The sides hold different weights: {evidence.weights[0]}{others}.")
     reasons += _disagrees_with_itself(evidence, limits)
-    found = evidence.localisation
-    if found is not None and found.first_divergent_module is not None:
-        module = next(m for m in found.per_module if m.name == found.first_divergent_module)
-        error = max(module.infer_error, module.train_error)
-        reasons.append(
-            f"{module.name} leaves its floor first: error {error:.2g} ({found.side}), "
-            f"floor {module.floor:.2g}, limit {limits.module_floor_ratio:g} times."
-        )
+    reasons += _wrong_module(evidence, limits)
     return reasons
+
+
+def _wrong_module(evidence: Evidence, limits: Limits) -> list[str]:
+    """The first module that is wrong, where its error reaches something."""
+    found = evidence.localisation
+    if found is None or found.first_divergent_module is None or not _reaches(evidence, limits):
+        return []
+    module = next(m for m in found.per_module if m.name == found.first_divergent_module)
+    error, run = max(module.infer_error, module.train_error), module.worst_run
+    if run is not None and run.diverges and error <= limits.module_floor_ratio * module.floor:
+        return [
+            f"{module.name} leaves its floor first, at {run.stop - run.start} positions on end: "
+            f"error {run.error:.2g} ({run.side}), floor there {run.floor:.2g}."
+        ]
+    return [
+        f"{module.name} leaves its floor first: error {error:.2g} ({found.side}), "
+        f"floor {module.floor:.2g}, limit {limits.module_floor_ratio:g} times."
+    ]
+
+
+def _reaches(evidence: Evidence, limits: Limits) -> bool:
+    """Whether anything that a module's error must reach in the end differs: log-probs on some edge
+    (by the match limit, or by more than precision), the experts that are chosen, or weights.
+
+    What differs inside and arrives nowhere is two names for two things, not a defect.
+    """
+    floor, routing = evidence.floor, evidence.routing
+    ratios = [] if floor is None else [floor.infer_ratio, floor.train_ratio, floor.edge_ratio]
+    return (
+        any(
+            measures["abs_delta_mean"].ci95[1] >= limits.match_abs_delta_nats
+            for measures in evidence.edges.values()
+        )
+        or any(ratio.ci95[0] > limits.floor_ratio for ratio in ratios)
+        or (routing is not None and routing.flipped_token_share.value > 0)
+        or bool(evidence.weights)
+    )
 
 
 def _beyond_floor(floor: NoiseFloor | None, size: EstimateRecord, limits: Limits) -> list[str]:

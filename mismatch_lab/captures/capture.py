@@ -115,6 +115,10 @@ class Capture:
     probe_lse: Float32 | None = None
     """[P] log-sum-exp that `probe_logp` was normalised by: `probe_logp + probe_lse` are logits over
     the temperature, as the head gave them."""
+    tap_order: tuple[str, ...] = ()
+    """Names of modules in the order in which their outputs are there."""
+    not_recorded: dict[str, str] = field(default_factory=dict)
+    """What was asked for and could not be recorded -> why: names of taps, or `routing`."""
 
     def validate(self, where: str) -> None:
         """Raise CaptureError unless the arrays fit together."""

@@ -9,10 +9,16 @@ from mismatch_lab.schema import CapturePlan
 
 
 def tap_rows(rows: Rows, plan: CapturePlan) -> tuple[int, ...]:
-    """The rows whose hidden states are recorded from the second token on: the longest ones."""
+    """The rows whose hidden states are recorded, from the second token on.
+
+    The longest that are recorded whole, answer and all; where too few rows are so short, the
+    shortest of the others, which are cut.
+    """
     lengths = np.diff(rows.row_offsets)
-    order = np.argsort(-lengths, kind="stable")[: plan.tap_rows]
-    return tuple(sorted(int(row) for row in order if lengths[row] > 1))
+    cut = lengths > plan.tap_tokens
+    order = np.lexsort((np.where(cut, lengths, -lengths), cut))
+    chosen = [int(row) for row in order if lengths[row] > 1][: plan.tap_rows]
+    return tuple(sorted(chosen))
 
 
 def probe_positions(rows: Rows, plan: CapturePlan, taps: bool) -> Int64:
@@ -30,3 +36,9 @@ def probe_positions(rows: Rows, plan: CapturePlan, taps: bool) -> Int64:
         chosen = [part[(part < start) | (part >= rows.row_offsets[row + 1])] for part in chosen]
         chosen.append(np.arange(start + 1, stop))
     return np.unique(np.concatenate(chosen)).astype(np.int64)
+
+
+def cut_rows(rows: Rows, plan: CapturePlan) -> tuple[int, ...]:
+    """Tap rows that are longer than what is recorded of them."""
+    lengths = np.diff(rows.row_offsets)
+    return tuple(row for row in tap_rows(rows, plan) if lengths[row] > plan.tap_tokens)

@@ -26,6 +26,7 @@ MANIFEST = "manifest.json"
 ARRAYS = "arrays.safetensors"
 WEIGHTS = "weights.json"
 TOKEN_TEXT = "token_text.json"
+TAPS = "taps.json"
 REQUIRED = ("token_ids", "row_offsets", "prompt_lengths", "logp")
 
 
@@ -62,6 +63,9 @@ def save_capture(folder: Path, capture: Capture, manifest: Manifest) -> Manifest
             (temporary / WEIGHTS).write_text(json.dumps(entries, indent=1), encoding="utf-8")
         if capture.token_text:
             (temporary / TOKEN_TEXT).write_text(json.dumps(capture.token_text), encoding="utf-8")
+        if capture.tap_order or capture.not_recorded:
+            taps = {"order": capture.tap_order, "not_recorded": capture.not_recorded}
+            (temporary / TAPS).write_text(json.dumps(taps, indent=1), encoding="utf-8")
         for file in (*temporary.iterdir(), temporary):
             _sync(file)
         temporary.rename(folder)
@@ -142,7 +146,7 @@ def _capture(arrays: dict[str, NDArray[Any]], folder: Path) -> Capture:
         arrays["prompt_lengths"],
         sampled.astype(bool) if sampled is not None else _after_prompt(arrays),
     )
-    text = folder / TOKEN_TEXT
+    taps = _json(folder / TAPS)
     return Capture(
         rows,
         arrays["logp"],
@@ -152,24 +156,26 @@ def _capture(arrays: dict[str, NDArray[Any]], folder: Path) -> Capture:
         arrays.get("router_logits"),
         {name[len("hidden/") :]: a for name, a in arrays.items() if name.startswith("hidden/")},
         _weights(folder / WEIGHTS),
-        {int(k): v for k, v in json.loads(text.read_text(encoding="utf-8")).items()}
-        if text.is_file()
-        else {},
+        {int(token): string for token, string in _json(folder / TOKEN_TEXT).items()},
         arrays.get("probe_lse"),
+        tuple(taps.get("order", ())),
+        taps.get("not_recorded", {}),
     )
 
 
 def _weights(path: Path) -> dict[str, Fingerprint]:
-    if not path.is_file():
-        return {}
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        return {name: Fingerprint.from_json(entry) for name, entry in entries.items()}
+        return {name: Fingerprint.from_json(entry) for name, entry in _json(path).items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CaptureError(
             f"{path} is damaged, or holds another version's fingerprints.",
             f"Capture it again; without {WEIGHTS} all but the weights is still compared.",
         ) from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return found
 
 
 def _after_prompt(arrays: dict[str, NDArray[Any]]) -> NDArray[np.bool_]:

@@ -120,6 +120,8 @@ class FakeEngine:
                 records.append(replay_row(self.model, rows, row, request))
             progress(row + 1, rows.n_rows)
         capture = assemble(rows, request, records)
+        order = dict.fromkeys(name for record in records for name in record.hidden)
+        capture = replace(capture, tap_order=tuple(n for n in order if not n.endswith(":in")))
         return replace(capture, logp=spoil_logp(capture.logp, rows, self._options.defect))
 
     def fingerprint(self) -> dict[str, Fingerprint]:

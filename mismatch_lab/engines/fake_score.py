@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mismatch_lab.captures.capture import Float32, Rows
+from mismatch_lab.captures.names import FINAL_NORM, nesting
 from mismatch_lab.engines.assemble import RowRecord, local_probes
 from mismatch_lab.engines.base import ScoreRequest
 from mismatch_lab.engines.fake_model import FakeModel, Watch
@@ -41,10 +42,15 @@ def replay_row(model: FakeModel, rows: Rows, row: int, request: ScoreRequest) ->
     record.probe_logp = np.full((inputs, VOCABULARY), np.nan, np.float32)
     if row in request.tap_rows and request.replay is not None:
         given = {name: array[inside] for name, array in request.replay.items()}
-        watch = Watch(keep=np.arange(inputs), replay=given)
-        hidden = model.hidden(rows.token_ids[start : start + inputs].astype(np.int64), watch)
-        last = given.get("model.norm", hidden).astype(np.float64)  # what the head is fed
-        record.hidden = watch.hidden
+        ids = rows.token_ids[start : start + inputs].astype(np.int64)
+        hidden = np.zeros((inputs, 0))
+        for depth in sorted({nesting(name) for name in given if name.endswith(":in")}):
+            level = {n: a for n, a in given.items() if n.endswith(":in") and nesting(n) == depth}
+            watch = Watch(keep=np.arange(inputs), replay=level)
+            hidden = model.hidden(ids, watch)
+            names = [name.removesuffix(":in") for name in level]
+            record.hidden |= {name: watch.hidden[name] for name in names if name in watch.hidden}
+        last = given.get(FINAL_NORM, hidden).astype(np.float64)  # what the head is fed
         record.probe_logp = _log_probs(model, last, request.temperature)
     return record
 

@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.captures.structure import decoder_layers
 from mismatch_lab.engines.assemble import RowRecord
 from mismatch_lab.engines.base import Progress, ScoreRequest
 from mismatch_lab.engines.options import FsdpOptions, TorchOptions, parse_options
@@ -48,12 +49,10 @@ class FsdpEngine(TorchEngine):
         if self.device.type == "cuda":
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
             model = model.to(self.device)
-        layers = [
-            m for m in model.modules() if isinstance(m, nn.ModuleList) and _is_decoder(m, model)
-        ]
-        if not layers:
+        layers = decoder_layers(model)
+        if layers is None:
             raise InputError(f"{type(model).__name__} has no list of decoder layers to shard.")
-        for layer in layers[0]:
+        for layer in layers:
             fully_shard(layer, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)
         return model
@@ -88,11 +87,6 @@ class FsdpEngine(TorchEngine):
         super().close()
         if self._started_group:
             dist.destroy_process_group()
-
-
-def _is_decoder(modules: nn.ModuleList, model: nn.Module) -> bool:
-    text = model.config.get_text_config()  # type: ignore[union-attr, operator]
-    return len(modules) == int(text.num_hidden_layers)
 
 
 def _dtype(name: str, spec: SideSpec) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
@@ -95,7 +96,11 @@ class TorchEngine:
         ordered = [records[row] for row in range(rows.n_rows)]
         if request.replay is not None:
             _fill_missing_probes(rows, request, ordered)
-        return assemble(rows, request, ordered)
+        found = assemble(rows, request, ordered)
+        if not request.tap_rows:
+            return found
+        tap = self.scorer.tap
+        return replace(found, tap_order=tuple(tap.order), not_recorded=tap.unclear())
 
     def records(
         self, rows: Rows, request: ScoreRequest, progress: Progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.utils.generic import ModelOutput
 
+from mismatch_lab.captures.structure import outline
 from mismatch_lab.engines.checkpoint import load_config
 from mismatch_lab.engines.options import TorchOptions
 from mismatch_lab.errors import EngineError, InputError
@@ -106,21 +107,27 @@ class BodyAndHead:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.body: nn.Module = model.base_model  # type: ignore[assignment]
-        if self.body is model:
+        self._candidates = _around_layers(model)
+        if not self._candidates:
             raise InputError(f"{type(model).__name__} has no body apart from its head.")
         accepted = inspect.signature(model.forward).parameters
         self._keep_one = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
-        self._body_output: ModelOutput | None = None
+        self._ran: tuple[nn.Module, ModelOutput] | None = None
 
     def hidden(
         self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None = None
     ) -> Tensor:
-        """[B, n] ids to [B, n, D] hidden states after the final norm."""
+        """[B, n] ids to [B, n, D] hidden states after the final norm.
+
+        Raises:
+            InputError: no module of the model gives such.
+        """
         counted = {} if position_ids is None else {"position_ids": position_ids}
-        seen: list[Any] = []
-        handle = self.body.register_forward_hook(lambda _module, _args, output: seen.append(output))
-        try:
+        seen: list[tuple[nn.Module, Any]] = []
+        with ExitStack() as stack:
+            for module in self._candidates:
+                handle = module.register_forward_hook(lambda m, _args, out: seen.append((m, out)))
+                stack.callback(handle.remove)
             self.model(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
@@ -129,10 +136,11 @@ class BodyAndHead:
                 **counted,
                 **self._keep_one,
             )
-        finally:
-            handle.remove()
-        self._body_output = seen[0]
-        hidden: Tensor = seen[0].last_hidden_state
+        bodies = [(m, out) for m, out in seen if hasattr(out, "last_hidden_state")]
+        if not bodies:
+            raise InputError(f"{type(self.model).__name__} has no body apart from its head.")
+        self._ran = bodies[-1]  # what is within another ends before it
+        hidden: Tensor = bodies[-1][1].last_hidden_state
         return hidden
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -144,11 +152,20 @@ class BodyAndHead:
 
     @contextmanager
     def _body_returns(self, hidden: Tensor) -> Iterator[None]:
+        assert self._ran is not None
+        body, output = self._ran[0], copy(self._ran[1])
         # The architecture's own output object, with whatever fields its head reads.
-        output = copy(self._body_output)
-        output["last_hidden_state"] = hidden  # type: ignore[index]
-        self.body.forward = lambda *_args, **_kwargs: output
+        output["last_hidden_state"] = hidden
+        body.forward = lambda *_args, **_kwargs: output
         try:
             yield
         finally:
-            del self.body.forward
+            del body.forward
+
+
+def _around_layers(model: nn.Module) -> list[nn.Module]:
+    """The modules between a model and its list of decoder layers. Which of them the model calls is
+    its own affair: OPT goes past its `base_model`.
+    """
+    path = (outline(model).layers or "").split(".")[:-1]
+    return [model.get_submodule(".".join(path[:n])) for n in range(1, len(path) + 1)]

@@ -11,14 +11,12 @@ import numpy as np
 import torch
 
 from mismatch_lab.captures.capture import Float32, Rows
+from mismatch_lab.captures.names import FINAL_NORM, nesting
 from mismatch_lab.engines.assemble import RowRecord
 from mismatch_lab.engines.base import Progress, ScoreRequest
 from mismatch_lab.engines.chunked_logp import log_softmax
 from mismatch_lab.engines.torch_score import TorchScorer
 from mismatch_lab.errors import EngineError
-
-FINAL_NORM = "model.norm"
-"""Its output is what the head is fed."""
 
 
 def replay_rows(
@@ -29,6 +27,7 @@ def replay_rows(
     `request.replay` maps `NAME:in` (and `model.norm`, which the head is fed) to [P, D].
     """
     records = {}
+    scorer.learn_axes(rows)
     with torch.no_grad(), scorer.tap.attached():
         for row in range(rows.n_rows):
             records[row] = _replay_row(scorer, rows, row, request)
@@ -45,7 +44,7 @@ def _replay_row(scorer: TorchScorer, rows: Rows, row: int, request: ScoreRequest
     inputs = int(inside.sum())  # probe p stands for the forward position one before it: 0, 1, …
     ids = torch.from_numpy(rows.token_ids[start : start + inputs].astype(np.int64))[None]
     given = {name: _tensor(array[inside]) for name, array in request.replay.items()}
-    depths = sorted({_nesting(name) for name in given if name.endswith(":in")})
+    depths = sorted({nesting(name) for name in given if name.endswith(":in")})
     if not depths:
         raise EngineError("A replay needs the inputs of at least one module.")
     outputs = [_replay_level(scorer, ids, given, depth, record) for depth in depths]
@@ -66,24 +65,17 @@ def _replay_level(
     record: RowRecord,
 ) -> torch.Tensor:
     """Feed the modules of one nesting depth, record what they return; [inputs, D] of the body."""
-    level = {n: t for n, t in given.items() if n.endswith(":in") and _nesting(n) == depth}
+    level = {n: t for n, t in given.items() if n.endswith(":in") and nesting(n) == depth}
     inputs = ids.shape[1]
     scorer.tap.start(inputs, torch.arange(inputs, device=scorer.device), level)
     last = scorer.parts.hidden(ids.to(scorer.device), None)[0]
     scorer.tap.keep = None
+    recorded = scorer.tap.recorded()
     for name in level:
-        output = scorer.tap.recorded.get(name.removesuffix(":in"))
+        output = recorded.get(name.removesuffix(":in"))
         if output is not None:
             record.hidden[name.removesuffix(":in")] = output.numpy()
     return last
-
-
-def _nesting(name: str) -> int:
-    """Depth in the module tree: a layer 2, its attention 3, a projection in it 4.
-
-    The final norm holds nothing and is held by nothing: it goes with the attentions and norms.
-    """
-    return 3 if name.startswith(FINAL_NORM) else name.count(".")
 
 
 def _tensor(array: Float32) -> torch.Tensor:

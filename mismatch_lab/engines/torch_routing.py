@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mismatch_lab.captures.taps import tappable
+from mismatch_lab.captures.structure import named_parts
 
 ROUTER_NAMES = ("mlp.router", "mlp.gate")
 
@@ -20,7 +20,7 @@ def find_routers(model: nn.Module) -> dict[str, nn.Module]:
     A gated dense MLP has a `gate_proj`, never a `gate`, so the names are enough; what a router
     returns is checked when it runs.
     """
-    return {n: m for n, m in tappable(model).items() if n.endswith(ROUTER_NAMES)}
+    return {n: m for n, m in named_parts(model).items() if n.endswith(ROUTER_NAMES)}
 
 
 class RoutingTap:
@@ -57,8 +57,11 @@ class RoutingTap:
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             parts = output if isinstance(output, tuple) else (output,)
-            logits = parts[0].reshape(-1, parts[0].shape[-1])
-            ids = [p for p in parts[1:] if not p.is_floating_point()]
+            # Some give weights of the chosen experts beside the logits, in any order: those of all
+            # experts are the widest.
+            wide = max((p for p in parts if p.is_floating_point()), key=lambda p: p.shape[-1])
+            logits = wide.reshape(-1, wide.shape[-1])
+            ids = [p for p in parts if not p.is_floating_point()]
             if ids:
                 chosen = ids[0].reshape(len(logits), -1)
             else:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mismatch_lab.captures.capture import Rows
-from mismatch_lab.captures.taps import Tap, tappable
+from mismatch_lab.captures.structure import named_parts
+from mismatch_lab.captures.taps import Tap
 from mismatch_lab.engines.assemble import RowRecord, local_probes
 from mismatch_lab.engines.base import Progress, ScoreRequest
 from mismatch_lab.engines.chunked_logp import log_softmax, token_logp
@@ -30,8 +31,22 @@ class TorchScorer:
         self.packing = packing
         self.device = device
         self.routing = RoutingTap(parts.model, top_k)
-        self.tap = Tap(tappable(parts.model))
+        self.tap = Tap(named_parts(parts.model))
         self._follow: RoutingReplay | None = None
+        self._knows_axes = False
+
+    def learn_axes(self, rows: Rows) -> None:
+        """Find out, once, which axes the tap must take for the tokens."""
+        if self._knows_axes:
+            return
+        self._knows_axes = True
+        stop = int(rows.row_offsets[np.argmax(np.diff(rows.row_offsets)) + 1])
+        length = int(np.diff(rows.row_offsets).max())
+        ids = torch.from_numpy(rows.token_ids[stop - length : stop].astype(np.int64))[None]
+        with torch.no_grad(), self.tap.attached():
+            self.tap.axes.learn(
+                length, lambda n: self.parts.hidden(ids[:, :n].to(self.device), None)
+            )
 
     def score(
         self,
@@ -48,6 +63,8 @@ class TorchScorer:
         batches = [others[i : i + micro_batch] for i in range(0, len(others), micro_batch)]
         batches += [[row] for row in chosen_rows if row in single - {*tapped}]
         records: dict[int, RowRecord] = {}
+        if tapped:
+            self.learn_axes(rows)
         self.parts.model.train(request.train_mode)
         with torch.no_grad(), ExitStack() as stack:
             stack.callback(self.parts.model.eval)
@@ -131,5 +148,5 @@ class TorchScorer:
             record.router_topk = routing[0][: len(ids)].numpy()
             record.router_logits = routing[1][: len(ids)].numpy()
         if row in request.tap_rows:
-            record.hidden = {name: t.numpy() for name, t in self.tap.recorded.items()}
+            record.hidden = {name: t.numpy() for name, t in self.tap.recorded().items()}
         return record

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -16,6 +17,7 @@ from mismatch_lab.captures.fingerprint import Fingerprint
 from mismatch_lab.engines.assemble import assemble
 from mismatch_lab.engines.base import CACHED_TOKENS, Progress, ScoreRequest
 from mismatch_lab.engines.checkpoint import check_lengths, context_length, load_config, locate
+from mismatch_lab.engines.failures import INSTEAD, in_words
 from mismatch_lab.engines.multi_turn import sample_conversations
 from mismatch_lab.engines.plugin import apply_plugin, load_plugin
 from mismatch_lab.engines.seeds import seed_of
@@ -178,8 +180,21 @@ class VllmEngine:
         check_lengths(np.diff(rows.row_offsets).tolist(), 1, self.context_length, self.spec.model)
         from mismatch_lab.engines.vllm_score import PrefillScorer
 
-        scorer = PrefillScorer(self._generate, self.model, self.spec.model)
-        return assemble(rows, request, scorer.score(rows, request, progress))
+        known = self._parts_of_transformers() if request.tap_rows else None
+        scorer = PrefillScorer(self._generate, self.model, self.spec.model, known)
+        found = assemble(rows, request, scorer.score(rows, request, progress))
+        return replace(found, not_recorded=scorer.not_recorded)
+
+    def _parts_of_transformers(self) -> list[str] | None:
+        """Names of the parts of transformers' model of this checkpoint; None where it has none."""
+        from mismatch_lab.captures.structure import named_parts
+        from mismatch_lab.engines.options import TorchOptions
+        from mismatch_lab.engines.torch_model import DTYPES, empty_model
+
+        try:
+            return list(named_parts(empty_model(self.spec, TorchOptions(), DTYPES["float32"])))
+        except Exception:  # whatever keeps transformers from making it: the trainer will say
+            return None
 
     def fingerprint(self) -> dict[str, Fingerprint]:
         """See `Engine.fingerprint`; taken before kernels repack the weights."""
@@ -227,22 +242,26 @@ def _logprob_of(step: Any, token: int) -> float:
 
 
 def _start_error(model: str, error: Exception) -> Exception:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
     if isinstance(error, ValidationError):  # of an engine argument
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        return InputError(f"vLLM refuses {name or 'its arguments'}: {first['msg']}.")
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    text = lines[-1].strip() if lines else type(error).__name__
+        return InputError(
+            f"vLLM refuses {name or model}: {first['msg']}.",
+            "" if name else INSTEAD["infer"],
+        )
+    text = lines[-1].strip() if lines else ""
     lowered = f"{type(error).__name__}: {error}".lower()
     if "not supported" in lowered or "are not supported for now" in lowered:
-        return InputError(f"vLLM does not support {model}: {text}", "See vLLM's supported models.")
+        return InputError(f"vLLM does not support {model}: {text}", INSTEAD["infer"])
     if any(word in lowered for word in ("memory", "kv cache", "cache blocks")):
         return EngineError(
             f"vLLM ran out of memory with {model}: {text}",
             "Lower --engine-arg max_model_len=… or max_num_seqs=…, on a GPU raise "
             "gpu_memory_utilization, on a CPU set VLLM_CPU_KVCACHE_SPACE (GiB).",
         )
-    return EngineError(f"vLLM could not start with {model}: {type(error).__name__}: {text}")
+    said = f"{type(error).__name__}: {text}" if text else in_words(error)
+    return EngineError(f"vLLM could not start with {model}: {said}", INSTEAD["infer"])
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from mismatch_lab.captures.names import canonical_name
-from mismatch_lab.errors import EngineError
 
 
 class VllmRoutingTap:
@@ -24,11 +23,10 @@ class VllmRoutingTap:
         self.routers: dict[str, Any] = {}
         for name, module in model.named_modules():
             router = getattr(module, "router", None)
-            label = canonical_name(name)
-            if label is not None and hasattr(router, "select_experts"):
-                self.routers[label] = router
+            if hasattr(router, "select_experts"):
+                self.routers[canonical_name(name)] = router
         self.tokens = 0
-        self.seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.seen: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
 
     def start(self, tokens: int) -> None:
         """Begin a sequence of `tokens` tokens."""
@@ -45,22 +43,26 @@ class VllmRoutingTap:
             for router in self.routers.values():
                 del router.select_experts
 
-    def stacked(self) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-        """([n, L, K] choices, best first; [n, L, E] logits).
-
-        Raises:
-            EngineError: a router did not run through `select_experts` (a monolithic kernel).
+    def stacked(self) -> tuple[NDArray[np.int16], NDArray[np.float32] | None] | None:
+        """([n, L, K] choices, best first; [n, L, E] logits, or None where routers are not handed
+        them); None where `unread` says why.
         """
+        if self.unread():
+            return None
+        pairs = [self.seen[name] for name in self.routers]
+        chosen = torch.stack([ids for ids, _ in pairs], 1).to(torch.int16).numpy()
+        logits = [each for _, each in pairs if each is not None]
+        whole = torch.stack(logits, 1).float().numpy() if len(logits) == len(pairs) else None
+        return chosen, whole
+
+    def unread(self) -> str:
+        """Why the choices of the last sequence cannot be read; empty where they can."""
         missing = [name for name in self.routers if name not in self.seen]
-        if missing:
-            raise EngineError(
-                f"vLLM routed inside a kernel in {missing[0]}: its choices cannot be read.",
-                "Choose another --engine-arg moe_backend, or turn routing off in the probe.",
-            )
-        chosen, logits = zip(*(self.seen[name] for name in self.routers), strict=True)
+        if not missing:
+            return ""
         return (
-            torch.stack(chosen, 1).to(torch.int16).numpy(),
-            torch.stack(logits, 1).float().numpy(),
+            f"vLLM routed inside a kernel in {missing[0]}: its choices cannot be read. Another "
+            "--engine-arg moe_backend may route in the open."
         )
 
     def _wrap(self, name: str, select: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,11 +70,19 @@ class VllmRoutingTap:
             weights, ids = select(*args, **kwargs)
             logits = kwargs.get("router_logits", args[1] if len(args) > 1 else None)
             if logits is not None and len(ids) == self.tokens and name not in self.seen:
-                order = logits.gather(-1, ids.long()).argsort(dim=-1, descending=True, stable=True)
-                self.seen[name] = (
-                    ids.long().gather(-1, order).cpu(),
-                    logits.detach().clone().cpu(),
-                )
+                self.seen[name] = _best_first(ids.long(), weights, logits.detach())
             return weights, ids
 
         return wrapped
+
+
+def _best_first(
+    ids: torch.Tensor, weights: torch.Tensor, logits: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Choices [n, K] in the order of the logits, and the logits [n, E]. Where transformers' own
+    router has chosen before (vLLM's backend for its models), K weights stand for the logits.
+    """
+    whole = int(ids.max()) < logits.shape[-1] != ids.shape[-1]
+    by = logits.gather(-1, ids) if whole else weights
+    order = by.argsort(dim=-1, descending=True, stable=True)
+    return ids.gather(-1, order).cpu(), logits.clone().cpu() if whole else None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mismatch_lab.captures.capture import Float32, Rows
-from mismatch_lab.captures.taps import Split, Tap, tappable
+from mismatch_lab.captures.names import renamed
+from mismatch_lab.captures.structure import named_parts
+from mismatch_lab.captures.taps import Split, Tap
 from mismatch_lab.engines.assemble import RowRecord, local_probes
 from mismatch_lab.engines.base import Progress, ScoreRequest
 from mismatch_lab.engines.chunked_logp import log_softmax
@@ -24,13 +26,21 @@ Generate = Callable[[list[list[int]], Any], list[Any]]
 class PrefillScorer:
     """One sequence per forward where anything is hooked: a hook then sees just that sequence."""
 
-    def __init__(self, generate: Generate, model: Any, name: str) -> None:
+    def __init__(
+        self, generate: Generate, model: Any, name: str, known: Collection[str] | None = None
+    ) -> None:
+        """Args: `known` are the names of transformers' parts of this model; None where it has none
+        such: the engine's own are taken then.
+        """
         self.generate = generate
         self.model = model
         self.name = name
-        self.tap = Tap(tappable(model), _splits(model), residual_layers=True)
+        modules, splits = _as_known(model, known)
+        self.tap = Tap(modules, splits, residual_layers=True)
         self.routing = VllmRoutingTap(model)
         self.logits: Tensor | None = None
+        self.not_recorded: dict[str, str] = {}
+        """What was asked for -> why it could not be recorded."""
 
     def score(self, rows: Rows, request: ScoreRequest, progress: Progress) -> list[RowRecord]:
         """Records of all rows, in order."""
@@ -47,6 +57,11 @@ class PrefillScorer:
                 stack.enter_context(self.routing.attached())
             if request.tap_rows:
                 stack.enter_context(self.tap.attached())
+                longest = max(ids, key=len)
+                self.tap.axes.learn(
+                    len(longest), lambda n: self.generate([longest[:n]], parameters)
+                )
+                self.not_recorded |= self.tap.unclear()
             if not hooked:
                 return self._score_together(ids, parameters, request, progress)
             records = []
@@ -83,9 +98,13 @@ class PrefillScorer:
             vocabulary = log_softmax(self.logits[keep.to(self.logits.device)], 1.0)
             record.probe_logp = vocabulary.float().cpu().numpy()
         if request.routing and self.routing.routers:
-            record.router_topk, record.router_logits = self.routing.stacked()
+            routing = self.routing.stacked()
+            if routing is None:
+                self.not_recorded["routing"] = self.routing.unread()
+            else:
+                record.router_topk, record.router_logits = routing
         if row in request.tap_rows:
-            record.hidden = {name: t.numpy() for name, t in self.tap.recorded.items()}
+            record.hidden = {name: t.numpy() for name, t in self.tap.recorded().items()}
         return record
 
     @contextmanager
@@ -125,22 +144,37 @@ def prompt_logp(output: Any, ids: list[int]) -> Float32:
 
 
 _FUSED = {
-    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
-    "gate_up_proj": ("gate_proj", "up_proj"),
+    "qkv_proj": ["q_proj", "k_proj", "v_proj"],
+    "gate_up_proj": ["gate_proj", "up_proj"],
 }
+"""What vLLM fuses of whatever model; each model says what else it does."""
 
 
-def _splits(model: Any) -> dict[str, Split]:
-    """How to take fused projections apart, by canonical name."""
+def _as_known(
+    model: Any, known: Collection[str] | None
+) -> tuple[dict[str, nn.Module], dict[str, Split]]:
+    """The engine's parts by transformers' names, and how to take apart what it fuses."""
+    parts = named_parts(model)
+    names = renamed(parts, known) if known is not None else {name: name for name in parts}
+    fused = _FUSED | dict(getattr(model, "packed_modules_mapping", None) or {})
+    modules: dict[str, nn.Module] = {}
     splits: dict[str, Split] = {}
-    for name, module in tappable(model).items():
-        stem = name.rpartition(".")[0]
-        fused = name.rpartition(".")[2]
-        if fused in _FUSED and hasattr(module, "output_sizes"):
+    for own, module in parts.items():
+        stem, _, last = own.rpartition(".")
+        within = [f"{stem}.{part}" for part in fused.get(last, ())]
+        if known is None or names[own] in known:
+            modules[names[own]] = module
+        if (known is None or names[own] not in known) and _can_split(module, within, known):
             ranks = int(getattr(module, "tp_size", 1))
             sizes = [int(size) // ranks for size in module.output_sizes]  # type: ignore[union-attr]
-            splits[name] = _split_by([f"{stem}.{part}" for part in _FUSED[fused]], sizes)
-    return splits
+            modules[own], splits[own] = module, _split_by(within, sizes)
+    return modules, splits
+
+
+def _can_split(module: nn.Module, within: list[str], known: Collection[str] | None) -> bool:
+    sizes = getattr(module, "output_sizes", ())
+    named = known is None or all(part in known for part in within)
+    return bool(within) and len(sizes) == len(within) and named
 
 
 def _split_by(parts: list[str], sizes: list[int]) -> Split:

@@ -15,12 +15,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mismatch_lab.engines.base import ENGINE_EXTRAS, ENGINES, Engine
 from mismatch_lab.engines.checkpoint import locate
+from mismatch_lab.engines.failures import runtime_error
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
 from mismatch_lab.errors import MismatchLabError, MissingDependencyError, NotApplicableError
 from mismatch_lab.registry import resolve
@@ -53,27 +55,37 @@ def main(task_file: str, serve: bool = False) -> int:
         return 2
     except Exception as error:
         traceback.print_exc()
-        emit(event="error", kind="EngineError", problem=_runtime_problem(error), hint=_HINT)
+        told = runtime_error(error, task.stages[0].spec, "working")
+        emit(event="error", kind="EngineError", problem=told.problem, hint=told.hint)
         return 2
     return 0
-
-
-_HINT = "The log named below has the whole traceback."
 
 
 def _run_stage(stage: Stage, captures: Path, emit: Emit) -> None:
     spec = stage.spec
     emit(event="stage", text=f"starting {spec.engine} ({spec.side}, {spec.dtype})")
     began = time.perf_counter()
-    engine = _load(spec)
+    with _told_as_theirs(spec, "starting"):
+        engine = _load(spec)
     emit(event="started", side=spec.side, wall_s=time.perf_counter() - began)
     try:
         for job in stage.jobs:
             began = time.perf_counter()
-            _run_job(engine, stage, job, captures, emit)
+            with _told_as_theirs(spec, f"making capture {job.id}"):
+                _run_job(engine, stage, job, captures, emit)
             emit(event="captured", id=job.id, side=spec.side, wall_s=time.perf_counter() - began)
     finally:
         engine.close()
+
+
+@contextmanager
+def _told_as_theirs(spec: SideSpec, doing: str) -> Iterator[None]:
+    try:
+        yield
+    except MismatchLabError:
+        raise
+    except Exception as error:
+        raise runtime_error(error, spec, doing) from error
 
 
 def _serve(task: WorkerTask, emit: Emit) -> None:
@@ -152,14 +164,6 @@ def _run_job(
         import torch.distributed as dist
 
         dist.barrier()  # the next job may read this capture
-
-
-def _runtime_problem(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    first = text[0] if text else type(error).__name__
-    if isinstance(error, MemoryError) or "memory" in str(error).lower():
-        return f"Out of memory: {first}"
-    return f"{type(error).__name__}: {first}"
 
 
 def private_output() -> Emit:

@@ -155,7 +155,22 @@ def death(name: str, code: int, log: Path) -> EngineError:
             f"The {name} process was killed, most likely for memory.",
             f"Use a smaller model, --max-tokens or fewer prompts.\nLog: {log}",
         )
+    crashed = _signal_of(code)
+    if crashed:
+        return EngineError(
+            f"The {name} process crashed in native code ({crashed}), which no Python of it or of "
+            f"mismatch-lab reported. Its last words:\n{last}",
+            "What runs there is the engine's own: another engine (--engine hf), dtype or model "
+            f"size may run.\nLog: {log}",
+        )
     return EngineError(f"The {name} process ended with code {code}:\n{last}", f"Log: {log}")
+
+
+def _signal_of(code: int) -> str:
+    """Name of the signal that ended a process by its own fault; empty for any other end."""
+    number = -code if code < 0 else code - 128
+    faults = (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGBUS)
+    return next((fault.name for fault in faults if fault == number), "")
 
 
 def end(process: Worker) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from mismatch_lab.attribution.verdict import Decision, Evidence, decide
 from mismatch_lab.captures.align import align
 from mismatch_lab.captures.capture import Capture
+from mismatch_lab.captures.probes import cut_rows
 from mismatch_lab.captures.store import MANIFEST, load_capture
 from mismatch_lab.findings.edges import measure_edges
 from mismatch_lab.findings.localise import left_open, localise
@@ -19,7 +20,7 @@ from mismatch_lab.findings.run_versions import measure_versions
 from mismatch_lab.findings.versions import record
 from mismatch_lab.findings.weights import differing_tensors
 from mismatch_lab.measures.calibration import calibration
-from mismatch_lab.plan import floor_dtype
+from mismatch_lab.plan import capture_plan, floor_dtype
 from mismatch_lab.schema import EstimateRecord, Findings, ReferenceCheck, RunSpec, Verdict
 
 VERSIONS_NEED_DEPTH = (
@@ -76,9 +77,26 @@ def build_findings(
         versions=record(versions) if versions is not None else None,
         reference=reference,
         timings_s=timings_s,
-        notes=[VERSIONS_NEED_DEPTH] if run.infer.weights_before and versions is None else [],
+        notes=_notes(run, captures, versions is None),
         verdict=_verdict(decision, next_command(run, decision)),
     )
+
+
+def _notes(run: RunSpec, captures: dict[str, Capture], no_versions: bool) -> list[str]:
+    """What was asked for and is not there, and why."""
+    notes = [VERSIONS_NEED_DEPTH] if run.infer.weights_before and no_versions else []
+    for name in ("prefill", "train", "ref"):
+        why = captures[name].not_recorded.get("routing") if name in captures else None
+        if why is not None:
+            notes.append(f"Choices of experts were not compared ({name}): {why}")
+    plan, rows = capture_plan(run), captures["decode"].rows
+    cut = cut_rows(rows, plan) if run.depth != "quick" else ()
+    if cut:
+        notes.append(
+            f"Of {len(cut)} rows whose modules were compared only the first {plan.tap_tokens} "
+            "tokens were: shorter answers (--max-tokens) or prompts are recorded whole."
+        )
+    return notes
 
 
 def next_command(run: RunSpec, decision: Decision) -> str:

@@ -4,62 +4,53 @@ from __future__ import annotations
 
 import re
 
-_WITHIN = (
-    "input_layernorm",
-    "self_attn.qkv_proj",
-    "self_attn.q_proj",
-    "self_attn.q_norm",
-    "self_attn.k_proj",
-    "self_attn.k_norm",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "self_attn",
-    "post_attention_layernorm",
-    "pre_feedforward_layernorm",
-    "mlp.router",
-    "mlp.gate",
-    "mlp.gate_up_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.experts",
-    "mlp.shared_expert",
-    "mlp.down_proj",
-    "mlp",
-    "post_feedforward_layernorm",
-)
-"""Modules of a decoder layer as they run; a module comes after those inside it."""
+from mismatch_lab.captures.names import EMBEDDING, FINAL_NORM, HEAD, layer_of
 
-HEAD = "lm_head"
+_BLOCKS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
+"""Parts of a decoder layer in the order in which most run; any others come after them."""
 
 
 def execution_order(name: str) -> tuple[int, int]:
-    """Sort key of a module name by when its output is there."""
-    if name == "model.embed_tokens":
+    """Sort key of a module or tensor by when its part of the model runs, as far as names tell.
+
+    What was recorded says it exactly (`Capture.tap_order`); this is for names alone.
+    """
+    if name.startswith(EMBEDDING):
         return (-1, 0)
-    if name == "model.norm":
-        return (1 << 30, 0)
-    if name == HEAD:
-        return (1 << 30, 1)
-    layer, _, within = name.removeprefix("model.layers.").partition(".")
+    layer = layer_of(name)
+    if layer is None:
+        return (1 << 30, int(not name.startswith(FINAL_NORM)))
+    within = name.split(".")[3:]
     if not within:
-        return (int(layer), len(_WITHIN) + 1)
-    place = _WITHIN.index(within) if within in _WITHIN else len(_WITHIN)
-    return (int(layer), place)
+        return (layer, len(_BLOCKS) + 1)
+    return (layer, _BLOCKS.index(within[0]) if within[0] in _BLOCKS else len(_BLOCKS))
 
 
 def kind_of(name: str) -> str:
     """embedding, norm, attention, router, experts, mlp, layer, projection or head."""
     if name == HEAD:
         return "head"
-    last = name.rsplit(".", 1)[-1]
     if re.fullmatch(r"model\.layers\.\d+", name):
         return "layer"
+    last = name.rsplit(".", 1)[-1]
+    if "norm" in last or last.startswith("ln_"):
+        return "norm"
     table = {
         "embed_tokens": "embedding",
         "self_attn": "attention",
+        "attn": "attention",
         "router": "router",
         "gate": "router",
         "experts": "experts",
         "mlp": "mlp",
+        "shared_expert": "mlp",
+        "shared_experts": "mlp",
+        "shared_mlp": "mlp",
     }
-    return table.get(last, "norm" if "norm" in last else "projection")
+    return table.get(last, "projection")
+
+
+def holders_of(name: str) -> list[str]:
+    """Modules that hold this one, the nearest first, up to its layer."""
+    parts = name.split(".")
+    return [".".join(parts[:n]) for n in range(len(parts) - 1, 2, -1)]

@@ -153,12 +153,7 @@ def whole(parts: Parts) -> Fingerprint:
 def _place(name: str) -> tuple[str, Place]:
     """The name that both sides share, and the tensor's place in what it names."""
     module, _, tensor = name.rpartition(".")
-    path = module.split(".")
-    for length in range(len(path), 0, -1):
-        found = canonical_name(".".join(path[:length]))
-        if found is not None:
-            name = ".".join([found, *path[length:], tensor])
-            break
+    name = f"{canonical_name(module)}.{tensor}" if module else name
     for pattern, replacement in _RENAMED:
         name = pattern.sub(replacement, name)
     for fusing in _FUSINGS:

@@ -13,7 +13,7 @@ from mismatch_lab.reporting import figures
 from mismatch_lab.reporting.numbers import count, ends, estimate_value, interval, number, signed
 from mismatch_lab.reporting.run_files import RunFiles
 from mismatch_lab.reporting.series import token_series
-from mismatch_lab.schema import EstimateRecord, Localisation, RoutingFindings
+from mismatch_lab.schema import EstimateRecord, Localisation, RoutingFindings, WorstRun
 
 
 @dataclass(frozen=True)
@@ -102,19 +102,24 @@ def _modules(data: Localisation) -> FigurePart:
     first = data.first_divergent_module
     caption = (
         "Cumulative error carries along what happened before; isolated error is the module's own, "
-        "on equal inputs. Look for the first step out of the floor, not for the largest value."
+        "on equal inputs. Look for the first step out of the floor, not for the largest value. The "
+        "worst run is the eight consecutive positions with the largest median error."
     )
     return FigurePart(
         "modules",
         "Relative error, module by module",
         figures.modules(data),
         caption,
-        ["module", "kind", "cumulative", "isolated", "floor", "engine", "trainer", "verdict", "n"],
+        [
+            *("module", "kind", "cumulative", "isolated", "floor", "engine", "trainer"),
+            *("worst run", "its floor", "its tokens", "verdict", "n"),
+        ],
         [
             [
                 m.name,
                 m.kind,
                 *map(number, (m.cumulative, m.isolated, m.floor, m.infer_error, m.train_error)),
+                *_run(m.worst_run),
                 "diverges" if m.diverges else "within the floor" if math.isfinite(m.floor) else "–",
                 count(m.n),
             ]
@@ -122,6 +127,12 @@ def _modules(data: Localisation) -> FigurePart:
         ],
         names.index(first) if first in names else -1,
     )
+
+
+def _run(worst: WorstRun | None) -> list[str]:
+    if worst is None:
+        return ["–", "–", "–"]
+    return [number(worst.error), number(worst.floor), f"{worst.start}–{worst.stop - 1}"]
 
 
 def _routing(data: RoutingFindings) -> FigurePart:

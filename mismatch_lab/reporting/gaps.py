@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from mismatch_lab.findings.edges import EDGE_ABOUT
 from mismatch_lab.reporting.edges import DRAWN, MEAN_ABS_DELTA
 from mismatch_lab.reporting.run_files import RunFiles
+from mismatch_lab.schema import Localisation
 
 
 def gaps(run: RunFiles) -> list[tuple[str, str]]:
@@ -34,3 +37,12 @@ def _source(edge: str) -> str:
     if edge in ("infer_infer", "train_train"):
         return "it needs the same side captured twice"
     return "it needs both captures"
+
+
+def not_compared(found: Localisation | None) -> list[tuple[str, str]]:
+    """(module, why) of those that could not be compared, a kind of module once for all layers."""
+    left_out = [] if found is None else found.not_compared
+    kinds: dict[str, str] = {}
+    for one in left_out:
+        kinds.setdefault(re.sub(r"(layers)\.\d+", r"\1.*", one.name), one.why)
+    return list(kinds.items())

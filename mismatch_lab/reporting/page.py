@@ -12,7 +12,7 @@ from mismatch_lab.measures.edge import EDGE_MEASURES
 from mismatch_lab.reporting.causes import DONE_TO, known, tied
 from mismatch_lab.reporting.edges import DRAWN, MEAN_ABS_DELTA, STATES, edge_views
 from mismatch_lab.reporting.figure_parts import FigurePart, figure_parts
-from mismatch_lab.reporting.gaps import gaps
+from mismatch_lab.reporting.gaps import gaps, not_compared
 from mismatch_lab.reporting.run_files import RunFiles
 from mismatch_lab.reporting.token_details import FIELDS, DetailMaker
 from mismatch_lab.reporting.tokens import LEVELS_NATS, TokenShelf, typical_rows
@@ -74,6 +74,7 @@ def page_context(run: RunFiles) -> dict[str, Any]:
         "module_figure": next(iter(_those(figures, "modules")), None),
         "routing_figure": next(iter(_those(figures, "routing")), None),
         "gaps": gaps(run),
+        "not_compared": not_compared(run.findings.localisation),
         # `capture.train` lies within the stage `trainer`.
         "total_s": sum(t for name, t in findings.timings_s.items() if "." not in name),
         "levels": LEVELS_NATS,

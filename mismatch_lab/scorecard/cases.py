@@ -16,6 +16,7 @@ from mismatch_lab.scorecard.controls import ALL, CONTROLS, Control
 from mismatch_lab.scorecard.models import (
     ARCHITECTURES,
     EVERY_ARCHITECTURE,
+    RANDOM_MODELS,
     UNSEEN_ARCHITECTURES,
 )
 from mismatch_lab.scorecard.plant import healthy, planted
@@ -114,7 +115,8 @@ def controls(models: Sequence[Model], engine: str) -> list[Planned]:
 
 
 def _is_for(control: Control, model: Model) -> bool:
-    everywhere = control.models == ALL and model.name in UNSEEN_ARCHITECTURES
+    unseen = model.name in UNSEEN_ARCHITECTURES or model.name in RANDOM_MODELS
+    everywhere = control.models == ALL and unseen
     return model.name in control.models or everywhere
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mismatch_lab.errors import InputError
 from mismatch_lab.schema import OptionValue
+from mismatch_lab.scorecard.architectures import ARCHITECTURES as ARCHITECTURE_NAMES
+from mismatch_lab.scorecard.architectures import DIFFERENT, PREFIX, make
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -171,6 +173,10 @@ UNSEEN_ARCHITECTURES = HELD_OUT_ARCHITECTURES | SECOND_ARCHITECTURES
 EVERY_ARCHITECTURE = ARCHITECTURES | UNSEEN_ARCHITECTURES
 
 
+RANDOM_MODELS = tuple(f"{PREFIX}{name}" for name in ARCHITECTURE_NAMES if name not in DIFFERENT)
+"""Untrained ones that are healthy: for `--subset architectures` alone."""
+
+
 TRANSFORMERS_ARGS: dict[str, dict[str, OptionValue]] = {
     # transformers' default attention drops Gemma-2's softcap: a defect of its own, which the tool
     # finds, and which would sit beneath every planted one.
@@ -189,6 +195,10 @@ def checkpoint(name: str, cache: Path) -> str:
 
     if name == EMBEDDED:
         return EMBEDDED
+    if name in RANDOM_MODELS:
+        if not (cache / name).exists():
+            make(name.removeprefix(PREFIX), cache / name)
+        return str(cache / name)
     if name not in EVERY_ARCHITECTURE:
         known = ", ".join([EMBEDDED, *EVERY_ARCHITECTURE])
         raise InputError(f"The scorecard has no architecture {name!r}.", f"Available: {known}.")

@@ -12,6 +12,7 @@ from mismatch_lab.engines.checkpoint import EMBEDDED
 from mismatch_lab.errors import InputError
 from mismatch_lab.faults.base import Fault
 from mismatch_lab.scorecard.cases import (
+    Model,
     Planned,
     controls,
     model_names,
@@ -19,7 +20,11 @@ from mismatch_lab.scorecard.cases import (
     singles,
 )
 from mismatch_lab.scorecard.doubles import doubles
-from mismatch_lab.scorecard.models import HELD_OUT_ARCHITECTURES, SECOND_ARCHITECTURES
+from mismatch_lab.scorecard.models import (
+    HELD_OUT_ARCHITECTURES,
+    RANDOM_MODELS,
+    SECOND_ARCHITECTURES,
+)
 from mismatch_lab.scorecard.records import SEVERITIES
 
 
@@ -39,7 +44,9 @@ UNSEEN = {
     SECOND: Unseen(SECOND_ARCHITECTURES, thinned=True),
 }
 """By subset."""
-SUBSETS = ("ci", "quick", "broad", "full", *UNSEEN)
+RANDOM = "architectures"
+"""The subset of healthy models of random weights, many architectures."""
+SUBSETS = ("ci", "quick", "broad", "full", *UNSEEN, RANDOM)
 ENGINES = ("vllm", "hf")
 CI_CASES = (
     "sinks-dropped+two-pass-training.plain.mini-gpt-oss.fp32",
@@ -83,13 +90,16 @@ def select(
     _known("engine", engine, ENGINES)
     for severity in asked.severities:
         _known("severity", severity, SEVERITIES)
-    models = [read_model(name, checkpoints) for name in asked.models or model_names()]
+    random = [Model(name, {}) for name in RANDOM_MODELS if name in (asked.models or RANDOM_MODELS)]
+    trained = [name for name in asked.models if name not in RANDOM_MODELS]
+    names = trained if asked.models else model_names()
+    models = [read_model(name, checkpoints) for name in names]
     every = [
         *singles(faults, models, engine, asked.dtype),
         *doubles(faults, models, engine, asked.dtype),
         *controls(models, engine),
     ]
-    apart = {
+    apart = {RANDOM: controls(random, engine)} | {
         subset: _apart(asked, subset, unseen, engine, checkpoints)
         for subset, unseen in held_out.items()
     }
@@ -106,7 +116,8 @@ def _apart(
     asked: Selection, subset: str, faults: Sequence[Fault], engine: str, checkpoints: Path
 ) -> list[Planned]:
     """Every case of faults and architectures that nothing was developed on."""
-    names = asked.models or (*UNSEEN[subset].architectures, EMBEDDED)
+    trained = [name for name in asked.models if name not in RANDOM_MODELS]
+    names = trained if asked.models else (*UNSEEN[subset].architectures, EMBEDDED)
     models = [read_model(name, checkpoints) for name in names]
     return [*singles(faults, models, engine, asked.dtype), *controls(models, engine)]
 
@@ -140,7 +151,8 @@ def _named(
             found = _broad(every)
         elif name in apart:
             chosen = [p for p in apart[name] if not _is_embedded_control(p)]
-            found = _broad(chosen) if UNSEEN[name].thinned else [p.case.id for p in chosen]
+            thinned = name in UNSEEN and UNSEEN[name].thinned
+            found = _broad(chosen) if thinned else [p.case.id for p in chosen]
         elif not found and name not in SUBSETS:
             found = [p.case.id for p in unseen if _matches(name, p)]
         if not found and name not in SUBSETS and name not in {fault.id for fault in faults}:

@@ -23,7 +23,7 @@ TAPPED = (
 
 def in_tap_rows(capture: Capture) -> NDArray[np.bool_]:
     """[P] the probes that lie in one of the two rows whose hidden states are recorded."""
-    rows = tap_rows(capture.rows, CapturePlan(tap_rows=2))
+    rows = tap_rows(capture.rows, CapturePlan(tap_rows=2, tap_tokens=48))  # as conftest has it
     return np.isin(capture.rows.row_ids()[capture.probe_positions], rows)
 
 

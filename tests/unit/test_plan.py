@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob
 from mismatch_lab.findings.edges import EDGES
-from mismatch_lab.plan import DEEP_FACTOR, SELF_ROWS, floor_dtype, plan_tasks
+from mismatch_lab.plan import DEEP_FACTOR, SELF_ROWS, capture_plan, floor_dtype, plan_tasks
 from mismatch_lab.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import Depth, RunSpec
 
@@ -131,6 +133,25 @@ def test_deep_records_more_of_everything_on_every_side() -> None:
     assert {job.plan.model_dump_json() for job in scored(run("deep")).values()} == {
         deep.model_dump_json()
     }
+
+
+@pytest.mark.parametrize(
+    ("width", "layers", "rows", "tokens"),
+    [
+        (192, 4, 2, 256),  # 4 GiB / (4 * 40 * 192 * 4) = 34,952 tokens: all that was asked for
+        (4096, 32, 1, 204),  # 204 tokens: one row in place of two, and it shorter
+        (2048, 28, 1, 256),  # 468: one row of 256, a second would not fit whole
+    ],
+)
+def test_large_models_have_fewer_and_shorter_tap_rows(
+    tmp_path: Path, width: int, layers: int, rows: int, tokens: int
+) -> None:
+    sizes = {"hidden_size": width, "num_hidden_layers": layers}
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
+    spec = run("standard")
+    engine = spec.infer.model_copy(update={"model": str(tmp_path)})
+    plan = capture_plan(spec.model_copy(update={"infer": engine}))
+    assert (plan.tap_rows, plan.tap_tokens) == (rows, tokens)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -198,7 +199,11 @@ def rope_dtype(model: nn.Module, alteration: Alteration) -> Iterator[None]:
     if next(model.parameters()).dtype == dtype:
         raise NotApplicableError(f"Cosines and sines are {dtype} already.")
 
-    def narrow(_module: nn.Module, _args: Any, output: tuple[Tensor, Tensor]) -> Any:
+    def narrow(_module: nn.Module, _args: Any, output: Tensor | tuple[Tensor, Tensor]) -> Any:
+        if isinstance(output, Tensor):  # DeepSeek-V2: cosine and sine as one complex number
+            parts = torch.view_as_real(output) if output.is_complex() else output
+            narrowed = rounded(parts, dtype)
+            return torch.view_as_complex(narrowed) if output.is_complex() else narrowed
         return tuple(rounded(table, dtype) for table in output)
 
     with hooks(module.register_forward_hook(narrow) for module in modules):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from builders import answered
 
-from mismatch_lab.attribution.router_choices import RouterChoices, router_choices
+from mismatch_lab.attribution.router_choices import RouterChoices, layer_number, router_choices
 from mismatch_lab.captures.capture import Capture
 
 LOGITS = [3.0, 2.0, 1.0, 0.0]
@@ -95,3 +95,39 @@ def test_unrecorded_tokens_are_left_out() -> None:
 def test_a_dense_model_has_none() -> None:
     assert router_choices(answered([-1.0]), REFERENCE) is None
     assert router_choices(REFERENCE, answered([-1.0])) is None
+
+
+# Reference routers that add a bias of +2 to expert 2: it is chosen before expert 1.
+BIASED = [(0, 2)] * 6
+
+
+def test_what_both_sides_do_alike_is_not_against_anything() -> None:
+    """A correction bias on both sides (GLM-4 MoE): each chooses against its own logits."""
+    found = router_choices(side(BIASED), side(BIASED))
+    assert found is not None
+    assert (found.against_own_logits, found.first_layer) == (0, None)
+    assert (found.uncorrected, found.first_uncorrected) == (0, None)
+
+
+def test_a_side_without_the_references_correction_is_seen() -> None:
+    """It takes the largest logits at all six tokens, the reference at none."""
+    reference = replace(side(BIASED), weights={"model.layers.3.mlp.gate.weight": {}})
+    found = router_choices(side(TOP), reference)
+    assert found is not None
+    assert (found.uncorrected, found.first_uncorrected) == (1.0, 3)
+    assert found.against_own_logits == 0
+
+
+def test_a_flip_beside_a_correction_is_no_lack_of_it() -> None:
+    found = router_choices(side([TOP[0], *BIASED[1:]]), side(BIASED))
+    assert found is not None
+    assert found.uncorrected == 0
+
+
+def test_layers_without_a_router_are_counted() -> None:
+    names = [f"model.layers.{i}.mlp.gate.weight" for i in (1, 2)]
+    dense = ["model.layers.0.mlp.gate_proj.weight", "lm_head.weight"]
+    capture = replace(REFERENCE, weights={name: {} for name in (*dense, *names)})
+    assert [layer_number(i, capture, 2) for i in (0, 1)] == [1, 2]
+    assert layer_number(0, capture, 3) == 0  # the names do not fit
+    assert layer_number(None, capture, 2) is None

@@ -15,6 +15,7 @@ from mismatch_lab.schema import (
     ModuleError,
     NoiseFloor,
     RoutingFindings,
+    WorstRun,
 )
 
 LIMITS = Limits(
@@ -203,6 +204,40 @@ def test_a_module_that_leaves_its_floor_is_a_mismatch(side: str, named: str) -> 
     assert named in found.headline
     for figure in ("0.31", "0.002"):
         assert figure in says(found)
+
+
+def test_a_module_whose_error_reaches_nothing_is_no_mismatch() -> None:
+    """Every edge a match, within the floor, equal weights and choices: two names for two things."""
+    found = verdict(edge(around(5e-7)), floor(), localised("infer"))
+    assert found.status == "match"
+    assert "v_proj" not in says(found)
+
+
+@pytest.mark.parametrize(
+    ("more", "noise", "weights"),
+    [
+        ({"infer_ref": edge(around(3e-4))["decode_train"]}, floor(), ()),
+        ({}, floor(infer=number(40.0, 35.0, 45.0)), ()),
+        ({}, floor(), ("model.layers.1.self_attn.v_proj.weight",)),
+    ],
+    ids=["another edge", "beyond the floor", "weights"],
+)
+def test_a_module_whose_error_reaches_something_is_a_mismatch(
+    more: dict[str, Measures], noise: NoiseFloor, weights: tuple[str, ...]
+) -> None:
+    edges = edge(around(5e-7)) | more
+    evidence = Evidence(edges, noise, localised("infer"), None, 32, weights)
+    assert decide(evidence, LIMITS).status == "mismatch"
+
+
+def test_a_run_of_positions_is_told_with_its_length() -> None:
+    where = localised("train")
+    run = WorstRun(side="train", start=146, stop=154, error=0.9, floor=0.002, diverges=True)
+    wrong = where.per_module[1].model_copy(update={"train_error": 0.002, "worst_run": run})
+    found = verdict(edge(around(0.03)), floor(), where.model_copy(update={"per_module": [wrong]}))
+    assert found.status == "mismatch"
+    assert "8 positions on end" in says(found)
+    assert "0.9" in says(found)
 
 
 def test_without_a_reference_a_difference_above_the_limit_is_a_mismatch() -> None:

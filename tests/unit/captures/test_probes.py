@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mismatch_lab.captures.capture import Rows
-from mismatch_lab.captures.probes import probe_positions, tap_rows
+from mismatch_lab.captures.probes import cut_rows, probe_positions, tap_rows
 from mismatch_lab.schema import CapturePlan
 
 # Rows of 4, 6, 1 and 6 tokens at offsets 0, 4, 10, 11; prompts of 2, 3, 1 and 2.
@@ -45,16 +45,27 @@ def test_the_longest_rows_are_tapped_the_first_of_equals_first() -> None:
     assert tap_rows(make_rows(), CapturePlan(tap_rows=9)) == (0, 1, 3)
 
 
+def test_rows_that_are_recorded_whole_come_before_longer_ones() -> None:
+    """Of 4, 6, 1 and 6 tokens with room for 5: the row of 4, then one of 6, which is cut."""
+    one, two = (CapturePlan(tap_rows=n, tap_tokens=5) for n in (1, 2))
+    assert tap_rows(make_rows(), one) == (0,)
+    assert cut_rows(make_rows(), one) == ()
+    assert tap_rows(make_rows(), two) == (0, 1)
+    assert cut_rows(make_rows(), two) == (1,)
+
+
 @pytest.mark.parametrize(
-    ("tap_tokens", "row_1", "row_3"),
-    [(192, [5, 6, 7, 8, 9], [12, 13, 14, 15, 16]), (3, [5, 6], [12, 13])],
+    ("tap_tokens", "positions"),
+    [
+        (192, [2, 3, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16]),  # rows 1 and 3
+        (3, [1, 2, 5, 6, 13, 14, 15, 16]),  # rows 0 and 1, of which three tokens are recorded
+    ],
 )
 def test_a_tapped_row_is_probed_from_its_second_token_without_a_gap(
-    tap_tokens: int, row_1: list[int], row_3: list[int]
+    tap_tokens: int, positions: list[int]
 ) -> None:
     plan = CapturePlan(probe_positions=9, tap_rows=2, tap_tokens=tap_tokens)
-    positions = probe_positions(make_rows(), plan, taps=True)
-    assert positions.tolist() == [2, 3, *row_1, *row_3]
+    assert probe_positions(make_rows(), plan, taps=True).tolist() == positions
 
 
 def test_no_probe_is_a_first_token_and_they_ascend() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, DeepseekV2Config
 
 from mismatch_lab.engines.alterations import altered
 from mismatch_lab.engines.alterations.rounding import (
@@ -269,3 +270,23 @@ def test_quantised_experts_have_a_scale_for_every_output_channel(tiny: Tiny) -> 
     matrices = {f"self_attn.{p}_proj.weight" for p in "qkvo"}
     matrices |= {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"}
     assert moved == {f"model.layers.{i}.{name}" for i in range(2) for name in matrices}
+
+
+def test_cosine_and_sine_as_one_complex_number_are_rounded_too() -> None:
+    """DeepSeek-V2's rotary embedding gives exp(i phi), not two tables."""
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 20}
+    latent = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8}
+    config = DeepseekV2Config(
+        num_attention_heads=2, num_key_value_heads=2, v_head_dim=8, first_k_dense_replace=1,
+        n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=8, **sizes, **latent,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    seen: list[torch.Tensor] = []
+    with altered(model, (Alteration(name="rope_dtype", value="bfloat16"),)):
+        model.model.rotary_emb.register_forward_hook(lambda _m, _a, out: seen.append(out))
+        with torch.no_grad():
+            model(torch.arange(3, 12)[None])
+    (phases,) = seen
+    assert phases.is_complex()
+    parts = torch.view_as_real(phases)
+    assert torch.equal(parts, parts.bfloat16().float())

@@ -68,6 +68,7 @@ def test_anything_else_keeps_its_class_and_last_line() -> None:
     told = _start_error("model", RuntimeError("a\nb\nthe reason"))
     assert isinstance(told, MismatchLabError)
     assert told.problem == "vLLM could not start with model: RuntimeError: the reason"
+    assert "--engine hf" in told.hint
 
 
 @pytest.mark.vllm

@@ -15,7 +15,8 @@ import pytest
 from hand_made import NAN, capture
 
 from mismatch_lab.captures.capture import Capture
-from mismatch_lab.findings.localise import UNIT_ROUNDOFF, localise, module_error
+from mismatch_lab.findings.localise import UNIT_ROUNDOFF, localise
+from mismatch_lab.findings.module_error import module_error
 from mismatch_lab.schema import Localisation, ModuleError
 
 FLOOR = 0.01
@@ -207,13 +208,14 @@ def test_sides_that_err_alike_do_not_diverge_from_each_other() -> None:
 
 
 def test_where_the_floor_is_zero_storing_the_output_is_the_floor() -> None:
-    half_ulp = UNIT_ROUNDOFF["bfloat16"]
+    roundoff = UNIT_ROUNDOFF["bfloat16"]
     for times, diverges in ((2.9, False), (3.1, True)):
-        error = Err(infer=times * half_ulp, train=0.0, floor=0.0)
+        error = Err(infer=times * roundoff, train=0.0, floor=0.0)
         of = module(recorded({"model.norm": error}), "model.norm")
-        assert of.floor == half_ulp
+        assert of.floor == roundoff
         assert of.diverges is diverges
-    assert UNIT_ROUNDOFF == {"float32": 2**-24, "float16": 2**-12, "bfloat16": 2**-9}
+    # 8, 11 and 24 bits of significand: spacing 2^-7, 2^-10, 2^-23 above 1, and half of it.
+    assert UNIT_ROUNDOFF == {"float32": 2**-24, "float16": 2**-11, "bfloat16": 2**-8}
 
 
 def test_positions_that_were_not_replayed_are_left_out() -> None:
@@ -254,6 +256,188 @@ def test_inputs_are_no_modules() -> None:
         extra = {"model.layers.0:in": state(9, 9, 9), "model.norm:in": state(9, 9, 9)}
         captures[name] = replace(one, hidden=one.hidden | extra)
     assert [m.name for m in found(captures).per_module] == list(MODULES)
+
+
+# ---- Runs of positions -------------------------------------------------------------------------
+
+
+def long_row(rows: int = 161) -> dict[str, Capture]:
+    """One row of `rows` positions; norm and experts at the floor throughout."""
+    names = ("model.layers.0.mlp.experts", "model.norm")
+    base = replace(capture([-1.0] * rows), probe_positions=np.arange(1, rows + 1))
+    healthy = {
+        "prefill": [1.0, FLOOR, 0, 0],
+        "train": [1.0, 0, FLOOR, 0],
+        "floor": [1.0, 0, 0, FLOOR],
+        "ref": [1.0, 0, 0, 0],
+    }
+
+    def side(which: str) -> Capture:
+        array = np.tile(np.array(healthy[which], np.float32), (rows, 1))
+        return replace(base, hidden={name: array.copy() for name in names})
+
+    return {name: side(name.removesuffix("_on_infer")) for name in (
+        "prefill", "train", "ref", "floor", "train_on_infer", "ref_on_infer", "floor_on_infer"
+    )}  # fmt: skip
+
+
+def test_noise_at_the_last_sixteen_of_161_positions_is_found() -> None:
+    captures = long_row()
+    for name in ("train", "train_on_infer"):
+        captures[name].hidden["model.norm"][-16:, 1] = 0.9  # trimmed: a tenth of 161 is 16
+    result = found(captures)
+    assert (result.first_divergent_module, result.side) == ("model.norm", "train")
+    (norm,) = [m for m in result.per_module if m.name == "model.norm"]
+    assert norm.train_error == pytest.approx(FLOOR, rel=1e-6)
+    run = norm.worst_run
+    assert run is not None
+    # Probe positions are 1 to 161, the last 16 begin at 146. Five of eight make the median: 143.
+    assert (run.side, run.start, run.stop, run.diverges) == ("train", 143, 151, True)
+    assert run.error == pytest.approx(sqrt(0.9**2 + FLOOR**2), rel=1e-5)
+    assert run.floor == pytest.approx(FLOOR, rel=1e-6)
+
+
+def test_scattered_flips_are_no_run() -> None:
+    captures = long_row()
+    experts = captures["prefill"].hidden["model.layers.0.mlp.experts"]
+    experts[::16, 2] = 1.4  # 11 of 161, and three on end: no more than are trimmed
+    experts[39:42, 2] = 1.4
+    assert found(captures).first_divergent_module is None
+
+
+def test_no_row_as_long_as_a_run_has_none() -> None:
+    captures = long_row(7)
+    captures["train_on_infer"].hidden["model.norm"][:] = 0
+    result = found(captures)
+    assert {m.worst_run for m in result.per_module} == {None}
+    assert result.first_divergent_module == "model.norm"
+
+
+# ---- Two things by one name --------------------------------------------------------------------
+
+QUERY, HOLDER = "model.layers.0.self_attn.q_norm", "model.layers.0.self_attn"
+EXACT = Err(6e-8, 0.0, 6e-8)
+
+
+def in_float32(**errors: Err) -> Localisation:
+    named = {"q_norm": QUERY, "self_attn": HOLDER, "layer": "model.layers.0"}
+    given = dict.fromkeys(MODULES, EXACT) | {named[k]: e for k, e in errors.items()}
+    captures = recorded(given)
+    captures["train"] = replace(captures["train"], tap_order=(QUERY, *MODULES))
+    return found(captures, "float32")
+
+
+def test_a_part_that_differs_inside_what_agrees_is_another_thing() -> None:
+    """A q_norm off by 1.4 in an attention that agrees to 6e-7 with a limit of 9e-7."""
+    result = in_float32(q_norm=Err(1.4, 0.0, 6e-8), self_attn=Err(6e-7, 0.0, 3e-7))
+    assert result.first_divergent_module is None
+    (left_out,) = result.not_compared
+    assert left_out.name == QUERY
+    assert "1.4" in left_out.why
+    assert HOLDER in left_out.why
+    assert QUERY not in {m.name for m in result.per_module}
+
+
+def test_a_part_whose_error_arrives_is_wrong() -> None:
+    """Of 1.4 at least a twentieth must arrive: 0.07."""
+    arrived = Err(0.08, 0.0, 3e-7)
+    result = in_float32(q_norm=Err(1.4, 0.0, 6e-8), self_attn=arrived, layer=arrived)
+    assert (result.first_divergent_module, result.side) == (QUERY, "infer")
+    assert result.not_compared == []
+
+
+def test_what_is_wrong_beside_it_does_not_excuse_it() -> None:
+    """The attention is off by 1e-4, a real error, which the q_norm's 1.4 cannot have made."""
+    arrived = Err(1e-4, 0.0, 3e-7)
+    result = in_float32(q_norm=Err(1.4, 0.0, 6e-8), self_attn=arrived, layer=arrived)
+    assert [one.name for one in result.not_compared] == [QUERY]
+    assert (result.first_divergent_module, result.side) == (HOLDER, "infer")
+
+
+def permuted(last_takes: float) -> Localisation:
+    """BLOOM's fused projection has its heads in another order, 1.3 off, in an attention that is
+    another thing itself; `last_takes` is the error of what the last projection takes.
+    """
+    qkv, last = f"{HOLDER}.query_key_value", f"{HOLDER}.o_proj"
+    given = dict.fromkeys(MODULES, EXACT) | {
+        qkv: Err(1.3, 0.0, 2e-7), HOLDER: Err(0.9, 0.0, 3e-7),
+        "model.layers.0": Err(1e-4, 0.0, 3e-7), f"{last}:in": Err(last_takes, 0.0, 3e-7),
+    }  # fmt: skip
+    captures = recorded(given)
+    for name, one in captures.items():
+        taken = {f"{last}:in": 2 * one.hidden[f"{last}:in"]}  # no other's output as it is
+        captures[name] = replace(one, tap_order=(qkv, last, HOLDER), hidden=one.hidden | taken)
+    return found(captures, "float32")
+
+
+def test_heads_in_another_order_reach_nothing() -> None:
+    qkv = f"{HOLDER}.query_key_value"
+    assert [one.name for one in permuted(1e-6).not_compared] == [qkv, HOLDER]
+    assert permuted(0.3).first_divergent_module == qkv
+
+
+def test_a_block_that_holds_the_residual_on_one_side_is_another_thing() -> None:
+    """BLOOM: attention and MLP add the residual in transformers, the layer in vLLM."""
+    result = in_float32(self_attn=Err(0.9, 0.0, 3e-7), layer=Err(1e-4, 0.0, 3e-7))
+    assert [one.name for one in result.not_compared] == [HOLDER]
+    assert result.first_divergent_module == "model.layers.0"
+
+
+def test_an_error_too_small_to_show_in_what_holds_it_counts() -> None:
+    """bfloat16: 0.2 / 20 = 0.01 would be lost within the attention's limit of 3 times 0.01."""
+    captures = recorded({QUERY: Err(infer=0.2), HOLDER: Err(infer=0.012)})
+    assert found(captures).first_divergent_module == QUERY
+
+
+def test_the_trainers_own_part_is_what_it_is_called() -> None:
+    """Trainer and reference are one program: what differs there is a defect, wherever it goes."""
+    result = in_float32(q_norm=Err(0.0, 1.4, 6e-8), self_attn=Err(6e-7, 0.0, 3e-7))
+    assert (result.first_divergent_module, result.side) == (QUERY, "train")
+
+
+def test_parts_that_are_wired_otherwise_are_not_compared() -> None:
+    """In transformers the norm's output is what the MLP takes; in the engine it is not."""
+    norm, taken = "model.layers.0.input_layernorm", "model.layers.0.mlp:in"
+    captures = recorded({norm: Err(infer=0.8)})
+    for name, one in captures.items():
+        as_given = one.hidden[norm] if name != "prefill" else state(0, 0, 0)
+        captures[name] = replace(one, hidden=one.hidden | {taken: as_given})
+    result = found(captures)
+    assert result.first_divergent_module is None
+    assert [one.name for one in result.not_compared] == [norm]
+    assert "model.layers.0.mlp" in result.not_compared[0].why
+    captures["prefill"].hidden[taken] = captures["prefill"].hidden[norm]
+    assert found(captures).first_divergent_module == norm
+
+
+def test_what_the_engine_could_not_record_is_said_with_its_reason() -> None:
+    captures = recorded({})
+    hidden = {n: a for n, a in captures["prefill"].hidden.items() if n != "model.norm"}
+    why = "it runs several times in one forward"
+    captures["prefill"] = replace(
+        captures["prefill"], hidden=hidden, not_recorded={"model.norm": why}
+    )
+    assert [(m.name, m.why) for m in found(captures).not_compared] == [("model.norm", why)]
+
+
+def test_a_module_that_keeps_to_float32_has_the_floor_of_a_product() -> None:
+    """A router over 100 features, no different in float64: sqrt(100) roundoffs of 2^-24 = 6e-7."""
+    router = "model.layers.0.mlp.router"
+    captures = recorded(dict.fromkeys(MODULES, EXACT) | {router: Err(1.7e-6, 0.0, 0.0)})
+    wide = np.ones((POSITIONS, 100), np.float32)
+    for one in captures.values():
+        one.hidden[f"{router}:in"] = wide
+    of = module(captures, router, "float32")
+    assert of.floor == pytest.approx(10 * 2**-24)
+    assert not of.diverges  # the limit is 1.8e-6
+
+
+def test_modules_are_judged_in_the_order_in_which_they_ran() -> None:
+    wrong = Err(infer=0.3)
+    captures = recorded({"model.layers.0.mlp": wrong, "model.layers.0.self_attn.v_proj": wrong})
+    order = ("model.embed_tokens", "model.layers.0.mlp", "model.layers.0.self_attn.v_proj")
+    captures["train"] = replace(captures["train"], tap_order=order)
+    assert found(captures).first_divergent_module == "model.layers.0.mlp"
 
 
 # ---- The head ----------------------------------------------------------------------------------
@@ -301,7 +485,7 @@ def test_a_padded_vocabulary_is_no_error_of_the_head() -> None:
 
 
 @pytest.mark.parametrize(
-    "missing", ["prefill", "train", "train_on_infer", "ref_on_infer", "floor_on_infer"]
+    "missing", ["prefill", "train", "ref", "train_on_infer", "ref_on_infer", "floor_on_infer"]
 )
 def test_without_a_replay_nothing_is_localised(missing: str) -> None:
     captures = recorded({"model.norm": Err(train=0.4)})

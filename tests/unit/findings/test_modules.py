@@ -6,26 +6,14 @@ import random
 
 import pytest
 
-from mismatch_lab.findings.modules import execution_order, kind_of
+from mismatch_lab.findings.modules import execution_order, holders_of, kind_of
 
 IN_ORDER = [
     "model.embed_tokens",
     "model.layers.0.input_layernorm",
-    "model.layers.0.self_attn.qkv_proj",
-    "model.layers.0.self_attn.q_proj",
-    "model.layers.0.self_attn.q_norm",
-    "model.layers.0.self_attn.k_proj",
-    "model.layers.0.self_attn.v_proj",
     "model.layers.0.self_attn.o_proj",
-    "model.layers.0.self_attn",
     "model.layers.0.post_attention_layernorm",
-    "model.layers.0.mlp.router",
-    "model.layers.0.mlp.gate",
-    "model.layers.0.mlp.gate_proj",
-    "model.layers.0.mlp.up_proj",
     "model.layers.0.mlp.experts",
-    "model.layers.0.mlp.down_proj",
-    "model.layers.0.mlp",
     "model.layers.0.something_new",
     "model.layers.0",
     "model.layers.2.input_layernorm",
@@ -56,7 +44,21 @@ def test_modules_stand_in_the_order_in_which_they_run() -> None:
         ("model.layers.0.mlp.gate", "router"),
         ("model.layers.0.mlp.gate_proj", "projection"),
         ("model.layers.0.mlp.experts", "experts"),
+        ("model.layers.0.mlp.shared_experts", "mlp"),
+        ("model.layers.0.mlp.shared_expert_gate", "projection"),
+        ("model.layers.0.self_attn_layer_norm", "norm"),
+        ("model.layers.0.ln_1", "norm"),
     ],
 )
 def test_kinds(name: str, kind: str) -> None:
     assert kind_of(name) == kind
+
+
+def test_what_holds_a_module_goes_up_to_its_layer() -> None:
+    assert holders_of("model.layers.3.mlp.shared_experts.up_proj") == [
+        "model.layers.3.mlp.shared_experts",
+        "model.layers.3.mlp",
+        "model.layers.3",
+    ]
+    assert holders_of("model.layers.3") == []
+    assert holders_of("model.norm") == []

@@ -1,0 +1,48 @@
+"""Healthy models of architectures that nobody tried: none may be called broken.
+
+Eight of the scorecard's random models, through real vLLM against FSDP2; `mismatch-lab scorecard
+--subset architectures` runs all of them, in both dtypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mismatch_lab.diagnose import diagnose
+from mismatch_lab.executors.warm import warm_workers
+from mismatch_lab.request import DiagnoseRequest, build_run
+from mismatch_lab.scorecard.architectures import CI_ARCHITECTURES, make
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+
+PROMPTS, MAX_TOKENS = 10, 32
+"""At least the 256 tokens that a verdict needs, and little more."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm() -> Iterator[None]:
+    with warm_workers(at_once=True):
+        yield
+
+
+@pytest.mark.parametrize("name", CI_ARCHITECTURES)
+def test_a_healthy_model_is_not_called_broken(name: str, tmp_path: Path) -> None:
+    make(name, tmp_path / name)
+    request = DiagnoseRequest(
+        model=str(tmp_path / name), dtype="float32", depth="standard", max_tokens=MAX_TOKENS
+    )
+    run = build_run(request)
+    run = run.model_copy(update={"prompts": run.prompts[:PROMPTS]})
+    findings = diagnose(run, tmp_path / "run", False, lambda _event: None, budget_s=0)
+    assert findings.verdict.status == "match", findings.verdict
+    assert findings.verdict.causes == []
+    delta = findings.edges["decode_train"]["abs_delta_mean"]
+    assert 0 < delta.value < 1e-5, "exactly 0 would mean that one side was compared with itself"
+    assert findings.localisation is not None
+    compared = {module.name for module in findings.localisation.per_module}
+    # What every one of them has, compared and not just left out.
+    assert {"model.embed_tokens", "model.layers.0.self_attn", "model.norm", "lm_head"} <= compared
+    assert {"model.layers.0", "model.layers.2"} <= compared
