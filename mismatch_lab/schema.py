@@ -302,6 +302,40 @@ class NoiseFloor(Strict):
     """Engine against trainer, over what two independent errors of the floor's size add up to."""
 
 
+class SuppositionRecord(Strict):
+    """A way of sampling otherwise than is reported, at the number under which the drawn tokens are
+    likeliest.
+    """
+
+    name: str
+    """A family of `measures/suppositions.py`."""
+    value: Number
+    """The temperature itself, top-p, …; of tokens that are never drawn, how many these are."""
+    gain_nats: Number
+    """Log-likelihood of the drawn tokens beyond that under the report."""
+    held_out_nats: Number
+    """The same in every second row, with the number that is likeliest in the others."""
+    noticed_below: Number
+    """Numbers from here downwards would have been noticed; NaN if none."""
+    noticed_above: Number
+    """And from here upwards; of tokens that are never drawn, the expected draws of one."""
+
+
+class DrawnFindings(Strict):
+    """Were the sampled tokens drawn from what the engine reports?"""
+
+    n: int
+    """Tokens."""
+    n_impossible: int
+    """Beside these, tokens of probability 0."""
+    z: Number
+    """See `calibration`."""
+    z_limit: Number
+    """From here on the report is disproved; and from this gain on:"""
+    gain_limit_nats: Number
+    suppositions: list[SuppositionRecord]
+
+
 class Observation(Strict):
     """One piece of evidence."""
 
@@ -414,6 +448,8 @@ class Findings(Strict):
     localisation: Localisation | None
     calibration: EstimateRecord | None = None
     """z of sampled log-probs against the reported distribution (|z| above 4 is alarming)."""
+    drawn: DrawnFindings | None = None
+    """What else could have drawn the sampled tokens, and what would have been noticed."""
     weights: list[str] = []
     """Tensors whose fingerprints differ between the sides."""
     versions: VersionFindings | None = None

@@ -27,7 +27,7 @@ from mismatch_lab.attribution.naming import (
 from mismatch_lab.attribution.observed_causes import misread_cause, observed_causes
 from mismatch_lab.attribution.pursuit import MOSTLY
 from mismatch_lab.attribution.repairs import error_of, resync
-from mismatch_lab.attribution.sampled_otherwise import reported_rows, sampled_otherwise
+from mismatch_lab.attribution.sampled_otherwise import sampled_otherwise
 from mismatch_lab.attribution.self_disagreement import (
     TRAINING,
     Disagreement,
@@ -122,11 +122,7 @@ def _examine(inquest: Inquest) -> Outcome:
         inquest.outcome.causes += constants_of(one, found.captures["decode"].rows)
     wrong = {charge.suspect for charge in charged if charge.error_nats > charge.noise_nats}
     if "decode" not in wrong:
-        # An engine that re-scores wrongly reports its own distributions, not the reference's.
-        captures = found.captures
-        rows = captures["prefill"] if "infer" in wrong else reported_rows(captures)
-        sampling = inquest.run.probe.sampling
-        inquest.outcome.causes += sampled_otherwise(captures["decode"], rows, sampling)
+        inquest.outcome.causes += sampled_otherwise(found.drawn)
     return inquest.outcome
 
 

@@ -21,6 +21,7 @@ from mismatch_lab.captures.capture import Capture
 from mismatch_lab.findings.tensor_changes import changed_tensors
 from mismatch_lab.schema import (
     Cause,
+    DrawnFindings,
     Localisation,
     Manifest,
     Measures,
@@ -41,6 +42,7 @@ class Measured:
     weights: Mapping[str, tuple[str, ...]]
     """suspect -> checkpoint tensors whose fingerprints are not the reference's."""
     decode_manifest: Manifest | None = None
+    drawn: DrawnFindings | None = None
 
 
 @dataclass

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mismatch_lab.captures.draws import Draws
 from mismatch_lab.errors import CaptureError
 
 Float32 = NDArray[np.float32]
@@ -66,6 +67,16 @@ class Rows:
         """[T] the row each token belongs to."""
         return np.repeat(np.arange(self.n_rows, dtype=np.int64), np.diff(self.row_offsets))
 
+    def turn_starts(self) -> Int64:
+        """[T] where the answer that a sampled token belongs to begins; a token that was not sampled
+        is its own.
+        """
+        own = np.arange(self.n_tokens)
+        begins = ~self.sampled
+        begins[1:] |= ~self.sampled[:-1]
+        begins[self.row_offsets[:-1]] = True
+        return np.maximum.accumulate(np.where(begins, own, 0))
+
     def validate(self, where: str) -> None:
         """Raise CaptureError unless the arrays fit together."""
         if len(self.row_offsets) != self.n_rows + 1 or self.n_rows == 0:
@@ -114,6 +125,8 @@ class Capture:
     probe_lse: Float32 | None = None
     """[P] log-sum-exp that `probe_logp` was normalised by: `probe_logp + probe_lse` are logits over
     the temperature, as the head gave them."""
+    draws: Draws | None = None
+    """How likely the sampled tokens are under other ways of sampling."""
 
     def validate(self, where: str) -> None:
         """Raise CaptureError unless the arrays fit together."""
@@ -132,6 +145,8 @@ class Capture:
             self._expect(where, "probe_lse", self.probe_lse.shape, (probes,))
         for name, array in self.hidden.items():
             self._expect(where, f"hidden/{name}", array.shape[:1], (probes,))
+        if self.draws is not None:
+            self.draws.validate(where, tokens, self.rows.n_rows)
         firsts = np.isin(self.probe_positions, self.rows.row_offsets[:-1])
         outside = (self.probe_positions < 0) | (self.probe_positions >= tokens)
         if firsts.any() or outside.any():

@@ -13,6 +13,7 @@ from mismatch_lab.captures.taps import Tap, tappable
 from mismatch_lab.engines.assemble import RowRecord, local_probes
 from mismatch_lab.engines.base import Progress, ScoreRequest
 from mismatch_lab.engines.chunked_logp import log_softmax, token_logp
+from mismatch_lab.engines.draws import DrawsRecorder
 from mismatch_lab.engines.torch_batch import lay_out
 from mismatch_lab.engines.torch_model import BodyAndHead
 from mismatch_lab.engines.torch_routing import RoutingTap
@@ -111,14 +112,12 @@ class TorchScorer:
         request: ScoreRequest,
         routing: tuple[Tensor, Tensor] | None,
     ) -> RowRecord:
+        recorder = DrawsRecorder(rows, row, request.temperature, self.device)
+        watch = recorder.watch if request.draws else None
+        found = token_logp(self.parts.head, hidden[:-1], ids[1:], request.temperature, watch)
         logp = np.full(len(ids), np.nan, np.float32)
-        logp[1:] = (
-            token_logp(self.parts.head, hidden[:-1], ids[1:], request.temperature)
-            .float()
-            .cpu()
-            .numpy()
-        )
-        record = RowRecord(logp)
+        logp[1:] = found.float().cpu().numpy()
+        record = RowRecord(logp, draws=recorder.record() if request.draws else None)
         probes = local_probes(rows, request.probe_positions, row)
         if len(request.probe_positions):
             at = torch.from_numpy(probes - 1).to(self.device)

@@ -14,7 +14,8 @@ from mismatch_lab.captures.capture import Float32, Rows
 from mismatch_lab.captures.taps import Split, Tap, tappable
 from mismatch_lab.engines.assemble import RowRecord, local_probes
 from mismatch_lab.engines.base import Progress, ScoreRequest
-from mismatch_lab.engines.chunked_logp import log_softmax
+from mismatch_lab.engines.chunked_logp import over_temperature
+from mismatch_lab.engines.draws import DrawsRecorder
 from mismatch_lab.engines.vllm_routing import VllmRoutingTap
 from mismatch_lab.errors import EngineError
 
@@ -40,9 +41,10 @@ class PrefillScorer:
             max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False
         )
         ids = [rows.token_ids[a:b].tolist() for a, b in rows.spans()]
-        hooked = bool(request.tap_rows) or request.routing or len(request.probe_positions) > 0
+        whole = len(request.probe_positions) > 0 or request.draws
+        hooked = bool(request.tap_rows) or request.routing or whole
         with ExitStack() as stack:
-            stack.enter_context(self._logits_divided_and_kept(request.temperature, keep=hooked))
+            stack.enter_context(self._logits_divided_and_kept(request.temperature, keep=whole))
             if request.routing and self.routing.routers:
                 stack.enter_context(self.routing.attached())
             if request.tap_rows:
@@ -78,15 +80,24 @@ class PrefillScorer:
         output = self.generate([ids], parameters)[0]
         record = RowRecord(prompt_logp(output, ids))
         if len(request.probe_positions):
-            if self.logits is None or len(self.logits) != len(ids) - 1:
-                raise EngineError(f"vLLM's prompt logits of row {row} were not seen by the hook.")
-            vocabulary = log_softmax(self.logits[keep.to(self.logits.device)], 1.0)
-            record.probe_logp = vocabulary.float().cpu().numpy()
+            logits = self._kept_logits(row, len(ids))
+            vocabulary = torch.log_softmax(logits[keep.to(logits.device)], dim=-1)
+            record.probe_logp = vocabulary.cpu().numpy()
+        if request.draws:
+            logits = self._kept_logits(row, len(ids))
+            recorder = DrawsRecorder(rows, row, request.temperature, logits.device)
+            record.draws = recorder.record_of(logits)
         if request.routing and self.routing.routers:
             record.router_topk, record.router_logits = self.routing.stacked()
         if row in request.tap_rows:
             record.hidden = {name: t.numpy() for name, t in self.tap.recorded.items()}
         return record
+
+    def _kept_logits(self, row: int, tokens: int) -> Tensor:
+        """[n - 1, V] in fp32, over the temperature."""
+        if self.logits is None or len(self.logits) != tokens - 1:
+            raise EngineError(f"vLLM's prompt logits of row {row} were not seen by the hook.")
+        return self.logits
 
     @contextmanager
     def _logits_divided_and_kept(self, temperature: float, keep: bool) -> Iterator[None]:
@@ -97,7 +108,8 @@ class PrefillScorer:
             logits = original(hidden, *args, **kwargs)
             if logits is None:
                 return None
-            scaled = logits if temperature == 1.0 else logits / temperature
+            # As vLLM's own sampler does: wide first, then divided.
+            scaled = over_temperature(logits, temperature)
             if keep:
                 self.logits = scaled
             return scaled

@@ -7,9 +7,9 @@ import shlex
 from pathlib import Path
 
 from mismatch_lab.attribution.verdict import Decision, Evidence, decide
-from mismatch_lab.captures.align import align
-from mismatch_lab.captures.capture import Capture
+from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.store import MANIFEST, load_capture
+from mismatch_lab.findings.drawn import measure_drawn
 from mismatch_lab.findings.edges import measure_edges
 from mismatch_lab.findings.localise import localise
 from mismatch_lab.findings.noise_floor import measure_floor
@@ -17,9 +17,8 @@ from mismatch_lab.findings.routing import measure_routing
 from mismatch_lab.findings.run_versions import measure_versions
 from mismatch_lab.findings.versions import record
 from mismatch_lab.findings.weights import differing_tensors
-from mismatch_lab.measures.calibration import calibration
 from mismatch_lab.plan import floor_dtype
-from mismatch_lab.schema import EstimateRecord, Findings, RunSpec, Verdict
+from mismatch_lab.schema import DrawnFindings, EstimateRecord, Findings, RunSpec, Verdict
 
 VERSIONS_NEED_DEPTH = (
     "Which tensors are old is told from what modules do: --weights-before needs --depth standard."
@@ -49,13 +48,15 @@ def build_findings(
     versions = measure_versions(run, captures, localisation)
     evidence = Evidence(edges, floor, localisation, routing, rows, tuple(weights))
     decision = decide(evidence, limits)
+    drawn = measure_drawn(captures, run.probe.sampling)
     return Findings(
         run=run.id,
         edges=edges,
         noise_floor=floor,
         routing=routing,
         localisation=localisation,
-        calibration=_calibration(captures),
+        calibration=_calibration(captures["decode"].rows, drawn),
+        drawn=drawn,
         weights=weights,
         versions=record(versions) if versions is not None else None,
         timings_s=timings_s,
@@ -109,18 +110,12 @@ def _verdict(decision: Decision, command: str) -> Verdict:
     )
 
 
-def _calibration(captures: dict[str, Capture]) -> EstimateRecord | None:
-    """z of the sampled tokens against the distributions of the engine's own re-scoring."""
-    decode, prefill = captures.get("decode"), captures.get("prefill")
-    if decode is None or prefill is None or prefill.probe_logp is None:
+def _calibration(rows: Rows, drawn: DrawnFindings | None) -> EstimateRecord | None:
+    """z of the sampled tokens; no interval, since its own deviation is 1."""
+    if drawn is None:
         return None
-    align(decode, prefill, ("decode", "prefill"))
-    sampled = prefill.rows.sampled[prefill.probe_positions]
-    positions = prefill.probe_positions[sampled]
-    found = calibration(decode.logp[positions], prefill.probe_logp[sampled])
-    return EstimateRecord(
-        value=found.z, n=found.n, n_dropped=found.n_dropped, ci95=(math.nan, math.nan)
-    )
+    dropped = int(rows.sampled.sum()) - drawn.n
+    return EstimateRecord(value=drawn.z, n=drawn.n, n_dropped=dropped, ci95=(math.nan, math.nan))
 
 
 def _weights(run: RunSpec, captures: dict[str, Capture]) -> list[str]:
