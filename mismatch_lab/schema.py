@@ -311,10 +311,12 @@ class SuppositionRecord(Strict):
     """A family of `measures/suppositions.py`."""
     value: Number
     """The temperature itself, top-p, …; of tokens that are never drawn, how many these are."""
+    between: tuple[Number, Number]
+    """Numbers under which they are nearly as likely: a 95 % interval or a wider one."""
     gain_nats: Number
     """Log-likelihood of the drawn tokens beyond that under the report."""
     held_out_nats: Number
-    """The same in every second row, with the number that is likeliest in the others."""
+    """The same in every second row, with a number that was chosen in the others."""
     noticed_below: Number
     """Numbers from here downwards would have been noticed; NaN if none."""
     noticed_above: Number

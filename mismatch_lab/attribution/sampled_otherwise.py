@@ -59,10 +59,12 @@ def sampled_otherwise(drawn: DrawnFindings | None) -> list[Cause]:
 
 
 def in_words(supposition: SuppositionRecord) -> str:
-    """What is supposed: "top-p 0.83"."""
+    """What is supposed: "top-k of 29 (29 to 33)"."""
     if supposition.name == NEVER_DRAWN:
         return f"{supposition.value:.0f} tokens that cannot be drawn"
-    return f"{WORDS[supposition.name]} of {supposition.value:.3g}"
+    low, high = supposition.between
+    others = f" ({low:.3g} to {high:.3g})" if low < high else ""
+    return f"{WORDS[supposition.name]} of {supposition.value:.3g}{others}"
 
 
 def _cause(
@@ -85,7 +87,7 @@ def _cause(
     if supposition.held_out_nats >= CONFIRMED_NATS:
         experiment = (
             "negative log-likelihood of the drawn tokens in every second row, in nats beyond that "
-            "under the number that is likeliest in the other rows"
+            "under a number that was chosen in the other rows"
         )
         confirmed = [
             Confirmation(experiment=experiment, before=supposition.held_out_nats, after=0.0)

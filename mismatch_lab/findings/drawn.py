@@ -16,7 +16,7 @@ from mismatch_lab.measures.suppositions import (
     CERTAIN_Z,
     NEVER_DRAWN,
     NOTICED_WITH,
-    OBSERVED,
+    held_out,
     likeliest,
     never_drawn,
     never_drawn_noticed,
@@ -62,6 +62,7 @@ def measure_drawn(captures: Mapping[str, Capture], sampling: Sampling) -> DrawnF
         SuppositionRecord(
             name=NEVER_DRAWN,
             value=never.value,
+            between=(never.low, never.high),
             gain_nats=never.nats,
             held_out_nats=math.nan,
             noticed_below=math.nan,
@@ -94,13 +95,13 @@ def _supposition(name: str, by_row: Float64, sampling: Sampling) -> SuppositionR
     """The likeliest number of a family in all rows; of temperatures, over that of the report."""
     gains = by_row.sum(axis=0)
     found, limits = likeliest(name, gains), noticed(name, gains)
-    chosen = int(np.argmax(by_row[::2, OBSERVED].sum(axis=0)))
     unit = sampling.temperature if name == "temperature" else 1.0
     return SuppositionRecord(
         name=name,
         value=unit * found.value,
+        between=(unit * found.low, unit * found.high),
         gain_nats=found.nats,
-        held_out_nats=float(by_row[1::2, OBSERVED, chosen].sum()),
+        held_out_nats=held_out(name, by_row[::2].sum(axis=0), by_row[1::2].sum(axis=0)),
         noticed_below=unit * limits.below,
         noticed_above=unit * limits.above,
     )
