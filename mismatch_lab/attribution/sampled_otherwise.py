@@ -8,7 +8,7 @@ likelier under the supposition that holds (`findings/drawn.py`).
 from __future__ import annotations
 
 from mismatch_lab.attribution.build_cause import build_cause
-from mismatch_lab.findings.drawn import WORDS
+from mismatch_lab.findings.drawn import disproved, in_words
 from mismatch_lab.measures.suppositions import NEVER_DRAWN
 from mismatch_lab.schema import Cause, Confirmation, DrawnFindings, Observation, SuppositionRecord
 
@@ -36,17 +36,9 @@ CAUSES = {
 """Family of suppositions -> the cause that it is of."""
 
 
-def misreported(drawn: DrawnFindings | None) -> bool:
-    """Whether the drawn tokens disprove the report, at the error rate of `suppositions`."""
-    if drawn is None:
-        return False
-    likely = any(s.gain_nats >= drawn.gain_limit_nats for s in drawn.suppositions)
-    return likely or abs(drawn.z) >= drawn.z_limit or drawn.n_impossible > 0
-
-
 def sampled_otherwise(drawn: DrawnFindings | None) -> list[Cause]:
     """How the engine sampled, where it was not from what it reports; ties where nothing decides."""
-    if drawn is None or not misreported(drawn):
+    if drawn is None or not disproved(drawn):
         return []
     best = max(s.gain_nats for s in drawn.suppositions)
     if best < drawn.gain_limit_nats and not best >= WORTH_NAMING * drawn.z**2 / 2:
@@ -56,15 +48,6 @@ def sampled_otherwise(drawn: DrawnFindings | None) -> list[Cause]:
         if supposition.gain_nats >= best - AS_LIKELY:
             likely.setdefault(CAUSES[supposition.name], supposition)
     return [_cause(cause, s, drawn, 0.9 / len(likely)) for cause, s in likely.items()]
-
-
-def in_words(supposition: SuppositionRecord) -> str:
-    """What is supposed: "top-k of 29 (29 to 33)"."""
-    if supposition.name == NEVER_DRAWN:
-        return f"{supposition.value:.0f} tokens that cannot be drawn"
-    low, high = supposition.between
-    others = f" ({low:.3g} to {high:.3g})" if low < high else ""
-    return f"{WORDS[supposition.name]} of {supposition.value:.3g}{others}"
 
 
 def _cause(

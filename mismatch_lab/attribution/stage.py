@@ -10,7 +10,6 @@ from typing import Any
 from mismatch_lab.attribution.attribute import BUDGET_S, attribute
 from mismatch_lab.attribution.inquest import Measured
 from mismatch_lab.attribution.knobs.base import Trial
-from mismatch_lab.attribution.sampled_otherwise import in_words, misreported
 from mismatch_lab.attribution.suspects import SUSPECTS, charge_of, noise_of
 from mismatch_lab.attribution.token_patterns import token_patterns
 from mismatch_lab.attribution.trials import SCORED, Rerun
@@ -18,6 +17,7 @@ from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.store import load_capture, load_manifest
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
 from mismatch_lab.executors.local import run_task
+from mismatch_lab.findings.drawn import disproved, in_words
 from mismatch_lab.findings.weights import tensors_unlike
 from mismatch_lab.request import resolve_dtype
 from mismatch_lab.schema import DrawnFindings, Findings, NoiseFloor, RunSpec
@@ -116,7 +116,7 @@ def _constants(captures: Mapping[str, Capture], floor: NoiseFloor, run: RunSpec)
 
 def _drawn_otherwise(drawn: DrawnFindings | None) -> dict[str, Any]:
     """A verdict for tokens that do not come from what is reported, however well log-probs agree."""
-    if drawn is None or not misreported(drawn):
+    if drawn is None or not disproved(drawn):
         return {}
     best = max(drawn.suppositions, key=lambda s: s.gain_nats)
     seen = f"z = {drawn.z:.1f} (limit {drawn.z_limit:.1f})"

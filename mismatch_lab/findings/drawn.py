@@ -107,6 +107,21 @@ def _supposition(name: str, by_row: Float64, sampling: Sampling) -> SuppositionR
     )
 
 
+def disproved(drawn: DrawnFindings) -> bool:
+    """Whether the drawn tokens disprove the report, at the error rate of `suppositions`."""
+    likely = any(s.gain_nats >= drawn.gain_limit_nats for s in drawn.suppositions)
+    return likely or abs(drawn.z) >= drawn.z_limit or drawn.n_impossible > 0
+
+
+def in_words(supposition: SuppositionRecord) -> str:
+    """What is supposed: "top-k of 29 (29 to 33)"."""
+    if supposition.name == NEVER_DRAWN:
+        return f"{supposition.value:.0f} tokens that cannot be drawn"
+    low, high = supposition.between
+    others = f" ({low:.3g} to {high:.3g})" if low < high else ""
+    return f"{WORDS[supposition.name]} of {supposition.value:.3g}{others}"
+
+
 def what_would_be_noticed(drawn: DrawnFindings) -> str:
     """In words: how far sampling could be from what is reported and pass."""
     seen: list[str] = []

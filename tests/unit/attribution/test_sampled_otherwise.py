@@ -10,12 +10,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mismatch_lab.attribution.sampled_otherwise import misreported, sampled_otherwise
+from mismatch_lab.attribution.sampled_otherwise import sampled_otherwise
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.engines.assemble import RowRecord, assemble
 from mismatch_lab.engines.base import ScoreRequest
 from mismatch_lab.engines.draws import DrawsRecorder
-from mismatch_lab.findings.drawn import measure_drawn, what_would_be_noticed
+from mismatch_lab.findings.drawn import disproved, measure_drawn, what_would_be_noticed
 from mismatch_lab.schema import DrawnFindings, Sampling, SuppositionRecord
 
 ROWS, LENGTH, VOCABULARY = 32, 50, 400
@@ -150,7 +150,7 @@ def test_how_tokens_were_drawn_is_named_with_its_number(
     changed: Changed, cause: str, name: str, value: float, within: float
 ) -> None:
     found = drawn(changed)
-    assert misreported(found)
+    assert disproved(found)
     likeliest = best(found)
     assert likeliest.name == name
     assert abs(likeliest.value - value) <= within + 1e-9
@@ -181,7 +181,7 @@ def test_a_token_that_cannot_be_drawn() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_tokens_drawn_as_reported_raise_no_alarm(seed: int) -> None:
     found = drawn(as_reported, seed)
-    assert not misreported(found)
+    assert not disproved(found)
     assert sampled_otherwise(found) == []
     assert best(found).gain_nats < 7  # 8 families, each 7 nats once in 1100 runs
 
@@ -192,11 +192,11 @@ def test_what_would_have_been_noticed_is_and_what_would_not_is_not() -> None:
     limits = {s.name: s for s in healthy.suppositions}
     sharpest = limits["temperature"].noticed_below
     assert 0.75 < sharpest < 0.95
-    seen = [misreported(drawn(temperature(sharpest), seed)) for seed in range(40, 46)]
+    seen = [disproved(drawn(temperature(sharpest), seed)) for seed in range(40, 46)]
     assert sum(seen) >= 4  # 95 % each: 3 or fewer of 6 once in 450
     nearly = 1 - 0.3 * (1 - sharpest)
-    assert not any(misreported(drawn(temperature(nearly), s)) for s in range(40, 43))
-    assert misreported(drawn(top_p(limits["top_p"].noticed_below), 51))
+    assert not any(disproved(drawn(temperature(nearly), s)) for s in range(40, 43))
+    assert disproved(drawn(top_p(limits["top_p"].noticed_below), 51))
     text = what_would_be_noticed(healthy)
     assert f"a temperature up to {sharpest:.3g} or from" in text
     assert f"top-p up to {limits['top_p'].noticed_below:.3g}," in text
@@ -213,7 +213,6 @@ def test_without_distributions_nothing_is_said() -> None:
     rows = Rows.build([[0, 1]], [1], [[False, True]])
     bare = Capture(rows, np.array([np.nan, -1.0], np.float32))
     assert measure_drawn({"decode": bare, "prefill": bare}, Sampling()) is None
-    assert not misreported(None)
     assert sampled_otherwise(None) == []
 
 
@@ -227,10 +226,10 @@ def test_z_alone_disproves_a_report_and_names_nothing_it_cannot_explain() -> Non
     found = DrawnFindings(
         n=1000, n_impossible=0, z=4.2, z_limit=4.06, gain_limit_nats=12.0, suppositions=nothing
     )
-    assert misreported(found)
+    assert disproved(found)
     assert sampled_otherwise(found) == []  # z² / 2 is 8.8, of which 3 is no half
-    assert not misreported(found.model_copy(update={"z": 3.9}))
-    assert misreported(found.model_copy(update={"z": 0.0, "n_impossible": 1}))
+    assert not disproved(found.model_copy(update={"z": 3.9}))
+    assert disproved(found.model_copy(update={"z": 0.0, "n_impossible": 1}))
     likely = [nothing[0].model_copy(update={"gain_nats": 8.0})]
     named = sampled_otherwise(found.model_copy(update={"suppositions": likely}))
     assert [cause.id for cause in named] == ["raw-logprobs-temperature"]
