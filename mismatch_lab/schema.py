@@ -154,7 +154,8 @@ class SideSpec(Strict):
     dtype: str
     args: dict[str, OptionValue] = {}
     plugin: str | None = None
-    """`FILE.py:FUNC`, called with the side's torch module once its weights are loaded."""
+    """`FILE.py:FUNC`, called with the side's torch module once its weights are loaded. What it
+    returns is run in the module's place; vLLM keeps the one it loaded, and refuses another."""
     python: str | None = None
     """Interpreter of the side's process; None is the one mismatch-lab runs in."""
     trust_remote_code: bool = False

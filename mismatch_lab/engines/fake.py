@@ -80,7 +80,7 @@ class FakeEngine:
         side_seed = seed_of(spec.side, options.seed)
         self.model = FakeModel(weights, spec.dtype, options.noise, side_seed)
         if spec.plugin:
-            apply_plugin(spec.plugin, self.model)
+            self.model = apply_plugin(spec.plugin, self.model, FakeModel)
             self.patched.append(f"plugin {spec.plugin}")
         self._passes = 0
 

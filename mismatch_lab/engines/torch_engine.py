@@ -44,7 +44,7 @@ class TorchEngine:
         self.context_length = context_length(config)
         model = load_model(spec, options, self.load_dtype(options))
         if spec.plugin:
-            apply_plugin(spec.plugin, model)
+            model = apply_plugin(spec.plugin, model, nn.Module)
             self.patched.append(f"plugin {spec.plugin}")
         if spec.stock:
             restore_stock(model, load_model(spec, options, self.load_dtype(options)), spec.stock)

@@ -14,6 +14,7 @@ from mismatch_lab.measures.calibration import calibration
 from mismatch_lab.measures.suppositions import (
     CERTAIN_NATS,
     CERTAIN_Z,
+    FAMILIES,
     NEVER_DRAWN,
     NOTICED_WITH,
     held_out,
@@ -55,7 +56,7 @@ def measure_drawn(captures: Mapping[str, Capture], sampling: Sampling) -> DrawnF
     draws, sampled = prefill.draws, prefill.rows.sampled
     test = calibration(decode.logp[sampled], draws.entropy[sampled], draws.variance[sampled])
     families = _families(prefill)
-    suppositions = [_supposition(name, by_row, sampling) for name, by_row in families.items()]
+    suppositions = [_supposition(name, families[name], sampling) for name in FAMILIES]
     never = never_drawn(draws.expected_counts, prefill.rows.token_ids[sampled])
     enough = never_drawn_noticed(len(draws.expected_counts))
     suppositions.append(

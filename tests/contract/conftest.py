@@ -50,6 +50,21 @@ def halve(model):
 
 def fail(model):
     raise KeyError("no such submodule")
+
+def halved(model):
+    import copy
+
+    other = copy.deepcopy(model)
+    halve(other)
+    return other
+
+def wrapped(model):
+    import torch
+
+    return torch.nn.Sequential(model)
+
+def number(model):
+    return 3
 """
 
 
@@ -149,9 +164,12 @@ class Lab:
                 id=f"{engine}-long", prompts=[PROMPTS[0], TOO_LONG], sampling=Sampling(max_tokens=5)
             )
         again = ScoreJob(id=f"{engine}-plugin", source=f"{source}-decode", fingerprint=True)
+        other = spec.model_copy(update={"plugin": f"{self.plugin}:halved"})
+        returned = again.model_copy(update={"id": f"{engine}-returned"})
         return self.run(
             engine,
             Stage(spec=spec, jobs=clean + _scoring_jobs(engine, source)),
+            *([Stage(spec=other, jobs=[returned])] if engine != "vllm" else []),
             Stage(spec=changed, jobs=[again, last]),
         )
 

@@ -31,3 +31,10 @@ def test_the_manifest_says_that_the_program_was_patched(scorer: Any) -> None:
     (patched,) = scorer.manifest("plugin").patched
     assert patched.startswith("plugin ")
     assert patched.endswith("plugin.py:halve")
+
+
+def test_a_module_that_a_plugin_returns_is_the_one_that_runs(trainer: Any) -> None:
+    changed, returned = trainer.capture("plugin"), trainer.capture("returned")
+    np.testing.assert_array_equal(returned.logp, changed.logp)
+    assert returned.weights == changed.weights
+    assert trainer.manifest("returned").patched[0].endswith("plugin.py:halved")
