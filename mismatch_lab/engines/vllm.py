@@ -35,8 +35,10 @@ class VllmEngine:
         self.version = f"vllm {_installed_version()}"
         self.patched: list[str] = []
         config = load_config(spec.model, spec.trust_remote_code)
-        self.tokeniser = Tokeniser(spec.model, spec.trust_remote_code)
         arguments = resolve_options(spec, context_length(config))
+        generation = str(arguments["generation_config"])
+        folder = None if generation in ("auto", "vllm") else generation
+        self.tokeniser = Tokeniser(spec.model, spec.trust_remote_code, folder)
         self.options: dict[str, OptionValue] = {
             name: value
             for name, value in arguments.items()
