@@ -96,11 +96,7 @@ def _is_decoder(modules: nn.ModuleList, model: nn.Module) -> bool:
 
 
 def _dtype(name: str, spec: SideSpec) -> torch.dtype:
-    if name == "auto":
-        return DTYPES[spec.dtype]
-    if name not in DTYPES:
-        raise InputError(f"{name!r} is not a dtype.", f"Known: {', '.join(DTYPES)}.")
-    return DTYPES[name]
+    return DTYPES[spec.dtype if name == "auto" else name]
 
 
 def _start_process_group(options: FsdpOptions) -> None:

@@ -33,7 +33,7 @@ class Tokeniser:
         self.end_id: int | None = self._tokenizer.eos_token_id
         """The tokenizer's own end of a sequence."""
         ends = _ends_of_generation(generation_config or model, trust_remote_code)
-        self.eos_ids: set[int] = ({self.end_id} | ends) - {None}  # type: ignore[assignment]
+        self.eos_ids: set[int] = ends if self.end_id is None else {self.end_id, *ends}
         """Where an answer ends: vLLM stops at the tokenizer's end and the generation config's."""
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
