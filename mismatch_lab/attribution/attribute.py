@@ -37,6 +37,7 @@ from mismatch_lab.attribution.suspects import SUSPECTS, Charge, charge_of, charg
 from mismatch_lab.attribution.trainer_itself import in_training_mode, with_own
 from mismatch_lab.attribution.trials import OnEvent, Rerun, Trials, confirmed_by
 from mismatch_lab.attribution.unlisted import CONVINCING, unlisted_cause
+from mismatch_lab.findings.drawn import disproved
 from mismatch_lab.schema import Cause, ExperimentRecord, RuledOut, RunSpec
 
 BUDGET_S = 300.0
@@ -103,6 +104,9 @@ def _examine(inquest: Inquest) -> Outcome:
         found.captures, found.edges, found.floor, found.localisation, inquest.run.probe.limits
     )
     noise_nats = charged[0].noise_nats
+    if found.drawn is not None and disproved(found.drawn):
+        # Sampling otherwise is no error of log-probs: nobody else need be wrong.
+        charged = [charge for charge in charged if charge.error_nats > noise_nats]
     own = self_disagreements(found.captures, noise_nats)
     given: Explanation = ()
     sound_engine = True

@@ -106,7 +106,7 @@ class BodyAndHead:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.body: nn.Module = getattr(model, "base_model", model)
+        self.body: nn.Module = model.base_model  # type: ignore[assignment]
         if self.body is model:
             raise InputError(f"{type(model).__name__} has no body apart from its head.")
         accepted = inspect.signature(model.forward).parameters
@@ -131,11 +131,9 @@ class BodyAndHead:
             )
         finally:
             handle.remove()
-        hidden = getattr(seen[0], "last_hidden_state", None)
-        if hidden is None:  # a wrapper, whose body is a whole model
-            raise InputError(f"The body of {type(self.model).__name__} returns no hidden states.")
         self._body_output = seen[0]
-        return hidden  # type: ignore[no-any-return]
+        hidden: Tensor = seen[0].last_hidden_state
+        return hidden
 
     def head(self, hidden: Tensor) -> Tensor:
         """[n, D] hidden states to [n, V] logits; call `hidden` once before."""

@@ -175,10 +175,10 @@ class VllmEngine:
             )
         if not self._updated:
             raise InputError("An engine with a weight update to make samples before it scores.")
-        check_lengths(np.diff(rows.row_offsets).tolist(), 1, self.context_length, self.spec.model)
+        check_lengths(np.diff(rows.row_offsets).tolist(), 0, self.context_length, self.spec.model)
         from mismatch_lab.engines.vllm_score import PrefillScorer
 
-        scorer = PrefillScorer(self._generate, self.model, self.spec.model)
+        scorer = PrefillScorer(self._generate, self.model, self.context_length)
         return assemble(rows, request, scorer.score(rows, request, progress))
 
     def fingerprint(self) -> dict[str, dict[str, float]]:
