@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mismatch_lab.errors import CaptureError
-from mismatch_lab.measures.suppositions import FAMILIES, NODES
+from mismatch_lab.measures.suppositions import FAMILIES
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 _PREFIX = "draws/"
-_TOKENS = ("entropy", "variance")
+_NAMED = ("entropy", "variance", "expected_counts")
 
 
 @dataclass(frozen=True)
@@ -34,28 +34,22 @@ class Draws:
     """[T]; NaN where nothing was sampled."""
     variance: Float32
     """[T] of the log-prob, in nats squared."""
-    log_normaliser: Float64
-    """[R, N] log of the sum of all probabilities to the power of 1 / temperature, summed over the
-    sampled tokens of a row, for each of `suppositions.NODES`."""
     gains: dict[str, Float64]
-    """family -> [R, 3, M], see `measures/suppositions.py`; the temperature's follow from
-    `log_normaliser`."""
+    """family -> [R, 3, M], see `measures/suppositions.py`; summed over a row's sampled tokens."""
     expected_counts: Float32
     """[V] how often each token was to be expected: its probabilities, summed; a row's are left out
     where they come to less than `engines.assemble.COUNTED`."""
 
     def validate(self, where: str, tokens: int, rows: int) -> None:
         """Raise CaptureError unless the arrays fit together."""
-        known = {name: len(FAMILIES[name].values) for name in FAMILIES if name != "temperature"}
         shapes: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = [
             ("entropy", self.entropy.shape, (tokens,)),
             ("variance", self.variance.shape, (tokens,)),
-            ("log_normaliser", self.log_normaliser.shape, (rows, len(NODES))),
             ("expected_counts", self.expected_counts.shape, (self.expected_counts.size,)),
         ]
-        for name, numbers in known.items():
+        for name, family in FAMILIES.items():
             got = self.gains[name].shape if name in self.gains else ()
-            shapes.append((name, got, (rows, 3, numbers)))
+            shapes.append((name, got, (rows, 3, len(family.values))))
         for name, got, want in shapes:
             if got != want:
                 raise CaptureError(
@@ -66,7 +60,7 @@ class Draws:
 
 def draws_to_arrays(draws: Draws) -> dict[str, NDArray[Any]]:
     """As they are stored beside the arrays of a capture."""
-    named = {name: getattr(draws, name) for name in (*_TOKENS, "log_normaliser", "expected_counts")}
+    named = {name: getattr(draws, name) for name in _NAMED}
     return {_PREFIX + name: array for name, array in (named | draws.gains).items()}
 
 
@@ -80,7 +74,7 @@ def draws_from_arrays(arrays: Mapping[str, NDArray[Any]], where: str) -> Draws |
     if not found:
         return None
     try:
-        named = {n: found.pop(n) for n in (*_TOKENS, "log_normaliser", "expected_counts")}
+        named = {n: found.pop(n) for n in _NAMED}
     except KeyError as error:
         lacking = f"{where} lacks {_PREFIX}{error.args[0]}."
         raise CaptureError(lacking, "Capture it again.") from error

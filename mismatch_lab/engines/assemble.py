@@ -28,8 +28,6 @@ class RowDraws:
     """[n]"""
     variance: Float32
     """[n]"""
-    log_normaliser: Float64
-    """[N]"""
     gains: dict[str, Float64]
     """family -> [3, M]"""
     vocabulary: int
@@ -108,7 +106,6 @@ def _draws(records: list[RowDraws]) -> Draws | None:
     return Draws(
         np.concatenate([record.entropy for record in records]),
         np.concatenate([record.variance for record in records]),
-        np.stack([record.log_normaliser for record in records]),
         {name: np.stack([r.gains[name] for r in records]) for name in records[0].gains},
         expected,
     )

@@ -3,7 +3,7 @@
 No distribution is kept: of each sampled token two numbers stay, of each row what its tokens gain
 under every supposition of `measures/suppositions.py`. Nothing is sorted but the few hundred
 likeliest tokens; a temperature takes one sum over the vocabulary, a penalty only the tokens of the
-row. 1,264 tokens over a vocabulary of 49,152 take 1.1 s of one core (Xeon at 2.8 GHz).
+row. 1,264 tokens over a vocabulary of 49,152 take about 2 s of one core.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from torch import Tensor
 from mismatch_lab.captures.capture import Rows
 from mismatch_lab.engines.assemble import COUNTED, RowDraws
 from mismatch_lab.engines.chunked_logp import chunk_tokens
-from mismatch_lab.measures.suppositions import FAMILIES, LARGEST, LEAK, NODES
+from mismatch_lab.measures.suppositions import FAMILIES, LARGEST, LEAK
+
+AT_ONCE = 16
+"""Distributions that are gone through for one temperature after another: so many over 49,152 tokens
+stay in a processor's cache, which halves the time."""
 
 FLOOR = -1e4
 """Stands for a log-prob of minus infinity, whose product with its probability 0 is NaN."""
@@ -40,11 +44,9 @@ class DrawsRecorder:
         self.turn_starts = on_device(rows.turn_starts()[start:stop] - start)
         self.unique, self.column = torch.unique(self.ids, return_inverse=True)
         self.per_token = torch.full((2, stop - start), torch.nan, device=device)
-        self.log_normaliser = torch.zeros(len(NODES), dtype=torch.float64, device=device)
         self.gains = {
             name: torch.zeros(3, len(family.values), dtype=torch.float64, device=device)
             for name, family in FAMILIES.items()
-            if name != "temperature"
         }
         self.expected: Tensor | None = None
         self.vocabulary = 0
@@ -65,7 +67,7 @@ class DrawsRecorder:
         places, drawn = places[kept], drawn[kept]
         log_probs = log_probs[kept].clamp_(min=FLOOR)
         self._moments(log_probs, places)
-        self._temperatures(log_probs)
+        self._temperatures(log_probs, drawn)
         self._edges(log_probs, drawn)
         self._penalties(logits[:, self.unique][kept], log_probs[:, self.unique], places)
 
@@ -86,7 +88,6 @@ class DrawsRecorder:
         return RowDraws(
             entropy,
             variance,
-            self.log_normaliser.cpu().numpy(),
             {name: gains.cpu().numpy() for name, gains in self.gains.items()},
             len(expected),
             ids.numpy(),
@@ -102,11 +103,22 @@ class DrawsRecorder:
         self.per_token[0, places] = -first.to(self.per_token)
         self.per_token[1, places] = (second - first**2).clamp(min=0).to(self.per_token)
 
-    def _temperatures(self, log_probs: Tensor) -> None:
-        work = torch.empty_like(log_probs)
-        for at, node in enumerate(NODES):
-            torch.mul(log_probs, 1 / node, out=work)
-            self.log_normaliser[at] += work.exp_().sum(-1).double().log().sum()
+    def _temperatures(self, log_probs: Tensor, drawn: Tensor) -> None:
+        """At temperature 1 / b log-probs are b times what they were, less log sum exp of that."""
+        starts = range(0, len(drawn), AT_ONCE)
+        for part, token in (
+            (log_probs[a : a + AT_ONCE], drawn[a : a + AT_ONCE].double()) for a in starts
+        ):
+            q = torch.empty_like(part)
+            for at, value in enumerate(FAMILIES["temperature"].values):
+                b = 1 / value
+                torch.mul(part, b, out=q)
+                total = q.exp_().sum(-1)
+                mean = (torch.linalg.vecdot(q, part) / total).double()
+                square = (torch.linalg.vecdot(q.mul_(part), part) / total).double()
+                shift, spread = total.double().log(), (square - mean**2).clamp(min=0)
+                gains = ((b - 1) * token - shift, (b - 1) * mean - shift, (b - 1) ** 2 * spread)
+                self.gains["temperature"][:, at] += torch.stack([gain.sum() for gain in gains])
 
     def _edges(self, log_probs: Tensor, drawn: Tensor) -> None:
         """Top-k, top-p and min-p: which of the likeliest tokens each keeps, and their mass."""

@@ -112,12 +112,14 @@ class TorchScorer:
         request: ScoreRequest,
         routing: tuple[Tensor, Tensor] | None,
     ) -> RowRecord:
-        recorder = DrawsRecorder(rows, row, request.temperature, self.device)
-        watch = recorder.watch if request.draws else None
+        recorder = None
+        if request.draws:
+            recorder = DrawsRecorder(rows, row, request.temperature, self.device)
+        watch = None if recorder is None else recorder.watch
         found = token_logp(self.parts.head, hidden[:-1], ids[1:], request.temperature, watch)
         logp = np.full(len(ids), np.nan, np.float32)
         logp[1:] = found.float().cpu().numpy()
-        record = RowRecord(logp, draws=recorder.record() if request.draws else None)
+        record = RowRecord(logp, draws=None if recorder is None else recorder.record())
         probes = local_probes(rows, request.probe_positions, row)
         if len(request.probe_positions):
             at = torch.from_numpy(probes - 1).to(self.device)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import numpy as np
-
 from mismatch_lab.captures.align import align
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.draws import Float64
@@ -22,7 +20,6 @@ from mismatch_lab.measures.suppositions import (
     never_drawn,
     never_drawn_noticed,
     noticed,
-    temperature_gains,
 )
 from mismatch_lab.schema import DrawnFindings, Sampling, SuppositionRecord
 
@@ -55,8 +52,7 @@ def measure_drawn(captures: Mapping[str, Capture], sampling: Sampling) -> DrawnF
     align(decode, prefill, ("decode", "prefill"))
     draws, sampled = prefill.draws, prefill.rows.sampled
     test = calibration(decode.logp[sampled], draws.entropy[sampled], draws.variance[sampled])
-    families = _families(prefill)
-    suppositions = [_supposition(name, families[name], sampling) for name in FAMILIES]
+    suppositions = [_supposition(name, draws.gains[name], sampling) for name in FAMILIES]
     never = never_drawn(draws.expected_counts, prefill.rows.token_ids[sampled])
     enough = never_drawn_noticed(len(draws.expected_counts))
     suppositions.append(
@@ -77,18 +73,6 @@ def measure_drawn(captures: Mapping[str, Capture], sampling: Sampling) -> DrawnF
         z_limit=CERTAIN_Z,
         gain_limit_nats=CERTAIN_NATS,
         suppositions=suppositions,
-    )
-
-
-def _families(capture: Capture) -> dict[str, Float64]:
-    """family -> gains of each row [R, 3, M]."""
-    draws, rows = capture.draws, capture.rows
-    assert draws is not None
-    logp = np.where(np.isfinite(draws.entropy), capture.logp, 0.0)
-    by_row = np.bincount(rows.row_ids(), logp, rows.n_rows)
-    pairs = zip(draws.log_normaliser, by_row, strict=True)
-    return {"temperature": np.stack([temperature_gains(k, drawn) for k, drawn in pairs])} | (
-        draws.gains
     )
 
 

@@ -19,12 +19,11 @@ Leibler divergence of q from p, summed over tokens, as its mean: that tells what
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, log, nan
+from math import exp, inf, log, nan, sqrt
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 
 from mismatch_lab.measures.rows import AnyInts, FloatArray
@@ -50,11 +49,6 @@ NEARLY_AS_LIKELY = 3.0
 """Nats below the likeliest number down to which others stay possible: the true edge of a set gains
 less than that with a probability of exp(-3) = 5 %, the true number of a smooth family of 1.4 %."""
 
-NODES = (0.4, 0.5, 0.63, 0.8, 1.25, 1.6, 2.2, 3.0)
-"""Temperatures, over the reported one, at which normalisers are computed. The polynomial through
-them and 1 is within 0.2 nats in 1,264 tokens between 0.6 and 1.4 (peaked distributions over 49,152
-tokens), and within 5 beyond, where gains are in the hundreds."""
-
 OBSERVED, EXPECTED, VARIANCE = range(3)
 """Rows of a family's gains [3, M]: of the tokens drawn; the mean and the variance that the gain has
 if the supposition holds."""
@@ -65,9 +59,20 @@ class Family:
     """Suppositions with one free number."""
 
     values: tuple[float, ...]
-    """[M], ascending: fine enough that no other number gains more than about a nat above them."""
+    """[M], ascending; of edges all that there are, or too near to each other to be told apart; of
+    smooth families so many that the best gains nearly what a number between would (six sevenths)."""
     neutral: float
     """The number that changes nothing."""
+    smooth: bool
+    """Whether the gain is a smooth function of the number, or of an edge."""
+
+    def on_line(self, values: FloatArray) -> FloatArray:
+        """Values of a smooth family where gains are about parabolas: factors by their logarithm."""
+        return np.log(values) if self.neutral == 1 else values
+
+    def off_line(self, value: float) -> float:
+        """And back."""
+        return exp(value) if self.neutral == 1 else value
 
 
 def _steps(low: float, high: float, step: float) -> tuple[float, ...]:
@@ -75,25 +80,28 @@ def _steps(low: float, high: float, step: float) -> tuple[float, ...]:
     return tuple(round(low + i * step, 4) for i in range(round((high - low) / step) + 1))
 
 
-_ADDED = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0)
-_FACTORS = (1.01, 1.02, 1.03, 1.05, 1.08, *_steps(1.1, 1.5, 0.05), 1.6, 1.8, 2.0)
+_COLDER = (0.25, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98)
+_WARMER = (1.02, 1.05, 1.1, 1.15, 1.2, 1.35, 1.6, 2.2)
+_PENALTIES = (-1.0, -0.5, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 FAMILIES: dict[str, Family] = {
-    "temperature": Family(
-        (*_steps(0.4, 0.99, 0.01), *_steps(1.01, 1.5, 0.01), *_steps(1.55, 3.0, 0.05)), 1.0
-    ),
-    "top_p": Family((*_steps(0.02, 0.98, 0.01), 0.985, 0.99, 0.995, 0.998), 1.0),
-    "top_k": Family(_steps(1, LARGEST, 1), inf),
+    "temperature": Family((*_COLDER, *_WARMER), 1.0, True),
+    "top_p": Family((*_steps(0.02, 0.98, 0.01), 0.985, 0.99, 0.995, 0.998), 1.0, False),
+    "top_k": Family(_steps(1, LARGEST, 1), inf, False),
     "min_p": Family(
         (0.001, 0.002, 0.003, 0.005, 0.007, *_steps(0.01, 0.2, 0.01), *_steps(0.22, 0.9, 0.02)),
         0.0,
+        False,
     ),
-    "repetition_penalty": Family((0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, *_FACTORS), 1.0),
-    "presence_penalty": Family((-1.0, -0.5, -0.2, -0.1, -0.05, *_ADDED), 0.0),
-    "frequency_penalty": Family((-1.0, -0.5, -0.2, -0.1, -0.05, *_ADDED), 0.0),
+    "repetition_penalty": Family(
+        (0.7, 0.8, 0.9, 0.95, 0.98, 1.02, 1.05, 1.1, 1.2, 1.35, 1.5, 2.0), 1.0, True
+    ),
+    "presence_penalty": Family(_PENALTIES, 0.0, True),
+    "frequency_penalty": Family(_PENALTIES, 0.0, True),
 }
 """name -> its numbers, the temperature over the reported one. Another family is one row here, its
-gains in `engines/draws.py`, and its words in `attribution/sampled_otherwise.py`."""
+gains in `engines/draws.py`, its words in `findings/drawn.py`, and the cause that it is of in
+`attribution/sampled_otherwise.py`."""
 
 NEVER_DRAWN = "never_drawn"
 """And a family beside these: some tokens cannot be drawn at all."""
@@ -137,31 +145,6 @@ class Noticed:
     above: float
 
 
-def temperature_gains(log_normaliser: FloatArray, logp_drawn: float) -> FloatArray:
-    """Gains of the temperatures of FAMILIES.
-
-    Dividing log-probs l by T gives q = exp(l / T - K), K = log sum exp(l / T): all three gains are
-    functions of K and its derivatives by 1 / T. K, summed over tokens, is interpolated in log T.
-
-    Args:
-        log_normaliser: float [len(NODES)], K of each node, summed over tokens.
-        logp_drawn: reported log-probs of the tokens drawn, summed, in nats.
-
-    Returns:
-        [3, M] in nats, and nats squared for the variance.
-    """
-    nodes = np.log([*NODES, 1.0])
-    curve = Polynomial.fit(nodes, [*log_normaliser, 0.0], len(NODES))
-    at = np.log(FAMILIES["temperature"].values)
-    beta = np.exp(-at)
-    k, slope, bend = curve(at), curve.deriv()(at), curve.deriv(2)(at)
-    first, second = -slope / beta, (bend + slope) / beta**2
-    change = beta - 1.0
-    return np.stack(
-        [change * logp_drawn - k, change * first - k, np.maximum(change**2 * second, 0.0)]
-    )
-
-
 def never_drawn(expected_counts: NDArray[np.floating[Any]], drawn: AnyInts) -> Supposed:
     """Tokens that were drawn nowhere, though they should have been.
 
@@ -185,49 +168,87 @@ def never_drawn_noticed(vocabulary: int) -> float:
     return CERTAIN_NATS + 1.0 + log(vocabulary)
 
 
-def likeliest(family: str, gains: FloatArray) -> Supposed:
+def likeliest(name: str, gains: FloatArray) -> Supposed:
     """The number of a family under which the drawn tokens are likeliest.
 
+    Of a smooth family it lies between the values, at the top of a parabola; what it gains is that
+    of the best value.
+
     Args:
-        family: a name of FAMILIES.
+        name: of the family.
         gains: [3, M].
     """
-    values, observed = np.array(FAMILIES[family].values), gains[OBSERVED]
-    best = int(np.argmax(observed))
-    close = values[observed >= observed[best] - NEARLY_AS_LIKELY]
-    return Supposed(
-        family, float(values[best]), float(observed[best]), float(close.min()), float(close.max())
-    )
+    family, observed = FAMILIES[name], gains[OBSERVED]
+    values, best = np.array(family.values), int(np.argmax(observed))
+    value = low = high = float(values[best])
+    if family.smooth:
+        near = np.argsort(np.abs(np.arange(len(values) + 1) - _place(family, best)))[:3]
+        x = family.on_line(np.insert(values, _zero(family), family.neutral))[near]
+        bend, slope, _ = np.polyfit(x, np.insert(observed, _zero(family), 0.0)[near], 2)
+        if bend < 0:
+            top, width = -slope / (2 * bend), sqrt(NEARLY_AS_LIKELY / -bend)
+            value = family.off_line(float(np.clip(top, x.min(), x.max())))
+            low, high = family.off_line(top - width), family.off_line(top + width)
+    else:
+        close = values[observed >= observed[best] - NEARLY_AS_LIKELY]
+        low, high = float(close.min()), float(close.max())
+    return Supposed(name, value, float(observed[best]), low, high)
 
 
-def held_out(family: str, chosen_on: FloatArray, others: FloatArray) -> float:
+def _zero(family: Family) -> int:
+    """Where the neutral number stands among the values."""
+    return int(np.searchsorted(family.values, family.neutral))
+
+
+def _place(family: Family, best: int) -> int:
+    """Where a value stands with the neutral number among them."""
+    return best + (best >= _zero(family))
+
+
+def held_out(name: str, chosen_on: FloatArray, others: FloatArray) -> float:
     """What tokens gain with a number that was not chosen on them.
 
     Of the numbers that are nearly as likely as the best the most cautious is taken: what moves an
     edge inwards by one token would lose more in the others than that token is worth.
 
     Args:
-        family: a name of FAMILIES.
+        name: of the family.
         chosen_on: [3, M] gains of some tokens.
         others: [3, M] gains of others.
     """
-    values, neutral = np.array(FAMILIES[family].values), FAMILIES[family].neutral
+    values, neutral = np.array(FAMILIES[name].values), FAMILIES[name].neutral
     close = chosen_on[OBSERVED] >= chosen_on[OBSERVED].max() - NEARLY_AS_LIKELY
     change = np.abs(np.clip(neutral, values[0] - 1, values[-1] + 1) - values)
     return float(others[OBSERVED, np.argmin(np.where(close, change, inf))])
 
 
-def noticed(family: str, gains: FloatArray) -> Noticed:
+def noticed(name: str, gains: FloatArray) -> Noticed:
     """From which numbers on a family would have disproved the report, with NOTICED_WITH.
 
     Args:
-        family: a name of FAMILIES.
+        name: of the family.
         gains: [3, M].
     """
-    values, neutral = np.array(FAMILIES[family].values), FAMILIES[family].neutral
-    margin = NormalDist().inv_cdf(NOTICED_WITH)
-    enough = gains[EXPECTED] - margin * np.sqrt(gains[VARIANCE]) >= CERTAIN_NATS
-    below, above = values[enough & (values < neutral)], values[enough & (values > neutral)]
-    return Noticed(
-        float(below.max()) if len(below) else nan, float(above.min()) if len(above) else nan
-    )
+    family = FAMILIES[name]
+    values = np.array(family.values)
+    sure = gains[EXPECTED] - NormalDist().inv_cdf(NOTICED_WITH) * np.sqrt(gains[VARIANCE])
+    sides = (values < family.neutral, values > family.neutral)
+    below, above = (_first_sure(family, values[side], sure[side]) for side in sides)
+    return Noticed(below, above)
+
+
+def _first_sure(family: Family, values: FloatArray, sure: FloatArray) -> float:
+    """The number next to the neutral one that is sure to gain enough; NaN if there is none."""
+    enough = values[sure >= CERTAIN_NATS]
+    if not len(enough):
+        return nan
+    first = float(enough[np.argmin(np.abs(enough - min(family.neutral, values[-1] + 1)))])
+    if not family.smooth:
+        return first
+    # Up to there gains grow with the square of the change.
+    at = family.on_line(np.append(values, family.neutral))
+    order = np.argsort(np.abs(at - at[-1]))
+    root = np.sqrt(np.maximum(np.append(sure, 0.0)[order], 0.0))
+    passed = int(np.argmax(root >= sqrt(CERTAIN_NATS)))
+    x, y = at[order][passed - 1 : passed + 1], root[passed - 1 : passed + 1]
+    return family.off_line(float(np.interp(sqrt(CERTAIN_NATS), y, x)))

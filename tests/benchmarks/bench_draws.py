@@ -1,4 +1,4 @@
-"""What the test of the drawn tokens costs: 1,264 tokens over 49,152 in at most 3 s of one core.
+"""What the test of the drawn tokens costs: 1,264 tokens over 49,152 in at most 4 s of one core.
 
 Run as a script, or with pytest (`-m benchmark`, naming this file). The work is done in a process of
 its own with one thread, so that waiting threads are not counted.
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 TOKENS, ROWS, VOCABULARY = 1264, 32, 49_152
-CPU_LIMIT_S = 3.0
+CPU_LIMIT_S = 4.0
 
 
 def measure() -> float:

@@ -17,7 +17,6 @@ from mismatch_lab.measures.suppositions import (
     FAMILIES,
     LARGEST,
     LEAK,
-    NODES,
     OBSERVED,
     VARIANCE,
 )
@@ -85,10 +84,18 @@ def test_edges_by_hand() -> None:
     assert gain(found, "top_k", 2, VARIANCE) == pytest.approx(spread)
 
 
-def test_normalisers_of_temperatures() -> None:
-    found = recorded(one_answer([0, 1, 1]), np.stack([FALLING, FALLING]))
-    for node, total in zip(NODES, found.log_normaliser, strict=True):
-        assert total == pytest.approx(2 * log((np.exp(FALLING) ** (1 / node)).sum()), abs=1e-5)
+def test_temperatures_by_hand() -> None:
+    # At T = 1/2 probabilities are squared: 25, 6.25, 2.25, 1 hundredths, of 34.5 together.
+    found = recorded(one_answer([0, 1, 0]), np.stack([FALLING, FALLING]))
+    q = np.array([25, 6.25, 2.25, 1]) / 34.5
+    drawn = log(6.25 / 34.5 / 0.25) + log(25 / 34.5 / 0.5)
+    assert gain(found, "temperature", 0.5) == pytest.approx(drawn, abs=1e-5)
+    gains = np.log(q) - FALLING
+    mean = float((q * gains).sum())
+    assert gain(found, "temperature", 0.5, EXPECTED) == pytest.approx(2 * mean, abs=1e-5)
+    assert gain(found, "temperature", 0.5, VARIANCE) == pytest.approx(
+        2 * float((q * (gains - mean) ** 2).sum()), abs=1e-5
+    )
 
 
 def test_penalties_by_hand() -> None:
@@ -168,7 +175,6 @@ def test_rows_that_come_in_pieces_say_the_same() -> None:
         part = logits[start : start + 7]
         pieces.watch(start, part, torch.log_softmax(part, dim=-1))
     joined = pieces.record()
-    np.testing.assert_allclose(joined.log_normaliser, whole.log_normaliser)
     for name, gains in whole.gains.items():
         np.testing.assert_allclose(joined.gains[name], gains, rtol=1e-9, atol=1e-9)
 
@@ -212,14 +218,16 @@ def test_gains_are_those_of_whole_distributions(temperature: float) -> None:
     before = np.take_along_axis(np.cumsum(ranked, axis=1) - ranked, rank, axis=1)
     earlier = np.array([np.bincount(ids[1:place], minlength=40) for place in range(1, 26)])
     seen = (earlier > 0) | (np.arange(40) == ids[0])
+    sharp = p ** (1 / 0.85)
     expected = {
+        ("temperature", 0.85): gained(sharp / sharp.sum(axis=1, keepdims=True)),
         ("top_k", 5): cut(rank < 5),
         ("top_p", 0.83): cut(before < 0.83),
         ("min_p", 0.07): cut(p >= 0.07 * p.max(axis=1, keepdims=True)),
-        ("presence_penalty", 0.8): moved(-0.8 / temperature * (earlier > 0)),
+        ("presence_penalty", 0.75): moved(-0.75 / temperature * (earlier > 0)),
         ("frequency_penalty", -0.2): moved(0.2 / temperature * earlier),
-        ("repetition_penalty", 1.3): moved(
-            seen * (np.where(logits > 0, logits / 1.3, logits * 1.3) - logits)
+        ("repetition_penalty", 1.35): moved(
+            seen * (np.where(logits > 0, logits / 1.35, logits * 1.35) - logits)
         ),
     }
     for (family, value), three in expected.items():

@@ -19,7 +19,7 @@ from mismatch_lab.findings.build import (
     load_captures,
     next_command,
 )
-from mismatch_lab.measures.suppositions import FAMILIES, NODES
+from mismatch_lab.measures.suppositions import FAMILIES
 from mismatch_lab.schema import Depth, Manifest, RunSpec, Status
 
 ROWS = 4
@@ -95,12 +95,8 @@ def test_weights_and_calibration_are_there_when_recorded() -> None:
     # z = 4 (-4.5 + 3 * 0.5623) / sqrt(12 * 0.2263) = -6.828.
     rows = made["prefill"].rows
     coin = [np.where(rows.sampled, x, np.nan).astype(np.float32) for x in (0.56234, 0.22630)]
-    nothing = {
-        name: np.zeros((ROWS, 3, len(family.values)))
-        for name, family in FAMILIES.items()
-        if name != "temperature"
-    }
-    draws = Draws(coin[0], coin[1], np.zeros((ROWS, len(NODES))), nothing, np.zeros(16, np.float32))
+    nothing = {name: np.zeros((ROWS, 3, len(family.values))) for name, family in FAMILIES.items()}
+    draws = Draws(coin[0], coin[1], nothing, np.zeros(16, np.float32))
     made["prefill"] = replace(made["prefill"], weights={"lm_head.weight": one}, draws=draws)
     made["train"] = replace(made["train"], weights={"lm_head.weight": one | {"sum": 0.5}})
     found = build_findings(run(), made, {})
