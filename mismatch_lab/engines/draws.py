@@ -66,10 +66,10 @@ class DrawsRecorder:
             return
         places, drawn = places[kept], drawn[kept]
         log_probs = log_probs[kept].clamp_(min=FLOOR)
-        self._moments(log_probs, places)
+        others = self._moments(log_probs, places)
         self._temperatures(log_probs, drawn)
         self._edges(log_probs, drawn)
-        self._penalties(logits[:, self.unique][kept], log_probs[:, self.unique], places)
+        self._penalties(logits[:, self.unique][kept], log_probs[:, self.unique], others, places)
 
     def record_of(self, logits: Tensor) -> RowDraws:
         """Of a row's logits [n - 1, V] over the temperature, where they are all at hand."""
@@ -94,14 +94,17 @@ class DrawsRecorder:
             expected[ids].numpy(),
         )
 
-    def _moments(self, log_probs: Tensor, places: Tensor) -> None:
+    def _moments(self, log_probs: Tensor, places: Tensor) -> Tensor:
+        """Also: [c] the mass of all tokens that are not in the row."""
         p = log_probs.exp()
         first = torch.linalg.vecdot(p, log_probs)
         total = p.new_ones(1, len(p)) @ p  # a sum over the first axis takes ten times as long
         self.expected = total[0] if self.expected is None else self.expected + total[0]
+        others = p.index_fill(1, self.unique, 0.0).sum(-1)
         second = torch.linalg.vecdot(p.mul_(log_probs), log_probs)
         self.per_token[0, places] = -first.to(self.per_token)
         self.per_token[1, places] = (second - first**2).clamp(min=0).to(self.per_token)
+        return others
 
     def _temperatures(self, log_probs: Tensor, drawn: Tensor) -> None:
         """At temperature 1 / b log-probs are b times what they were, less log sum exp of that."""
@@ -146,9 +149,10 @@ class DrawsRecorder:
         least = (top[:, :1] + share.log()).contiguous()
         keep("min_p", torch.searchsorted(-top, -least, right=True), drawn >= least)
 
-    def _penalties(self, logits: Tensor, log_probs: Tensor, places: Tensor) -> None:
-        """Penalties move tokens of the row alone: [c, U] of logits and log-probs."""
+    def _penalties(self, logits: Tensor, log_probs: Tensor, others: Tensor, places: Tensor) -> None:
+        """Penalties move tokens of the row alone: [c, U] of logits and log-probs; [c] of others."""
         logits, log_probs = logits.double().clamp(min=FLOOR), log_probs.double()
+        others = others.double()[:, None]
         index = torch.arange(len(self.ids), device=places.device)
         earlier = index < places[:, None]
         this_turn = earlier & (index >= self.turn_starts[places][:, None])
@@ -165,7 +169,7 @@ class DrawsRecorder:
         }
         for name, move in moves.items():
             for at, value in enumerate(FAMILIES[name].values):
-                self.gains[name][:, at] += _gains_of_moves(log_probs, move(value), drawn)
+                self.gains[name][:, at] += _gains_of_moves(log_probs, move(value), others, drawn)
 
     def _count(self, chosen: Tensor) -> Tensor:
         """[c, U] how often each token of the row stands at the chosen places [c, n]."""
@@ -193,17 +197,22 @@ def _gains_of_sets(held: Tensor, inside: Tensor) -> Tensor:
     return torch.stack([observed.sum(0), expected.sum(0), variance.sum(0)])
 
 
-def _gains_of_moves(log_probs: Tensor, moved: Tensor, drawn: Tensor) -> Tensor:
+def _gains_of_moves(log_probs: Tensor, moved: Tensor, others: Tensor, drawn: Tensor) -> Tensor:
     """[3] of logits of some tokens moved.
+
+    Masses are added up, never taken from 1: where a token is nearly certain, what is left beside it
+    would be lost in the rounding of its log-prob.
 
     Args:
         log_probs: [c, U] of these tokens.
         moved: [c, U] by how much.
+        others: [c, 1] mass of all other tokens.
         drawn: [c, 1] column of the drawn token.
     """
-    added = (log_probs.exp() * moved.expm1()).sum(1, keepdim=True)
-    shift = added.clamp(min=-1 + 1e-12).log1p()
-    q = (log_probs + moved - shift).exp()
+    before = log_probs.exp().sum(1, keepdim=True) + others
+    after = (log_probs + moved).exp().sum(1, keepdim=True) + others
+    shift = (after / before).log()
+    q = (log_probs + moved).exp() / after
     first, second = (q * moved).sum(1, keepdim=True), (q * moved**2).sum(1, keepdim=True)
     observed = moved.gather(1, drawn) - shift
     return torch.stack(

@@ -60,7 +60,7 @@ class Family:
 
     values: tuple[float, ...]
     """[M], ascending; of edges all that there are, or too near to each other to be told apart; of
-    smooth families so many that the best gains nearly what a number between would (six sevenths)."""
+    smooth families so many that the best gains six sevenths of what a number between would."""
     neutral: float
     """The number that changes nothing."""
     smooth: bool

@@ -188,6 +188,21 @@ def test_a_nucleus_wider_than_is_looked_at_counts_as_everything() -> None:
     assert gain(found, "min_p", 0.5) == 0.0
 
 
+def test_nearly_certain_distributions_over_a_flat_tail_gain_nothing() -> None:
+    """What is interpolated there rings, and what is taken from 1 is lost in rounding."""
+    rng = np.random.default_rng(3)
+    for gap in (10.0, 15.0, 20.0):
+        logits = 3 * rng.standard_normal((20, 50_000)).astype(np.float32)
+        logits[:, 7] = logits.max(axis=1) + gap
+        rows = one_answer([0] + [7] * 20)
+        found = DrawsRecorder(rows, 0, 1.0, CPU).record_of(torch.from_numpy(logits))
+        # The likeliest token each time: no supposition gains more than -ln p of each.
+        p = torch.softmax(torch.from_numpy(logits).double(), dim=-1)[:, 7]
+        most = float(-p.log().sum())
+        for family, gains in found.gains.items():
+            assert gains[OBSERVED].max() < most + 1e-4, family
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_gains_are_those_of_whole_distributions(temperature: float) -> None:
     """Distributions over 40 tokens, written out in full in float64."""
