@@ -55,7 +55,8 @@ class TorchEngine:
         if spec.no_dropout:
             disable_dropout(model)
             self.patched.append("dropout disabled")
-        self._fingerprint = fingerprint_tensors(model.state_dict())
+        own = getattr(model, "_orig_mod", model)  # a compiled module names its tensors otherwise
+        self._fingerprint = fingerprint_tensors(own.state_dict())
         model = self.place(model, options)
         text = config.get_text_config()
         top_k = getattr(text, "num_experts_per_tok", None) or 1

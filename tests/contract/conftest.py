@@ -58,6 +58,12 @@ def halved(model):
     halve(other)
     return other
 
+def compiled(model):
+    import torch
+
+    halve(model)
+    return torch.compile(model, backend="eager")
+
 def wrapped(model):
     import torch
 
@@ -164,12 +170,17 @@ class Lab:
                 id=f"{engine}-long", prompts=[PROMPTS[0], TOO_LONG], sampling=Sampling(max_tokens=5)
             )
         again = ScoreJob(id=f"{engine}-plugin", source=f"{source}-decode", fingerprint=True)
-        other = spec.model_copy(update={"plugin": f"{self.plugin}:halved"})
-        returned = again.model_copy(update={"id": f"{engine}-returned"})
+        returned = [
+            Stage(
+                spec=spec.model_copy(update={"plugin": f"{self.plugin}:{name}"}),
+                jobs=[again.model_copy(update={"id": f"{engine}-{name}"})],
+            )
+            for name in {"vllm": [], "fake": ["halved"]}.get(engine, ["halved", "compiled"])
+        ]
         return self.run(
             engine,
             Stage(spec=spec, jobs=clean + _scoring_jobs(engine, source)),
-            *([Stage(spec=other, jobs=[returned])] if engine != "vllm" else []),
+            *returned,
             Stage(spec=changed, jobs=[again, last]),
         )
 
