@@ -5,7 +5,10 @@
     mismatch-lab diagnose --engine-plugin examples/plugins.py:nudge_experts --depth standard
     mismatch-lab diagnose --engine-plugin examples/plugins.py:print_modules
 
-Use one to try a patch on one side only, or to see what a fault looks like.
+Use one to try a patch on one side only, or to see what a fault looks like. A plugin changes the
+module in place and returns nothing. On a side of transformers (`hf`, `fsdp`) it may return another
+module, which is run instead: a wrapped or compiled one. vLLM keeps the module that it loaded, and
+refuses a plugin that returns another.
 """
 
 from typing import Any
@@ -38,6 +41,13 @@ def _other_choice_in_training(router: Any, args: tuple[Any, ...], output: Any) -
     chosen = torch.cat([order[:, :-2], torch.where(close, order[:, -1:], order[:, -2:-1])], dim=-1)
     weights = torch.softmax(logits.gather(1, chosen), dim=-1)
     return logits, weights.to(output[1].dtype), chosen
+
+
+def compiled(model: Any) -> Any:
+    """A trainer that runs what torch.compile makes of its module, traced and not optimised."""
+    import torch
+
+    return torch.compile(model, backend="aot_eager")
 
 
 def nudge_experts(model: Any) -> None:

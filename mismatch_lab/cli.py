@@ -68,10 +68,10 @@ def diagnose(
     engine_python: Annotated[str | None, typer.Option(help="Interpreter of the engine.")] = None,
     trainer_python: Annotated[str | None, typer.Option(help="Interpreter of the trainer.")] = None,
     engine_plugin: Annotated[
-        str | None, typer.Option(help="FILE.py:FUNC, called with the module.")
+        str | None, typer.Option(help="FILE.py:FUNC, called with the module; may return another.")
     ] = None,
     trainer_plugin: Annotated[
-        str | None, typer.Option(help="FILE.py:FUNC, called with the module.")
+        str | None, typer.Option(help="FILE.py:FUNC, called with the module; may return another.")
     ] = None,
     depth: Annotated[
         str | None, typer.Option(help="quick, standard (hidden states) or deep.")
@@ -139,7 +139,7 @@ def capture(
     arg: Annotated[ArgsOption | None, typer.Option(help="NAME=VALUE; repeatable.")] = None,
     python: Annotated[str | None, typer.Option(help="Interpreter to run it in.")] = None,
     plugin: Annotated[
-        str | None, typer.Option(help="FILE.py:FUNC, called with the module.")
+        str | None, typer.Option(help="FILE.py:FUNC, called with the module; may return another.")
     ] = None,
     debug: DebugOption = False,
 ) -> None:

@@ -13,6 +13,7 @@ from mismatch_lab.captures.store import load_capture
 from mismatch_lab.diagnose import FINDINGS_FILE, RUN_FILE, diagnose
 from mismatch_lab.engines.checkpoint import check_model_path, locate
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
+from mismatch_lab.engines.options import check_options
 from mismatch_lab.errors import CaptureError, InputError
 from mismatch_lab.executors.local import run_task
 from mismatch_lab.findings.compare import compare_findings
@@ -99,6 +100,7 @@ def run_capture(
         plugin=plugin,
         python=python,
     )
+    check_options(spec)
     if score is None:
         job: Job = GenerateJob(id=out.name, prompts=probe_prompts(probe), sampling=probe.sampling)
     else:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from mismatch_lab.cause_lines import print_causes
 from mismatch_lab.diagnose import OnEvent
+from mismatch_lab.findings.drawn import disproved, what_would_be_noticed
 from mismatch_lab.findings.edges import EDGE_ABOUT
 from mismatch_lab.reporting.gaps import not_compared
 from mismatch_lab.reporting.text import visible
@@ -82,6 +83,8 @@ def summary(console: Console, findings: Findings, report: Path | None) -> None:
         console.print(
             f"  not compared: {left_out[0]}{others}; the report says why", highlight=False
         )
+    if findings.drawn is not None and not disproved(findings.drawn):
+        console.print(f"  - {what_would_be_noticed(findings.drawn)}", highlight=False)
     print_causes(console, verdict)
     if report is not None:
         console.print(f"report: {report}", highlight=False, soft_wrap=True)

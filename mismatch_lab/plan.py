@@ -20,9 +20,6 @@ sides are fp32 themselves, the next one up (its distance from fp32 is what fp32 
 DEEP_FACTOR = 4
 """How many times the positions and tap rows of the probe depth deep records."""
 
-WHOLE_ROWS, WHOLE_ROWS_BYTES = "ref_rows", 24 << 20
-"""The reference's distributions beside sampled tokens, and memory for them."""
-
 TAP_BYTES = 4 << 30
 """Memory for the hidden states of one capture; a diagnosis at depth standard holds seven."""
 TAPS_PER_LAYER = 40
@@ -48,7 +45,7 @@ def plan_tasks(run: RunSpec, captures_dir: str) -> list[tuple[str, WorkerTask]]:
 def _infer_jobs(run: RunSpec) -> list[Job]:
     return [
         GenerateJob(id="decode", prompts=run.prompts, sampling=run.probe.sampling),
-        _score(run, "prefill", fingerprint=True),
+        _score(run, "prefill", fingerprint=True, draws=True),
         _score(run, "prefill_repeat", bare=True, first_rows=SELF_ROWS),
     ]
 
@@ -79,29 +76,10 @@ def reference_stages(run: RunSpec) -> list[Stage]:
         if run.depth != "quick":
             jobs.append(_replay(run, f"{name}_on_infer"))
         if name == "ref":
-            jobs += [*_whole_rows(run), *_version_jobs(run)]
+            jobs += _version_jobs(run)
         spec: SideSpec = run.ref.model_copy(update={"dtype": dtype})
         stages.append(Stage(spec=spec, jobs=jobs))
     return stages
-
-
-def _whole_rows(run: RunSpec) -> list[Job]:
-    """Distributions at as many sampled positions as fit: whether tokens were drawn from what is
-    reported takes hundreds. None where the vocabulary is so large that the probes have as many.
-    """
-    vocabulary = read_config(run.infer.model).get("vocab_size")
-    if not vocabulary:
-        return []
-    positions = WHOLE_ROWS_BYTES // (4 * int(vocabulary))
-    if positions <= 2 * run.probe.capture.probe_positions:
-        return []
-    sampling = run.probe.sampling
-    plan = CapturePlan(probe_positions=positions)
-    return [
-        ScoreJob(
-            id=WHOLE_ROWS, source="decode", temperature=sampling.temperature, plan=plan, probes=True
-        )
-    ]
 
 
 def _version_jobs(run: RunSpec) -> list[Job]:

@@ -15,6 +15,7 @@ from mismatch_lab import suites
 from mismatch_lab.engines.base import ENGINES, UPDATING_ENGINES
 from mismatch_lab.engines.checkpoint import EMBEDDED, check_model_path, locate
 from mismatch_lab.engines.checkpoint_tensors import check_same_tensors
+from mismatch_lab.engines.options import check_options
 from mismatch_lab.errors import InputError
 from mismatch_lab.plan import REF_ARGS
 from mismatch_lab.provenance import gather
@@ -99,6 +100,8 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
         )
         for side, (engine, args, plugin, python) in sides.items()
     }
+    for spec in specs.values():
+        check_options(spec)
     specs["infer"] = specs["infer"].model_copy(update=_update(request))
     fake = specs["train"].engine == "fake"
     ref = specs["train"].model_copy(

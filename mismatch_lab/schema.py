@@ -155,7 +155,8 @@ class SideSpec(Strict):
     dtype: str
     args: dict[str, OptionValue] = {}
     plugin: str | None = None
-    """`FILE.py:FUNC`, called with the side's torch module once its weights are loaded."""
+    """`FILE.py:FUNC`, called with the side's torch module once its weights are loaded. What it
+    returns is run in the module's place; vLLM keeps the one it loaded, and refuses another."""
     python: str | None = None
     """Interpreter of the side's process; None is the one mismatch-lab runs in."""
     trust_remote_code: bool = False
@@ -328,6 +329,42 @@ class NoiseFloor(Strict):
     """Engine against trainer, over what two independent errors of the floor's size add up to."""
 
 
+class SuppositionRecord(Strict):
+    """A way of sampling otherwise than is reported, at the number under which the drawn tokens are
+    likeliest.
+    """
+
+    name: str
+    """A family of `measures/suppositions.py`."""
+    value: Number
+    """The temperature itself, top-p, …; of tokens that are never drawn, how many these are."""
+    between: tuple[Number, Number]
+    """Numbers under which they are nearly as likely: a 95 % interval or a wider one."""
+    gain_nats: Number
+    """Log-likelihood of the drawn tokens beyond that under the report."""
+    held_out_nats: Number
+    """The same in every second row, with a number that was chosen in the others."""
+    noticed_below: Number
+    """Numbers from here downwards would have been noticed; NaN if none."""
+    noticed_above: Number
+    """And from here upwards; of tokens that are never drawn, the expected draws of one."""
+
+
+class DrawnFindings(Strict):
+    """Were the sampled tokens drawn from what the engine reports?"""
+
+    n: int
+    """Tokens."""
+    n_impossible: int
+    """Beside these, tokens of probability 0."""
+    z: Number
+    """See `calibration`."""
+    z_limit: Number
+    """From here on the report is disproved; and from this gain on:"""
+    gain_limit_nats: Number
+    suppositions: list[SuppositionRecord]
+
+
 class Observation(Strict):
     """One piece of evidence."""
 
@@ -464,6 +501,8 @@ class Findings(Strict):
     localisation: Localisation | None
     calibration: EstimateRecord | None = None
     """z of sampled log-probs against the reported distribution (|z| above 4 is alarming)."""
+    drawn: DrawnFindings | None = None
+    """What else could have drawn the sampled tokens, and what would have been noticed."""
     weights: list[str] = []
     """Tensors whose fingerprints differ between the sides."""
     reference: ReferenceCheck | None = None

@@ -27,7 +27,7 @@ from mismatch_lab.attribution.naming import (
 from mismatch_lab.attribution.observed_causes import misread_cause, observed_causes
 from mismatch_lab.attribution.pursuit import MOSTLY
 from mismatch_lab.attribution.repairs import error_of, resync
-from mismatch_lab.attribution.sampled_otherwise import reported_rows, sampled_otherwise
+from mismatch_lab.attribution.sampled_otherwise import sampled_otherwise
 from mismatch_lab.attribution.self_disagreement import (
     TRAINING,
     Disagreement,
@@ -38,6 +38,7 @@ from mismatch_lab.attribution.suspects import SUSPECTS, Charge, charge_of, charg
 from mismatch_lab.attribution.trainer_itself import in_training_mode, with_own
 from mismatch_lab.attribution.trials import OnEvent, Rerun, Trials, confirmed_by
 from mismatch_lab.attribution.unlisted import CONVINCING, unlisted_cause
+from mismatch_lab.findings.drawn import disproved
 from mismatch_lab.plan import capture_plan
 from mismatch_lab.schema import Cause, ExperimentRecord, RuledOut, RunSpec
 
@@ -113,6 +114,9 @@ def _examine(inquest: Inquest) -> Outcome:
         found.captures, found.edges, found.floor, found.localisation, inquest.run.probe.limits
     )
     noise_nats = charged[0].noise_nats
+    if found.drawn is not None and disproved(found.drawn):
+        # Sampling otherwise is no error of log-probs: nobody else need be wrong.
+        charged = [charge for charge in charged if charge.error_nats > noise_nats]
     own = self_disagreements(found.captures, noise_nats)
     given: Explanation = ()
     sound_engine = True
@@ -132,11 +136,7 @@ def _examine(inquest: Inquest) -> Outcome:
         inquest.outcome.causes += constants_of(one, found.captures["decode"].rows)
     wrong = {charge.suspect for charge in charged if charge.error_nats > charge.noise_nats}
     if "decode" not in wrong:
-        # An engine that re-scores wrongly reports its own distributions, not the reference's.
-        captures = found.captures
-        rows = captures["prefill"] if "infer" in wrong else reported_rows(captures)
-        sampling = inquest.run.probe.sampling
-        inquest.outcome.causes += sampled_otherwise(captures["decode"], rows, sampling)
+        inquest.outcome.causes += sampled_otherwise(found.drawn)
     return inquest.outcome
 
 

@@ -108,8 +108,10 @@ def fit(
         product**2 / (size * total) if size > 0 and total > 0 else 0.0,
         effect_nats=float(np.mean(np.abs(expected))),
     )
-    # Of several changes together, none can be told to be weaker.
-    variants = [_at_size(whole, seen, expected)] if len(explanation) == 1 else []
+    # Of several changes together, none can be told to be weaker; and the number of a change to
+    # distributions is its size: with a second one every top-k would explain every other.
+    sized = len(explanation) > 1 or any(h.rows and h.search is not None for h in explanation)
+    variants = [] if sized else [_at_size(whole, seen, expected)]
     if any(h.tokens for h in explanation):
         variants.append(_in_some_rows(whole, seen, expected, row_of[flat], noise_nats))
     better = [v for v in variants if v is not None]

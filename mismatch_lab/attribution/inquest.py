@@ -23,6 +23,7 @@ from mismatch_lab.engines.checkpoint_tensors import tensor_names
 from mismatch_lab.findings.tensor_changes import changed_tensors
 from mismatch_lab.schema import (
     Cause,
+    DrawnFindings,
     Localisation,
     Manifest,
     Measures,
@@ -46,6 +47,7 @@ class Measured:
     decode_manifest: Manifest | None = None
     reference: ReferenceCheck | None = None
     """Whether what sides are held against can be believed."""
+    drawn: DrawnFindings | None = None
 
 
 @dataclass

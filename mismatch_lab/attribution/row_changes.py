@@ -30,7 +30,8 @@ class Distributions:
     seen: list[Int64]
     """For each, the token ids before it in its row, prompt included."""
     generated_from: Int64
-    """[P] how many of these are prompt."""
+    """[P] how many of these the answer does not hold: vLLM's presence and frequency penalties count
+    the current request's output, and in a later turn all before it is that request's prompt."""
     temperature: float
     drawn: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
     """[P] the token that was sampled from each."""
@@ -77,7 +78,7 @@ def distributions_of(capture: Capture, probes: Int64, temperature: float) -> Dis
         capture.probe_logp[probes].astype(np.float64),
         np.full(len(probes), np.nan) if lse is None else lse[probes].astype(np.float64),
         [rows.token_ids[a:p].astype(np.int64) for a, p in zip(starts, positions, strict=True)],
-        rows.prompt_lengths[row_ids].astype(np.int64),
+        rows.turn_starts()[positions] - starts,
         temperature,
         rows.token_ids[positions].astype(np.int64),
     )
@@ -153,12 +154,12 @@ def repetition_penalty(sound: Distributions, value: float) -> Float64:
 
 
 def presence_penalty(sound: Distributions, value: float) -> Float64:
-    """Logits of tokens generated before, less `value`."""
+    """Logits of tokens that the answer holds already, less `value`."""
     return _generated_less(sound, value, counted=False)
 
 
 def frequency_penalty(sound: Distributions, value: float) -> Float64:
-    """Logits of tokens generated before, less `value` for each time."""
+    """Logits of tokens that the answer holds already, less `value` for each time."""
     return _generated_less(sound, value, counted=True)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from mismatch_lab.attribution.attribute import BUDGET_S, attribute
 from mismatch_lab.attribution.inquest import Measured
 from mismatch_lab.attribution.knobs.base import Trial
-from mismatch_lab.attribution.sampled_otherwise import misreported, reported_rows
 from mismatch_lab.attribution.suspects import SUSPECTS, charge_of, noise_of
 from mismatch_lab.attribution.token_patterns import token_patterns
 from mismatch_lab.attribution.trials import SCORED, Rerun
@@ -18,8 +17,9 @@ from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.store import load_capture, load_manifest
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
 from mismatch_lab.executors.local import run_task
+from mismatch_lab.findings.drawn import disproved, in_words
 from mismatch_lab.findings.weights import tensors_unlike
-from mismatch_lab.schema import Findings, NoiseFloor, RunSpec
+from mismatch_lab.schema import DrawnFindings, Findings, NoiseFloor, RunSpec
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -46,7 +46,7 @@ def with_causes(
         return findings
     verdict = findings.verdict
     if verdict.status != "mismatch":
-        spoiled = _constants(captures, floor, run) or _drawn_otherwise(captures, run)
+        spoiled = _constants(captures, floor, run) or _drawn_otherwise(findings.drawn)
         if not spoiled:
             return findings
         verdict = verdict.model_copy(update=spoiled)
@@ -92,6 +92,7 @@ def _measured(
         weights,
         manifest,
         findings.reference,
+        findings.drawn,
     )
 
 
@@ -109,16 +110,18 @@ def _constants(captures: Mapping[str, Capture], floor: NoiseFloor, run: RunSpec)
     return {}
 
 
-def _drawn_otherwise(captures: Mapping[str, Capture], run: RunSpec) -> dict[str, Any]:
+def _drawn_otherwise(drawn: DrawnFindings | None) -> dict[str, Any]:
     """A verdict for tokens that do not come from what is reported, however well log-probs agree."""
-    found = misreported(captures["decode"], reported_rows(captures), run.probe.sampling)
-    if found is None:
+    if drawn is None or not disproved(drawn):
         return {}
-    gained = f", and {found.gains[0].nats:.0f} nats likelier otherwise" if found.gains else ""
-    text = (
-        "Sampled tokens are not drawn from the log-probs that are reported: "
-        f"z = {found.test.z:.1f}{gained}."
-    )
+    best = max(drawn.suppositions, key=lambda s: s.gain_nats)
+    seen = f"z = {drawn.z:.1f} (limit {drawn.z_limit:.1f})"
+    if best.gain_nats >= drawn.gain_limit_nats:
+        seen += f", and {best.gain_nats:.0f} nats likelier with {in_words(best)}"
+        seen += f" (limit {drawn.gain_limit_nats:.0f})"
+    if drawn.n_impossible:
+        seen += f", {drawn.n_impossible} of probability 0"
+    text = f"Sampled tokens are not drawn from the log-probs that are reported: {seen}."
     return {"status": "mismatch", "headline": f"Mismatch: {text}", "reasons": [text]}
 
 

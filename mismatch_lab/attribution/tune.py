@@ -47,7 +47,7 @@ def tuned(judge: Judge, before: Explanation, hypothesis: Hypothesis) -> Fit | No
             _integers(at, round(low), round(high))
         else:
             _golden(at, low, high, logarithmic=search.refine == "log")
-            _secant(at, found)
+            _secant(at, found, positive=search.refine == "log")
         best = min(found, key=at)
     return found[best]
 
@@ -72,7 +72,7 @@ def _golden(at: Callable[[float], float], low: float, high: float, *, logarithmi
             right = low + GOLDEN * (high - low)
 
 
-def _secant(at: Callable[[float], float], found: dict[float, Fit]) -> None:
+def _secant(at: Callable[[float], float], found: dict[float, Fit], *, positive: bool) -> None:
     """Go to where the predicted change is there at the size predicted: slope 1."""
     for _ in range(SECANT_STEPS if len(found) > 1 else 0):
         best, second = sorted(found, key=at)[:2]
@@ -80,7 +80,7 @@ def _secant(at: Callable[[float], float], found: dict[float, Fit]) -> None:
         if rise == 0 or found[best].slope == 1:
             return
         value = best + (1 - found[best].slope) * (second - best) / rise
-        if not math.isfinite(value) or value <= 0 or value in found:
+        if not math.isfinite(value) or (positive and value <= 0) or value in found:
             return
         before = at(best)
         if at(value) >= before:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mismatch_lab.captures.draws import Draws
 from mismatch_lab.captures.fingerprint import Fingerprint
 from mismatch_lab.errors import CaptureError
 
@@ -67,6 +68,16 @@ class Rows:
         """[T] the row each token belongs to."""
         return np.repeat(np.arange(self.n_rows, dtype=np.int64), np.diff(self.row_offsets))
 
+    def turn_starts(self) -> Int64:
+        """[T] where the answer that a sampled token belongs to begins; a token that was not sampled
+        is its own.
+        """
+        own = np.arange(self.n_tokens)
+        begins = ~self.sampled
+        begins[1:] |= ~self.sampled[:-1]
+        begins[self.row_offsets[:-1]] = True
+        return np.maximum.accumulate(np.where(begins, own, 0))
+
     def validate(self, where: str) -> None:
         """Raise CaptureError unless the arrays fit together."""
         if len(self.row_offsets) != self.n_rows + 1 or self.n_rows == 0:
@@ -119,6 +130,8 @@ class Capture:
     """Names of modules in the order in which their outputs are there."""
     not_recorded: dict[str, str] = field(default_factory=dict)
     """What was asked for and could not be recorded -> why: names of taps, or `routing`."""
+    draws: Draws | None = None
+    """How likely the sampled tokens are under other ways of sampling."""
 
     def validate(self, where: str) -> None:
         """Raise CaptureError unless the arrays fit together."""
@@ -137,6 +150,8 @@ class Capture:
             self._expect(where, "probe_lse", self.probe_lse.shape, (probes,))
         for name, array in self.hidden.items():
             self._expect(where, f"hidden/{name}", array.shape[:1], (probes,))
+        if self.draws is not None:
+            self.draws.validate(where, tokens, self.rows.n_rows)
         firsts = np.isin(self.probe_positions, self.rows.row_offsets[:-1])
         outside = (self.probe_positions < 0) | (self.probe_positions >= tokens)
         if firsts.any() or outside.any():

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.captures.draws import draws_from_arrays, draws_to_arrays
 from mismatch_lab.captures.fingerprint import Fingerprint
 from mismatch_lab.errors import CaptureError
 from mismatch_lab.schema import Manifest
@@ -131,6 +132,8 @@ def _arrays(capture: Capture) -> dict[str, NDArray[Any]]:
         arrays["router_topk"] = capture.router_topk.astype(np.int16)
     if capture.router_logits is not None:
         arrays["router_logits"] = capture.router_logits.astype(np.float32)
+    if capture.draws is not None:
+        arrays |= draws_to_arrays(capture.draws)
     arrays |= {f"hidden/{name}": a.astype(np.float32) for name, a in capture.hidden.items()}
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
@@ -160,6 +163,7 @@ def _capture(arrays: dict[str, NDArray[Any]], folder: Path) -> Capture:
         arrays.get("probe_lse"),
         tuple(taps.get("order", ())),
         taps.get("not_recorded", {}),
+        draws_from_arrays(arrays, str(folder)),
     )
 
 

@@ -9,10 +9,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mismatch_lab.captures.capture import Capture, Float32, Int64, Rows
+from mismatch_lab.captures.draws import Draws, Float64
 from mismatch_lab.engines.base import ScoreRequest
 from mismatch_lab.errors import EngineError
 
 Array = TypeVar("Array", bound=NDArray[Any])
+
+COUNTED = 0.01
+"""Expected draws of a token in a row below which they are left out: what is summed then is a lower
+bound, and a row keeps hundreds of numbers, not one for each token of the vocabulary."""
+
+
+@dataclass(frozen=True)
+class RowDraws:
+    """What `captures.draws.Draws` holds, of one row of n tokens."""
+
+    entropy: Float32
+    """[n]"""
+    variance: Float32
+    """[n]"""
+    gains: dict[str, Float64]
+    """family -> [3, M]"""
+    vocabulary: int
+    """Tokens of a distribution; 0 where the row has none."""
+    expected_ids: Int64
+    """Tokens expected at least COUNTED times."""
+    expected_counts: Float32
+    """And how often each was."""
 
 
 @dataclass
@@ -31,6 +54,7 @@ class RowRecord:
     """[n, L, E]"""
     hidden: dict[str, Float32] = field(default_factory=dict)
     """name -> [p, D]"""
+    draws: RowDraws | None = None
 
 
 def local_probes(rows: Rows, probe_positions: Int64, row: int) -> Int64:
@@ -58,6 +82,7 @@ def assemble(rows: Rows, request: ScoreRequest, records: list[RowRecord]) -> Cap
         _stack([r.router_logits for r in records], "router_logits"),
         _hidden(rows, request, records),
         probe_lse=_stack([r.probe_lse for r in records], "probe_lse"),
+        draws=_draws([r.draws for r in records if r.draws is not None]),
     )
 
 
@@ -69,6 +94,21 @@ def _stack(parts: list[Array | None], name: str) -> Array | None:
         raise EngineError(f"{name} was recorded for {len(present)} of {len(parts)} rows.")
     joined: Array = np.concatenate(present)
     return joined
+
+
+def _draws(records: list[RowDraws]) -> Draws | None:
+    """Of all rows; None where none was asked for."""
+    if not records:
+        return None
+    expected = np.zeros(max(record.vocabulary for record in records), np.float32)
+    for record in records:
+        expected[record.expected_ids] += record.expected_counts
+    return Draws(
+        np.concatenate([record.entropy for record in records]),
+        np.concatenate([record.variance for record in records]),
+        {name: np.stack([r.gains[name] for r in records]) for name in records[0].gains},
+        expected,
+    )
 
 
 def _hidden(rows: Rows, request: ScoreRequest, records: list[RowRecord]) -> dict[str, Float32]:

@@ -26,6 +26,9 @@ class ScoreRequest:
     probe_positions: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
     """[P] flat token indices that get the full vocabulary."""
     routing: bool = False
+    draws: bool = False
+    """Record how likely the sampled tokens are under other ways of sampling (`captures/draws.py`);
+    the numpy engine does not."""
     tap_rows: tuple[int, ...] = ()
     """Rows whose hidden states are recorded, at their probe positions; their probe positions run
     without a gap from the second token on."""

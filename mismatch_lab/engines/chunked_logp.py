@@ -7,6 +7,7 @@ a 200k vocabulary are 18 GiB. Here only one chunk of it exists at any time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,13 +23,30 @@ Head = Callable[[Tensor], Tensor]
 """[n, D] hidden states to [n, V] logits, softcaps and scales included."""
 
 
+Watch = Callable[[int, Tensor, Tensor], None]
+"""Is told of each chunk: its first token, [c, V] logits over the temperature, [c, V] log-probs."""
+
+
+def over_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Logits divided by the temperature, in at least fp32: a quotient in half precision would be
+    rounded once more, which no sampler does.
+    """
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return wide if temperature == 1.0 else wide / temperature
+
+
 def log_softmax(logits: Tensor, temperature: float) -> Tensor:
     """Log-softmax in at least fp32, of logits divided by the temperature."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return torch.log_softmax(wide if temperature == 1.0 else wide / temperature, dim=-1)
+    return torch.log_softmax(over_temperature(logits, temperature), dim=-1)
 
 
-def token_logp(head: Head, hidden: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+def token_logp(
+    head: Head,
+    hidden: Tensor,
+    targets: Tensor,
+    temperature: float = 1.0,
+    watch: Watch | None = None,
+) -> Tensor:
     """Log-prob of each target token.
 
     Args:
@@ -36,23 +54,42 @@ def token_logp(head: Head, hidden: Tensor, targets: Tensor, temperature: float =
         hidden: [N, D].
         targets: [N] int64, the token that each hidden state predicts.
         temperature: divides the logits.
+        watch: sees whole distributions before they are dropped.
 
     Returns:
         [N] in float32 (float64 where the model computes in it).
     """
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     logp = hidden.new_empty(len(hidden), dtype=wide)  # nothing small is left between the chunks
-    size = _chunk_tokens(head, hidden)
+    size = _chunk_of(head, hidden)
     for start in range(0, len(hidden), size):
-        log_probs = log_softmax(head(hidden[start : start + size]), temperature)
-        chosen = log_probs.gather(-1, targets[start : start + size, None])
-        logp[start : start + size] = chosen.squeeze(-1)
+        part = slice(start, start + size)
+        watched = None if watch is None else partial(watch, start)
+        logp[part] = _chosen(head(hidden[part]), targets[part], temperature, watched)
     return logp
 
 
-def _chunk_tokens(head: Head, hidden: Tensor) -> int:
+def _chosen(
+    logits: Tensor,
+    targets: Tensor,
+    temperature: float,
+    watch: Callable[[Tensor, Tensor], None] | None,
+) -> Tensor:
+    """[c] log-probs of the targets of a chunk; the chunk itself is gone when this returns."""
+    logits = over_temperature(logits, temperature)
+    log_probs = torch.log_softmax(logits, dim=-1)
+    if watch is not None:
+        watch(logits, log_probs)
+    return log_probs.gather(-1, targets[:, None]).squeeze(-1)
+
+
+def _chunk_of(head: Head, hidden: Tensor) -> int:
     """Tokens of a chunk; the first token alone tells the size of the vocabulary."""
     if len(hidden) <= FEWEST:
         return FEWEST
-    vocabulary = head(hidden[:1]).shape[-1]
-    return max(FEWEST, CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"]) // (4 * vocabulary))
+    return chunk_tokens(head(hidden[:1]).shape[-1], hidden.device)
+
+
+def chunk_tokens(vocabulary: int, device: torch.device) -> int:
+    """Distributions over the vocabulary that are held at once."""
+    return max(FEWEST, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) // (4 * vocabulary))

@@ -6,7 +6,7 @@ bytes; it says nothing of real engines.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,27 +36,10 @@ from mismatch_lab.engines.fake_numerics import (
 from mismatch_lab.engines.fake_score import replay_row, score_row
 from mismatch_lab.engines.fake_tokeniser import EOS, ByteTokeniser
 from mismatch_lab.engines.multi_turn import sample_conversations
-from mismatch_lab.engines.options import parse_options
+from mismatch_lab.engines.options import FakeOptions, parse_options
 from mismatch_lab.engines.plugin import apply_plugin
 from mismatch_lab.errors import InputError, NotApplicableError
 from mismatch_lab.schema import OptionValue, Prompt, Sampling, SideSpec
-
-
-@dataclass(frozen=True)
-class FakeOptions:
-    """Options of the fake engine."""
-
-    noise: float = 1.0
-    """Perturbation of each module's output, in half units in the last place of the dtype."""
-    seed: int = 0
-    """Of that perturbation, beside the side."""
-    context_length: int = 1024
-    """Positions; longer prompts are errors."""
-    micro_batch: int = 4
-    """Sequences per forward (of interest to the defect batch_variance only)."""
-    defect: str = ""
-    """One of fake_defects.DEFECTS."""
-    defect_size: float = 0.5
 
 
 class FakeEngine:
@@ -80,7 +63,7 @@ class FakeEngine:
         side_seed = seed_of(spec.side, options.seed)
         self.model = FakeModel(weights, spec.dtype, options.noise, side_seed)
         if spec.plugin:
-            apply_plugin(spec.plugin, self.model)
+            self.model = apply_plugin(spec.plugin, self.model, FakeModel)
             self.patched.append(f"plugin {spec.plugin}")
         self._passes = 0
 

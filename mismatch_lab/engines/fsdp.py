@@ -90,11 +90,7 @@ class FsdpEngine(TorchEngine):
 
 
 def _dtype(name: str, spec: SideSpec) -> torch.dtype:
-    if name == "auto":
-        return DTYPES[spec.dtype]
-    if name not in DTYPES:
-        raise InputError(f"{name!r} is not a dtype.", f"Known: {', '.join(DTYPES)}.")
-    return DTYPES[name]
+    return DTYPES[spec.dtype if name == "auto" else name]
 
 
 def _start_process_group(options: FsdpOptions) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from transformers import GenerationConfig
 
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.engines.base import Progress
@@ -17,6 +20,10 @@ class HfEngine(TorchEngine):
 
     def __init__(self, spec: SideSpec) -> None:
         super().__init__(spec, parse_options(TorchOptions, "hf", spec.args))
+        # What a run asks for and nothing else: `generate` takes what is left open from here, and
+        # a checkpoint may ask for min-p, penalties, or tokens never to be drawn.
+        model: Any = self.scorer.parts.model
+        model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
 
     def generate(self, prompts: list[Prompt], sampling: Sampling, progress: Progress) -> Capture:
         """See `Engine.generate`; log-probs are of the processed distribution."""

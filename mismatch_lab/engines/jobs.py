@@ -31,6 +31,8 @@ class ScoreJob(Strict):
     """Record the full vocabulary at probe positions."""
     taps: bool = False
     routing: bool = False
+    draws: bool = False
+    """Record how likely the sampled tokens are under other ways of sampling."""
     micro_batch: int | None = None
     train_mode: bool = False
     first_rows: int | None = None

@@ -1,12 +1,25 @@
-"""Engine options from `--engine-arg K=V`: known names only, with the type of the default."""
+"""Engine options from `--engine-arg K=V`: known names only, with the type of the default.
+
+Light: they are checked before an engine, or what it needs, is loaded.
+"""
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mismatch_lab.errors import InputError
-from mismatch_lab.schema import OptionValue
+from mismatch_lab.schema import OptionValue, SideSpec
+
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+
+SET_BY_US = ("model", "dtype", "trust_remote_code", "tokenizer", "skip_tokenizer_init")
+"""Engine arguments of vLLM that options of ours set."""
 
 Options = TypeVar("Options")
 
@@ -21,8 +34,9 @@ def parse_options(kind: type[Options], engine: str, given: dict[str, OptionValue
     values: dict[str, Any] = {}
     for name, value in given.items():
         if name not in known:
+            every = f"It has: {', '.join(sorted(known))}."
             raise InputError(
-                f"Engine {engine} has no option {name!r}.", f"It has: {', '.join(sorted(known))}."
+                f"Engine {engine} has no option {name!r}.", f"{nearest(name, known)}{every}"
             )
         values[name] = _typed(engine, name, value, known[name].default)
     return kind(**values)
@@ -68,3 +82,86 @@ class FsdpOptions(TorchOptions):
     """Dtype of the forward pass (mixed precision); `auto` is the side's --dtype."""
     master_dtype: str = "auto"
     """Dtype the weights are held in; `auto` is the side's --dtype."""
+
+    def __post_init__(self) -> None:
+        for name in ("param_dtype", "master_dtype"):
+            if getattr(self, name) not in DTYPES:
+                raise InputError(
+                    f"Option {name} of engine fsdp: {getattr(self, name)!r} is not a dtype.",
+                    f"Known: {', '.join(DTYPES)}.",
+                )
+
+
+@dataclass(frozen=True)
+class FakeOptions:
+    """Options of the fake engine."""
+
+    noise: float = 1.0
+    """Perturbation of each module's output, in half units in the last place of the dtype."""
+    seed: int = 0
+    """Of that perturbation, beside the side."""
+    context_length: int = 1024
+    """Positions; longer prompts are errors."""
+    micro_batch: int = 4
+    """Sequences per forward (of interest to the defect batch_variance only)."""
+    defect: str = ""
+    """One of fake_defects.DEFECTS."""
+    defect_size: float = 0.5
+
+
+OPTIONS: dict[str, type] = {"hf": TorchOptions, "fsdp": FsdpOptions, "fake": FakeOptions}
+"""engine -> its options; vLLM's are its own engine arguments."""
+
+
+def check_options(spec: SideSpec) -> None:
+    """Refuse options that the side's engine would refuse, before anything is started.
+
+    vLLM's are known where the side runs in this interpreter and vLLM is installed in it; elsewhere
+    the engine itself looks.
+
+    Raises:
+        InputError: an unknown name, or a value of another type than the default's.
+    """
+    if spec.engine in OPTIONS:
+        parse_options(OPTIONS[spec.engine], spec.engine, spec.args)
+    elif spec.engine == "vllm" and spec.python is None:
+        known = vllm_arguments()
+        if known:
+            check_vllm_names(spec.args, known)
+
+
+def check_vllm_names(given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise InputError for an argument that vLLM does not have, or that is ours to set."""
+    known = set(known)
+    for name in given:
+        if name in SET_BY_US:
+            raise InputError(f"--engine-arg {name} is set by an option of its own.")
+        if name not in known:
+            raise InputError(
+                f"vLLM has no engine argument {name!r}.",
+                f"{nearest(name, known)}See 'vllm serve --help'; write it with underscores.",
+            )
+
+
+def vllm_arguments() -> set[str]:
+    """Names of vLLM's engine arguments, read from its source without importing it: that would take
+    seconds. Empty where it is not installed, or keeps them elsewhere.
+    """
+    found = find_spec("vllm")
+    folders = list(found.submodule_search_locations or ()) if found is not None else []
+    files = [Path(folder) / "engine" / "arg_utils.py" for folder in folders]
+    for file in (file for file in files if file.is_file()):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and node.name == "EngineArgs":
+                return {
+                    field.target.id
+                    for field in node.body
+                    if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+                }
+    return set()
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that may have been meant, as the start of a hint; empty if none is near."""
+    close = get_close_matches(name, sorted(known), n=1)
+    return f"Did you mean {close[0]}? " if close else ""

@@ -1,4 +1,7 @@
-"""Plugins: `FILE.py:FUNC`, a user's function that is handed a side's torch module."""
+"""Plugins: `FILE.py:FUNC`, a user's function that is handed a side's torch module.
+
+It changes the module in place and returns nothing, or returns the module to run instead.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import ast
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mismatch_lab.errors import InputError
+
+Model = TypeVar("Model")
 
 
 def check_plugin(reference: str) -> tuple[Path, str]:
@@ -45,7 +50,7 @@ def _names(tree: ast.Module) -> set[str]:
     return names
 
 
-def load_plugin(reference: str) -> Callable[[Any], None]:
+def load_plugin(reference: str) -> Callable[[Any], Any]:
     """The function that `FILE.py:FUNC` names.
 
     Raises:
@@ -66,17 +71,33 @@ def load_plugin(reference: str) -> Callable[[Any], None]:
     return function  # type: ignore[no-any-return]
 
 
-def apply_plugin(reference: str, model: Any) -> None:
-    """Call the plugin on a model.
+def apply_plugin(reference: str, model: Model, kind: type[Model] | None = None) -> Model:
+    """Call the plugin on a model; the model to run from now on.
+
+    Args:
+        reference: `FILE.py:FUNC`.
+        model: it is handed this one.
+        kind: what it may return in place of the model; None where the engine keeps the one it has.
 
     Raises:
-        InputError: the plugin raised.
+        InputError: the plugin raised, or returned what cannot be run in the model's place.
     """
     function = load_plugin(reference)
     try:
-        function(model)
+        returned = function(model)
     except Exception as error:
         raise InputError(
             f"Plugin {reference} raised {type(error).__name__}: {error}.",
             "It is called with the side's torch.nn.Module; print it to see its submodules.",
         ) from error
+    if returned is None or returned is model:
+        return model
+    if kind is not None and isinstance(returned, kind):
+        return returned
+    what = f"Plugin {reference} returned a {type(returned).__name__}"
+    if kind is None:
+        raise InputError(
+            f"{what}, and this engine goes on with the module that it loaded.",
+            "Change that module in place, and return nothing.",
+        )
+    raise InputError(f"{what}, which cannot be run.", "Return nothing, or the module to run.")

@@ -36,6 +36,7 @@ def score_job(engine: Engine, job: ScoreJob, captures: Path, progress: Progress)
         if job.probes
         else source.rows.row_offsets[:0],
         routing=job.routing,
+        draws=job.draws,
         tap_rows=tap_rows(source.rows, plan) if job.taps else (),
         alone_rows=tuple(row for row in alone if row < source.rows.n_rows),
         micro_batch=job.micro_batch,

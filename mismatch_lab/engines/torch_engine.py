@@ -46,7 +46,7 @@ class TorchEngine:
         self.context_length = context_length(config)
         model = self.load(options)
         if spec.plugin:
-            apply_plugin(spec.plugin, model)
+            model = apply_plugin(spec.plugin, model, nn.Module)
             self.patched.append(f"plugin {spec.plugin}")
         if spec.stock:
             restore_stock(model, self.load(options), spec.stock)
@@ -57,7 +57,8 @@ class TorchEngine:
         if spec.no_dropout:
             disable_dropout(model)
             self.patched.append("dropout disabled")
-        self._fingerprint = fingerprint_tensors(model.state_dict().items())
+        own = getattr(model, "_orig_mod", model)  # a compiled module names its tensors otherwise
+        self._fingerprint = fingerprint_tensors(own.state_dict().items())
         model = self.place(model, options)
         text = config.get_text_config()
         top_k = getattr(text, "num_experts_per_tok", None) or 1

@@ -14,6 +14,7 @@ from mismatch_lab.captures.taps import Tap
 from mismatch_lab.engines.assemble import RowRecord, local_probes
 from mismatch_lab.engines.base import Progress, ScoreRequest
 from mismatch_lab.engines.chunked_logp import log_softmax, token_logp
+from mismatch_lab.engines.draws import DrawsRecorder
 from mismatch_lab.engines.torch_batch import lay_out
 from mismatch_lab.engines.torch_model import BodyAndHead
 from mismatch_lab.engines.torch_routing import RoutingTap
@@ -128,14 +129,14 @@ class TorchScorer:
         request: ScoreRequest,
         routing: tuple[Tensor, Tensor] | None,
     ) -> RowRecord:
+        recorder = None
+        if request.draws:
+            recorder = DrawsRecorder(rows, row, request.temperature, self.device)
+        watch = None if recorder is None else recorder.watch
+        found = token_logp(self.parts.head, hidden[:-1], ids[1:], request.temperature, watch)
         logp = np.full(len(ids), np.nan, np.float32)
-        logp[1:] = (
-            token_logp(self.parts.head, hidden[:-1], ids[1:], request.temperature)
-            .float()
-            .cpu()
-            .numpy()
-        )
-        record = RowRecord(logp)
+        logp[1:] = found.float().cpu().numpy()
+        record = RowRecord(logp, draws=None if recorder is None else recorder.record())
         probes = local_probes(rows, request.probe_positions, row)
         if len(request.probe_positions):
             at = torch.from_numpy(probes - 1).to(self.device)

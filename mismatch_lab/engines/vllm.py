@@ -39,8 +39,10 @@ class VllmEngine:
         self.version = f"vllm {_installed_version()}"
         self.patched: list[str] = []
         config = load_config(spec.model, spec.trust_remote_code)
-        self.tokeniser = Tokeniser(spec.model, spec.trust_remote_code)
         arguments = resolve_options(spec, context_length(config))
+        generation = str(arguments["generation_config"])
+        folder = None if generation in ("auto", "vllm") else generation
+        self.tokeniser = Tokeniser(spec.model, spec.trust_remote_code, folder)
         self.options: dict[str, OptionValue] = {
             name: value
             for name, value in arguments.items()
@@ -177,11 +179,13 @@ class VllmEngine:
             )
         if not self._updated:
             raise InputError("An engine with a weight update to make samples before it scores.")
-        check_lengths(np.diff(rows.row_offsets).tolist(), 1, self.context_length, self.spec.model)
+        check_lengths(np.diff(rows.row_offsets).tolist(), 0, self.context_length, self.spec.model)
         from mismatch_lab.engines.vllm_score import PrefillScorer
 
         known = self._parts_of_transformers() if request.tap_rows else None
-        scorer = PrefillScorer(self._generate, self.model, self.spec.model, known)
+        scorer = PrefillScorer(
+            self._generate, self.model, self.spec.model, self.context_length, known
+        )
         found = assemble(rows, request, scorer.score(rows, request, progress))
         return replace(found, not_recorded=scorer.not_recorded)
 

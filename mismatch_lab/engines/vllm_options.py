@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from mismatch_lab.engines.options import check_vllm_names
 from mismatch_lab.errors import InputError
 from mismatch_lab.schema import OptionValue, SideSpec
 
@@ -29,8 +30,6 @@ NEUTRAL_SAMPLING: dict[str, tuple[float, ...]] = {
 }
 """Sampling fields of vLLM that a run does not set, with the values that change nothing."""
 
-_OURS = ("model", "dtype", "trust_remote_code", "tokenizer", "skip_tokenizer_init")
-
 
 def resolve_options(spec: SideSpec, model_context: int) -> dict[str, Any]:
     """Arguments of `vllm.LLM`, the user's over our defaults.
@@ -40,15 +39,7 @@ def resolve_options(spec: SideSpec, model_context: int) -> dict[str, Any]:
     """
     from vllm.engine.arg_utils import EngineArgs
 
-    known = {field.name for field in fields(EngineArgs)}
-    for name in spec.args:
-        if name in _OURS:
-            raise InputError(f"--engine-arg {name} is set by an option of its own.")
-        if name not in known:
-            raise InputError(
-                f"vLLM has no engine argument {name!r}.",
-                "See 'vllm serve --help'; write it with underscores.",
-            )
+    check_vllm_names(spec.args, (field.name for field in fields(EngineArgs)))
     context = spec.args.get("max_model_len", min(model_context, DEFAULT_CONTEXT))
     if not isinstance(context, int):
         raise InputError(f"vLLM's max_model_len is a number of tokens, not {context!r}.")

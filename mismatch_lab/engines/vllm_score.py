@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mismatch_lab.captures.capture import Float32, Rows
@@ -16,7 +17,8 @@ from mismatch_lab.captures.structure import named_parts
 from mismatch_lab.captures.taps import Split, Tap
 from mismatch_lab.engines.assemble import RowRecord, local_probes
 from mismatch_lab.engines.base import Progress, ScoreRequest
-from mismatch_lab.engines.chunked_logp import log_softmax
+from mismatch_lab.engines.chunked_logp import over_temperature
+from mismatch_lab.engines.draws import DrawsRecorder
 from mismatch_lab.engines.vllm_routing import VllmRoutingTap
 from mismatch_lab.errors import EngineError
 
@@ -24,10 +26,21 @@ Generate = Callable[[list[list[int]], Any], list[Any]]
 
 
 class PrefillScorer:
-    """One sequence per forward where anything is hooked: a hook then sees just that sequence."""
+    """One sequence per forward where anything is hooked: a hook then sees just that sequence.
+
+    vLLM takes no prompt that fills its context, since it always samples a token behind it. Of such
+    a row it is given all but the last token, whose log-prob is that of the distribution which vLLM
+    samples from: no position is run that the model does not have. A larger `max_model_len` would
+    be another model: rotary factors of LongRoPE (Phi-3) depend on it (vLLM 0.32).
+    """
 
     def __init__(
-        self, generate: Generate, model: Any, name: str, known: Collection[str] | None = None
+        self,
+        generate: Generate,
+        model: Any,
+        name: str,
+        context_length: int,
+        known: Collection[str] | None = None,
     ) -> None:
         """Args: `known` are the names of transformers' parts of this model; None where it has none
         such: the engine's own are taken then.
@@ -35,10 +48,13 @@ class PrefillScorer:
         self.generate = generate
         self.model = model
         self.name = name
+        self.context_length = context_length
         modules, splits = _as_known(model, known)
         self.tap = Tap(modules, splits, residual_layers=True)
         self.routing = VllmRoutingTap(model)
-        self.logits: Tensor | None = None
+        self.logits: list[Tensor] | None = None
+        """Of one row, in the order in which vLLM asks for them: of the token that it samples, then
+        of the prompt. None where they are not kept."""
         self.not_recorded: dict[str, str] = {}
         """What was asked for -> why it could not be recorded."""
 
@@ -50,9 +66,13 @@ class PrefillScorer:
             max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False
         )
         ids = [rows.token_ids[a:b].tolist() for a, b in rows.spans()]
-        hooked = bool(request.tap_rows) or request.routing or len(request.probe_positions) > 0
+        whole = len(request.probe_positions) > 0 or request.draws
+        hooked = bool(request.tap_rows) or request.routing or whole
+        alone = [r for r, row in enumerate(ids) if hooked or len(row) >= self.context_length]
+        together = sorted({*range(len(ids))} - {*alone})
+        records: dict[int, RowRecord] = {}
         with ExitStack() as stack:
-            stack.enter_context(self._logits_divided_and_kept(request.temperature, keep=hooked))
+            stack.enter_context(self._logits_divided_and_kept(request.temperature))
             if request.routing and self.routing.routers:
                 stack.enter_context(self.routing.attached())
             if request.tap_rows:
@@ -62,53 +82,66 @@ class PrefillScorer:
                     len(longest), lambda n: self.generate([longest[:n]], parameters)
                 )
                 self.not_recorded |= self.tap.unclear()
-            if not hooked:
-                return self._score_together(ids, parameters, request, progress)
-            records = []
-            for row in range(len(ids)):
-                records.append(self._score_row(rows, row, ids[row], parameters, request))
-                progress(row + 1, len(ids))
-            return records
-
-    def _score_together(
-        self, ids: list[list[int]], parameters: Any, request: ScoreRequest, progress: Progress
-    ) -> list[RowRecord]:
-        size = request.micro_batch or len(ids)
-        records = []
-        for start in range(0, len(ids), size):
-            batch = ids[start : start + size]
-            outputs = self.generate(batch, parameters)
-            records += [RowRecord(prompt_logp(o, i)) for o, i in zip(outputs, batch, strict=True)]
-            progress(min(start + size, len(ids)), len(ids))
-        return records
+            size = request.micro_batch or max(len(together), 1)
+            for start in range(0, len(together), size):
+                batch = together[start : start + size]
+                outputs = self.generate([ids[row] for row in batch], parameters)
+                for row, output in zip(batch, outputs, strict=True):
+                    records[row] = RowRecord(prompt_logp(output, ids[row]))
+                progress(len(records), len(ids))
+            for row in alone:
+                records[row] = self._score_row(rows, row, ids[row], parameters, request)
+                progress(len(records), len(ids))
+            self.logits = None
+        return [records[row] for row in range(len(ids))]
 
     def _score_row(
         self, rows: Rows, row: int, ids: list[int], parameters: Any, request: ScoreRequest
     ) -> RowRecord:
+        fills = len(ids) >= self.context_length
+        prompt = ids[:-1] if fills else ids
         probes = local_probes(rows, request.probe_positions, row)
         keep = torch.from_numpy(probes - 1)
-        self.tap.start(len(ids), keep if row in request.tap_rows else None)
-        self.routing.start(len(ids))
-        self.logits = None
-        output = self.generate([ids], parameters)[0]
-        record = RowRecord(prompt_logp(output, ids))
+        self.tap.start(len(prompt), keep if row in request.tap_rows else None)
+        self.routing.start(len(prompt))
+        self.logits = []
+        output = self.generate([prompt], parameters)[0]
+        record = RowRecord(prompt_logp(output, prompt))
+        if fills:
+            last = torch.log_softmax(self._kept(row, ids)[-1], dim=-1)[ids[-1]]
+            record.logp = np.append(record.logp, np.float32(last.item()))
         if len(request.probe_positions):
-            if self.logits is None or len(self.logits) != len(ids) - 1:
-                raise EngineError(f"vLLM's prompt logits of row {row} were not seen by the hook.")
-            vocabulary = log_softmax(self.logits[keep.to(self.logits.device)], 1.0)
-            record.probe_logp = vocabulary.float().cpu().numpy()
+            logits = self._kept(row, ids)
+            vocabulary = torch.log_softmax(logits[keep.to(logits.device)], dim=-1)
+            record.probe_logp = vocabulary.cpu().numpy()
+        if request.draws:
+            logits = self._kept(row, ids)
+            recorder = DrawsRecorder(rows, row, request.temperature, logits.device)
+            record.draws = recorder.record_of(logits)
         if request.routing and self.routing.routers:
             routing = self.routing.stacked()
             if routing is None:
                 self.not_recorded["routing"] = self.routing.unread()
             else:
-                record.router_topk, record.router_logits = routing
+                chosen, weighed = routing
+                if fills:  # nothing was chosen where the last token is the input
+                    chosen, weighed = _one_more(chosen, -1), _one_more(weighed, np.nan)
+                record.router_topk, record.router_logits = chosen, weighed
         if row in request.tap_rows:
             record.hidden = {name: t.numpy() for name, t in self.tap.recorded().items()}
         return record
 
+    def _kept(self, row: int, ids: list[int]) -> Tensor:
+        """[n - 1, V] logits of all tokens but the first, in fp32 and over the temperature."""
+        fills = len(ids) >= self.context_length
+        kept = self.logits or []
+        parts = [*kept[-1:], *kept[:1]] if fills else kept[-1:]
+        if sum(map(len, parts)) != len(ids) - 1:
+            raise EngineError(f"vLLM's prompt logits of row {row} were not seen by the hook.")
+        return torch.cat(parts) if fills else parts[0]
+
     @contextmanager
-    def _logits_divided_and_kept(self, temperature: float, keep: bool) -> Iterator[None]:
+    def _logits_divided_and_kept(self, temperature: float) -> Iterator[None]:
         """vLLM scores prompts at temperature 1 whatever is asked (vllm #37082): divide here."""
         original = self.model.compute_logits
 
@@ -116,9 +149,10 @@ class PrefillScorer:
             logits = original(hidden, *args, **kwargs)
             if logits is None:
                 return None
-            scaled = logits if temperature == 1.0 else logits / temperature
-            if keep:
-                self.logits = scaled
+            # As vLLM's own sampler does: wide first, then divided.
+            scaled = over_temperature(logits, temperature)
+            if self.logits is not None:
+                self.logits.append(scaled)
             return scaled
 
         self.model.compute_logits = wrapped
@@ -141,6 +175,11 @@ def prompt_logp(output: Any, ids: list[int]) -> Float32:
             raise EngineError(f"vLLM returned no log-prob for prompt token {position}.")
         logp[position] = steps[position][ids[position]].logprob
     return logp
+
+
+def _one_more(array: NDArray[Any], value: float) -> NDArray[Any]:
+    """With another entry on the first axis."""
+    return np.concatenate([array, np.full_like(array[:1], value)])
 
 
 _FUSED = {

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from mismatch_lab.attribution.verdict import Decision, Evidence, decide
-from mismatch_lab.captures.align import align
-from mismatch_lab.captures.capture import Capture
+from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.probes import cut_rows
 from mismatch_lab.captures.store import MANIFEST, load_capture
+from mismatch_lab.findings.drawn import measure_drawn
 from mismatch_lab.findings.edges import measure_edges
 from mismatch_lab.findings.localise import left_open, localise
 from mismatch_lab.findings.noise_floor import measure_floor
@@ -19,9 +19,15 @@ from mismatch_lab.findings.routing import measure_routing
 from mismatch_lab.findings.run_versions import measure_versions
 from mismatch_lab.findings.versions import record
 from mismatch_lab.findings.weights import differing_tensors
-from mismatch_lab.measures.calibration import calibration
 from mismatch_lab.plan import capture_plan, floor_dtype
-from mismatch_lab.schema import EstimateRecord, Findings, ReferenceCheck, RunSpec, Verdict
+from mismatch_lab.schema import (
+    DrawnFindings,
+    EstimateRecord,
+    Findings,
+    ReferenceCheck,
+    RunSpec,
+    Verdict,
+)
 
 VERSIONS_NEED_DEPTH = (
     "Which tensors are old is told from what modules do: --weights-before needs --depth standard."
@@ -66,13 +72,15 @@ def build_findings(
     decision = decide(evidence, limits)
     if reference is not None:
         decision = replace(decision, reasons=[*decision.reasons, reference.why])
+    drawn = measure_drawn(captures, run.probe.sampling)
     return Findings(
         run=run.id,
         edges=edges,
         noise_floor=floor,
         routing=routing,
         localisation=localisation,
-        calibration=_calibration(captures),
+        calibration=_calibration(captures["decode"].rows, drawn),
+        drawn=drawn,
         weights=weights,
         versions=record(versions) if versions is not None else None,
         reference=reference,
@@ -144,18 +152,12 @@ def _verdict(decision: Decision, command: str) -> Verdict:
     )
 
 
-def _calibration(captures: dict[str, Capture]) -> EstimateRecord | None:
-    """z of the sampled tokens against the distributions of the engine's own re-scoring."""
-    decode, prefill = captures.get("decode"), captures.get("prefill")
-    if decode is None or prefill is None or prefill.probe_logp is None:
+def _calibration(rows: Rows, drawn: DrawnFindings | None) -> EstimateRecord | None:
+    """z of the sampled tokens; no interval, since its own deviation is 1."""
+    if drawn is None:
         return None
-    align(decode, prefill, ("decode", "prefill"))
-    sampled = prefill.rows.sampled[prefill.probe_positions]
-    positions = prefill.probe_positions[sampled]
-    found = calibration(decode.logp[positions], prefill.probe_logp[sampled])
-    return EstimateRecord(
-        value=found.z, n=found.n, n_dropped=found.n_dropped, ci95=(math.nan, math.nan)
-    )
+    dropped = int(rows.sampled.sum()) - drawn.n
+    return EstimateRecord(value=drawn.z, n=drawn.n, n_dropped=dropped, ci95=(math.nan, math.nan))
 
 
 def _weights(captures: dict[str, Capture]) -> list[str]:

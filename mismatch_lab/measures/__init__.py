@@ -15,6 +15,7 @@ with `row_ids` [N], ascending, naming each token's sequence.
 | `hidden`      | relative error, cosine and best-fit scale of hidden states                  |
 | `tokens`      | delta by position and by probability, its histogram, the worst tokens       |
 | `calibration` | are sampled tokens distributed as the reported log-probs say?               |
+| `suppositions` | how likely sampled tokens are if they were drawn otherwise than reported    |
 | `aggregate`   | mergeable running state, for live use                                       |
 | `stats`       | `Estimate`; means, quantiles and ratios of means with 95 % intervals        |
 | `bootstrap`   | the cluster bootstrap behind the intervals                                  |

@@ -25,7 +25,9 @@ def gaps(run: RunFiles) -> list[tuple[str, str]]:
     if findings.routing is None:
         found.append(("routing", "the model has no routers, or their choices were not recorded"))
     if findings.calibration is None:
-        found.append(("calibration", "no full-vocabulary log-probs beside the sampled tokens"))
+        found.append(
+            ("calibration", "the engine's distributions of the sampled tokens were not at hand")
+        )
     if run.spec is None:
         found.append(("what was asked", "there is no run.json beside these findings"))
     return [*found, *(("token view", problem) for problem in run.problems)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mismatch_lab.findings.drawn import WORDS, disproved, in_words, what_would_be_noticed
 from mismatch_lab.measures.edge import EDGE_MEASURES
 from mismatch_lab.reporting.causes import DONE_TO, known, tied
 from mismatch_lab.reporting.edges import DRAWN, MEAN_ABS_DELTA, STATES, edge_views
@@ -65,6 +66,7 @@ def page_context(run: RunFiles) -> dict[str, Any]:
         "command": shlex.join(spec.provenance.command) if spec else "",
         "edges": edges,
         "edge": {edge.name: edge for edge in edges},
+        "sampling": _sampling(findings),
         "drawn": any(edge.name in DRAWN and edge.state != "unmeasured" for edge in edges),
         "states": STATES,
         "tiles_edge": _tiles_edge(findings),
@@ -79,6 +81,19 @@ def page_context(run: RunFiles) -> dict[str, Any]:
         "total_s": sum(t for name, t in findings.timings_s.items() if "." not in name),
         "levels": LEVELS_NATS,
         **_token_parts(run),
+    }
+
+
+def _sampling(findings: Findings) -> dict[str, Any] | None:
+    """Whether tokens came from what is reported, and how far off they could be unnoticed."""
+    found = findings.drawn
+    if found is None:
+        return None
+    return {
+        "found": found,
+        "disproved": disproved(found),
+        "noticed": what_would_be_noticed(found),
+        "words": [(WORDS[s.name], in_words(s), s) for s in found.suppositions],
     }
 
 

@@ -56,6 +56,27 @@ def halve(model):
 
 def fail(model):
     raise KeyError("no such submodule")
+
+def halved(model):
+    import copy
+
+    other = copy.deepcopy(model)
+    halve(other)
+    return other
+
+def compiled(model):
+    import torch
+
+    halve(model)
+    return torch.compile(model, backend="eager")
+
+def wrapped(model):
+    import torch
+
+    return torch.nn.Sequential(model)
+
+def number(model):
+    return 3
 """
 
 
@@ -155,9 +176,17 @@ class Lab:
                 id=f"{engine}-long", prompts=[PROMPTS[0], TOO_LONG], sampling=Sampling(max_tokens=5)
             )
         again = ScoreJob(id=f"{engine}-plugin", source=f"{source}-decode", fingerprint=True)
+        returned = [
+            Stage(
+                spec=spec.model_copy(update={"plugin": f"{self.plugin}:{name}"}),
+                jobs=[again.model_copy(update={"id": f"{engine}-{name}"})],
+            )
+            for name in {"vllm": [], "fake": ["halved"]}.get(engine, ["halved", "compiled"])
+        ]
         return self.run(
             engine,
             Stage(spec=spec, jobs=clean + _scoring_jobs(engine, source)),
+            *returned,
             Stage(spec=changed, jobs=[again, last]),
         )
 

@@ -29,7 +29,10 @@ REFUSED = {
     "plugin function missing": ("plugin.py", "'no_such_function'"),
     "plugin fails to import": ("broken.py", "a_module_that_is_not_there"),
     "plugin raises": ("plugin.py:fail", "KeyError", "no such submodule"),
+    "plugin returns a number": ("plugin.py:number", "returned a int"),
 }
+KEPT = ("plugin.py:wrapped", "returned a Sequential", "the module that it loaded")
+"""Of an engine that runs the module that it has, whatever a plugin returns."""
 ARCHITECTURES = {
     "unknown architecture": ("{folder}/unknown", "no-such-model"),
     "encoder-decoder": ("{folder}/t5",),
@@ -50,7 +53,10 @@ def wrong_specs(engine: str, model: str, folder: Path, plugin: Path) -> dict[str
         "plugin function missing": {"plugin": f"{plugin}:no_such_function"},
         "plugin fails to import": {"plugin": f"{folder}/broken.py:patch"},
         "plugin raises": {"plugin": f"{plugin}:fail"},
+        "plugin returns a number": {"plugin": f"{plugin}:number"},
     }
+    if engine == "vllm":
+        changes["plugin returns another module"] = {"plugin": f"{plugin}:wrapped"}
     if engine != "fake":  # its model is drawn from the name
         changes["unknown architecture"] = {"model": f"{folder}/unknown"}
         changes["encoder-decoder"] = {"model": f"{folder}/t5"}
@@ -118,6 +124,16 @@ def test_an_architecture_it_cannot_run_is_named(
     assert error["kind"] in ("InputError", "EngineError", "NotDefinedError"), error
     for word in ARCHITECTURES[what]:
         assert word.format(folder=folder) in error["problem"], error
+
+
+@pytest.mark.vllm
+def test_vllm_refuses_another_module_than_its_own(
+    refusals: Callable[[str], Outcomes],
+) -> None:
+    error = refusals("vllm")["plugin returns another module"]
+    assert error["kind"] == "InputError", error
+    for word in KEPT:
+        assert word in error["problem"], error
 
 
 def test_a_prompt_longer_than_the_context_is_named_with_its_length_and_the_limit(

@@ -140,3 +140,30 @@ def phi3_long_rope(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_random(
         folder, Phi3Config, 7, rope_parameters=rope, original_max_position_embeddings=64
     )
+
+
+@pytest.fixture(scope="session")
+def large_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama over 49,152 tokens, as large a vocabulary as SmolLM2's, and peaked."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+    from mismatch_lab.mini import checkpoint_dir
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint_dir())
+    config = LlamaConfig(
+        vocab_size=49_152,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        tie_word_embeddings=False,
+        **SMALL | {"num_hidden_layers": 2},
+    )
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(config)
+    # Logits with a deviation of 7, where 4.6 would be flat: the last norm leaves unit states.
+    model.lm_head.weight.data.normal_(0, 7 / config.hidden_size**0.5)
+    folder = tmp_path_factory.mktemp("large-vocabulary")
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -28,3 +28,27 @@ def perturb_experts(model: Any) -> None:
             parameter.data.add_(0.1 * parameter.float().std() * noise.to(parameter))
             return
     raise LookupError("no experts in layer 1")
+
+
+def colder_than_reported(model: Any) -> None:
+    """Engine: its sampler divides by 0.77 of the temperature that it was asked for."""
+    from vllm.v1.sample.sampler import Sampler
+
+    original = Sampler.apply_temperature
+    Sampler.apply_temperature = staticmethod(
+        lambda logits, temperature, all_random: original(logits, 0.77 * temperature, all_random)
+    )
+
+
+def nucleus(model: Any) -> None:
+    """Engine: its sampler draws from a nucleus of 0.83, whatever was asked."""
+    import torch
+    from vllm.v1.sample.sampler import Sampler
+
+    original = Sampler.sample
+
+    def sample(self: Any, logits: Any, metadata: Any, *more: Any, **named: Any) -> Any:
+        metadata.top_p = torch.full((len(logits),), 0.83)
+        return original(self, logits, metadata, *more, **named)
+
+    Sampler.sample = sample

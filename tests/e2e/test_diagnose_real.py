@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -120,6 +122,65 @@ def test_tokens_drawn_from_a_nucleus_that_log_probs_do_not_tell_of(diagnose: Dia
     assert findings["edges"]["decode_train"]["abs_delta_mean"]["value"] < 1e-4
     (cause,) = findings["verdict"]["causes"]
     assert (cause["id"], cause["side"]) == ("sampler-truncation", "infer")
+
+
+RAW = ("--engine-arg", "logprobs_mode=raw_logprobs")
+"""Log-probs from before temperature, truncation and penalties: vLLM's own default."""
+
+
+def test_tokens_drawn_as_reported_over_a_large_vocabulary(
+    diagnose: Diagnose, large_vocabulary: Path
+) -> None:
+    findings = diagnose(str(large_vocabulary), *RAW)
+    assert findings["verdict"]["status"] in ("match", "numerics"), findings["verdict"]
+    drawn = findings["drawn"]
+    assert drawn["n"] > 1000
+    assert abs(drawn["z"]) < 4
+    limits = {s["name"]: s for s in drawn["suppositions"]}
+    assert limits["temperature"]["noticed_below"] > 0.8
+    assert limits["top_p"]["noticed_below"] > 0.95
+    assert limits["top_k"]["noticed_below"] > 33
+    page = (findings["out"] / "report.html").read_text()
+    assert "Sampling that differs from what is reported would have been noticed" in page
+
+
+@pytest.mark.parametrize(
+    ("plugin", "inherited", "name", "value", "cause"),
+    [
+        ("colder_than_reported", {}, "temperature", 0.77, "raw-logprobs-temperature"),
+        ("nucleus", {}, "top_p", 0.83, "sampler-truncation"),
+        (None, {"top_k": 33}, "top_k", 33, "sampler-truncation"),
+        (None, {"min_p": 0.07}, "min_p", 0.07, "sampler-truncation"),
+        (None, {"repetition_penalty": 1.15}, "repetition_penalty", 1.15, "sampling-penalties"),
+    ],
+    ids=["temperature", "top-p", "top-k", "min-p", "repetition-penalty"],
+)
+def test_an_engine_that_samples_otherwise_than_it_reports(
+    diagnose: Diagnose,
+    large_vocabulary: Path,
+    tmp_path: Path,
+    plugin: str | None,
+    inherited: dict[str, float],
+    name: str,
+    value: float,
+    cause: str,
+) -> None:
+    """Every log-prob agrees: `match` or `numerics`, were it not for the tokens themselves."""
+    model = tmp_path / "model"
+    shutil.copytree(large_vocabulary, model)
+    config = model / "generation_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | inherited))
+    options = ["--engine-arg", "generation_config=auto"]
+    options += [] if plugin is None else ["--engine-plugin", f"{PLUGINS}:{plugin}"]
+    findings = diagnose(str(model), *RAW, *options)
+    assert findings["edges"]["decode_prefill"]["abs_delta_mean"]["value"] < 1e-4
+    assert findings["verdict"]["status"] == "mismatch"
+    (found,) = findings["verdict"]["causes"]
+    assert (found["id"], found["side"]) == (cause, "infer")
+    best = max(findings["drawn"]["suppositions"], key=lambda s: s["gain_nats"])
+    assert best["name"] == name
+    assert best["between"][0] <= value <= best["between"][1]
+    assert abs(best["value"] - value) < 0.1 * value
 
 
 def test_a_coarse_kv_cache_is_named_by_setting_it_otherwise(diagnose: Diagnose) -> None:

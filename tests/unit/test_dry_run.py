@@ -30,7 +30,7 @@ def test_captures_are_those_of_the_run() -> None:
     planned = plan(depth="quick", max_tokens=7)
     assert [capture.id for capture in planned.captures] == [
         "decode", "prefill", "prefill_repeat", "train", "train_repeat", "train_micro_batch",
-        "train_mode", "ref", "ref_rows", "floor",
+        "train_mode", "ref", "floor",
     ]  # fmt: skip
     assert "at most 7 tokens" in planned.captures[0].does
     assert "first 8 rows" in planned.captures[2].does
@@ -51,7 +51,7 @@ def test_each_suspect_has_its_own_trials() -> None:
     assert "kv-cache-quantisation" in causes(planned, "decode") & causes(planned, "infer")
     assert "kv-cache-quantisation" not in causes(planned, "train")
     top_k = next(t for t in suspect(planned, "decode").trials if "top-k" in t.supposed)
-    assert (top_k.values, top_k.refined) == (16, False)  # 1 to 6, then coarser, up to 100
+    assert (top_k.values, top_k.refined) == (16, True)  # and every number between the best two
     scale = next(t for t in suspect(planned, "train").trials if t.cause == "logit-scale")
     assert (scale.values, scale.refined) == (8, True)  # four factors below 1 and four above
 

@@ -108,6 +108,11 @@ def test_self_comparisons_are_small_and_differ_in_one_thing() -> None:
     assert [name for name, job in found.items() if job.train_mode] == ["train_mode"]
 
 
+def test_the_engine_records_how_likely_its_draws_were_and_nobody_else() -> None:
+    for depth in DEPTHS:
+        assert [n for n, j in scored(run(depth)).items() if j.draws] == ["prefill"]
+
+
 def test_every_side_is_fingerprinted_once() -> None:
     assert [n for n, j in scored(run()).items() if j.fingerprint] == ["prefill", "train", "ref"]
 

@@ -16,7 +16,9 @@ CAUSE = CauseEntry(
         "Nothing at T = 1. At any other T, logits and hidden states agree, and one scalar, T "
         "itself, maps the engine's distribution onto the trainer's for every token. The difference "
         "grows with the entropy of the token, not with position, depth or training step. Greedy "
-        "answers do not change."
+        "answers do not change. Where log-probs agree and the sampler divides by another "
+        "temperature than it was asked for, only the tokens show it: they are likelier, or less "
+        "likely, than the reported distributions allow."
     ),
     confirmation=(
         "Sample again with --temperature 1: the difference falls to the floor. Or keep T and ask "

@@ -14,7 +14,9 @@ CAUSE = CauseEntry(
     signature=(
         "Delta is never positive: it is the log of the kept probability mass at each position, and "
         "exactly zero where nothing was cut. The engine's distribution has tokens of probability "
-        "zero. The mean ratio equals the mean kept mass. Logits and hidden states agree."
+        "zero. The mean ratio equals the mean kept mass. Logits and hidden states agree. With raw "
+        "log-probs delta is at the floor, and only the tokens show it: none was drawn from outside "
+        "of the set that is kept, as often as it should have been."
     ),
     confirmation=(
         "Sample again with --top-p 1 and no top-k or min-p: the difference falls to the floor. "

@@ -16,8 +16,7 @@ CAUSE = CauseEntry(
         "With processed log-probs the sign splits by history: tokens already in the context are "
         "less likely to the engine, and all unseen tokens of a position share one offset. More "
         "tokens are hit later in a sequence. With raw log-probs delta is at the floor, and only "
-        "calibration shows it: sampled tokens are systematically likelier or less likely than the "
-        "reported distribution allows."
+        "the tokens show it: they are likelier under the penalty than under what is reported."
     ),
     confirmation=(
         "Sample again with --engine-arg generation_config=vllm (this tool's default) or explicit "

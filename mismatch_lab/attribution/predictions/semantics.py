@@ -8,6 +8,8 @@ from mismatch_lab.schema import Alteration
 
 FACTORS = (0.25, 0.5, 0.8, 0.95, 1.05, 1.25, 2.0, 4.0)
 HEAD = "lm_head"
+ADDED = (-2.0, -1.0, -0.5, -0.1, 0.05, 0.1, 0.5, 1.0, 1.5, 2.0)
+"""Penalties that are subtracted; engines take negative ones too."""
 SUPPRESSED = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Expected draws, none of which happened: by chance at e to the minus so many."""
 
@@ -52,7 +54,7 @@ def truncation(clues: Clues) -> list[Hypothesis]:
         ]
     grids = {
         "top_p": Search((0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99), "linear"),
-        "top_k": Search((1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 30, 40, 50, 64, 100), "no"),
+        "top_k": Search((1, 2, 3, 4, 5, 6, 8, 10, 14, 20, 30, 45, 70, 110, 180, 300), "integer"),
         "min_p": Search((0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8), "log"),
     }
     return [
@@ -73,8 +75,8 @@ def penalties(clues: Clues) -> list[Hypothesis]:
         return []
     grids = {
         "repetition_penalty": Search((0.8, 0.95, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0), "log"),
-        "presence_penalty": Search((0.05, 0.1, 0.5, 1.0, 1.5, 2.0), "log"),
-        "frequency_penalty": Search((0.05, 0.1, 0.5, 1.0, 1.5, 2.0), "log"),
+        "presence_penalty": Search(ADDED, "linear"),
+        "frequency_penalty": Search(ADDED, "linear"),
     }
     return [
         Hypothesis(

@@ -50,9 +50,9 @@ class TaskTokeniser(Tokeniser):
         Raises:
             ValueError: the tokenizer has no end-of-sequence token.
         """
-        if not self.eos_ids:
+        if self.end_id is None:
             raise ValueError("the tokenizer has no end-of-sequence token")
-        return [*self._encode_text(text), min(self.eos_ids)]
+        return [*self._encode_text(text), self.end_id]
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Text of a whole answer, without special tokens."""

@@ -7,7 +7,7 @@ import pytest
 from builders import NAN, rows_of
 
 from mismatch_lab.attribution.row_changes import ROW_CHANGES, Distributions, distributions_of
-from mismatch_lab.captures.capture import Capture
+from mismatch_lab.captures.capture import Capture, Rows
 
 
 def given(probabilities: list[float], lse: float = NAN) -> Distributions:
@@ -138,10 +138,25 @@ def test_distributions_of_a_capture() -> None:
     )
     found = distributions_of(capture, np.array([1]), 0.5)
     assert [seen.tolist() for seen in found.seen] == [[3, 4]]
-    assert found.generated_from.tolist() == [1]
+    assert found.generated_from.tolist() == [1]  # the prompt
     assert np.exp(found.logp) == pytest.approx(np.array([[0.25, 0.75]]))
     # (ln 0.25 + 3) * 0.5 and (ln 0.75 + 3) * 0.5
     assert found.logits == pytest.approx(np.array([[0.80685, 1.35616]]), abs=1e-5)
+
+
+def test_a_later_turn_has_all_before_it_as_its_prompt() -> None:
+    """Turns [2 3], user [4], [5 6]: vLLM's request for the second answer begins at token 5."""
+    rows = Rows.build([[0, 2, 3, 4, 5, 6]], [1], [[False, True, True, False, True, True]])
+    flat, lse = np.full((2, 8), -np.log(8.0), np.float32), np.full(2, np.log(8.0), np.float32)
+    logp = np.full(6, -1.0, np.float32)
+    capture = Capture(rows, logp, np.array([2, 5]), flat, probe_lse=lse)
+    found = distributions_of(capture, np.array([0, 1]), 1.0)
+    # Before token 3 the answer is [2], before token 6 it is [5]: not [3 4 5], nor [2 3 4 5].
+    assert [ids.tolist() for ids, _ in found.generated_counts] == [[2], [5]]
+    assert [ids.tolist() for ids in found.seen_tokens] == [[0, 2], [0, 2, 3, 4, 5]]
+    # Logits of 0: a penalty of ln 2 halves token 5, 7.5 are left of 8.
+    penalised = np.exp(ROW_CHANGES["presence_penalty"](found, np.log(2)))[1]
+    assert penalised == pytest.approx(np.array([1, 1, 1, 1, 1, 0.5, 1, 1]) / 7.5)
 
 
 def test_tokens_that_are_never_drawn_though_often_expected() -> None:

@@ -104,3 +104,10 @@ def test_a_single_value_that_applies_is_the_answer(refine: str) -> None:
     assert value_of(tuned(judge, (), searched("a", (1.0, 2.0, 4.0), refine))) == pytest.approx(1.0)
     alone = Judge(1.5, sloped=True)
     assert value_of(tuned(alone, (), searched("a", (1.0,), refine))) == pytest.approx(1.0)
+
+
+def test_a_number_may_be_negative() -> None:
+    judge = Judge(-0.7)
+    found = value_of(tuned(judge, (), searched("a", (-2.0, -1.0, -0.5, 0.5), "linear")))
+    # From -2 or -1 to -0.5: 3.4 % of 1.5.
+    assert abs(found + 0.7) < 0.06

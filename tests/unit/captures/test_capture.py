@@ -79,3 +79,11 @@ def test_chosen_rows_come_in_the_order_asked_for(capture: Capture) -> None:
     assert second.rows.row_offsets.tolist() == [0, 3]
     assert second.rows.prompt_lengths.tolist() == [capture.rows.prompt_lengths[1]]
     turned.validate("turned")
+
+
+def test_an_answer_begins_behind_what_was_not_sampled() -> None:
+    rows = Rows.build(
+        [[5, 6, 7, 8, 9], [5, 6]], [1, 1], [[False, True, True, False, True], [False, True]]
+    )
+    # Row 0: prompt at 0, an answer from 1 on, the user at 3, another from 4 on; row 1 begins at 5.
+    assert rows.turn_starts().tolist() == [0, 1, 1, 3, 4, 5, 6]

@@ -16,8 +16,10 @@ from safetensors.numpy import load_file, save_file
 
 from mismatch_lab.captures import store
 from mismatch_lab.captures.capture import Capture
+from mismatch_lab.captures.draws import Draws
 from mismatch_lab.captures.store import load_capture, save_capture, sha256_of
 from mismatch_lab.errors import CaptureError
+from mismatch_lab.measures.suppositions import FAMILIES
 from mismatch_lab.schema import Manifest
 
 
@@ -55,6 +57,42 @@ def test_the_arrays_have_the_types_that_other_tools_rely_on(folder: Path) -> Non
         "probe_logp": "float32", "router_topk": "int16", "router_logits": "float32",
         "hidden/model.norm": "float32", "hidden/model.norm:in": "float32",
     }  # fmt: skip
+
+
+def draws() -> Draws:
+    """Of two rows of three tokens, over a vocabulary of eleven."""
+    rng = np.random.default_rng(0)
+    gains = {name: rng.normal(size=(2, 3, len(f.values))) for name, f in FAMILIES.items()}
+    entropy, variance = rng.random((2, 6), np.float32)
+    return Draws(entropy, variance, gains, rng.random(11, np.float32))
+
+
+def test_draws_come_back_as_they_were(tmp_path: Path, capture: Capture, manifest: Manifest) -> None:
+    given = draws()
+    save_capture(tmp_path / "drawn", replace(capture, draws=given), manifest)
+    found = load_capture(tmp_path / "drawn")[0].draws
+    assert found is not None
+    for name in ("entropy", "variance", "expected_counts"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(given, name))
+    assert found.gains.keys() == FAMILIES.keys()
+    for name, gains in given.gains.items():
+        np.testing.assert_array_equal(found.gains[name], gains)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("draws/variance", "lacks draws/variance"), ("draws/top_k", "top_k has shape .*256")],
+)
+def test_draws_of_which_something_is_missing_are_refused(
+    tmp_path: Path, capture: Capture, manifest: Manifest, name: str, said: str
+) -> None:
+    save_capture(tmp_path / "drawn", replace(capture, draws=draws()), manifest)
+    path = tmp_path / "drawn" / "arrays.safetensors"
+    arrays = load_file(path)
+    del arrays[name]
+    save_file(arrays, path)
+    with pytest.raises(CaptureError, match=said):
+        load_capture(tmp_path / "drawn", verify=False)
 
 
 def test_what_was_not_recorded_stays_absent(

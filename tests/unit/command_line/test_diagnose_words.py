@@ -32,12 +32,37 @@ from calls import FAKE, Call, refused
         ([*FAKE, "--engine-python", "/no/python"], ["/no/python does not exist"]),
         ([*FAKE, "--engine-plugin", "plugin.py"], ["'plugin.py'", "FILE.py:FUNC"]),
         ([*FAKE, "--trainer-plugin", "p.py:f"], ["p.py does not exist"]),
+        ([*FAKE, "--engine-arg", "sede=1"], ["no option 'sede'", "mean seed", "context_length"]),
+        ([*FAKE, "--trainer-arg", "noise=much"], ["noise", "float"]),
+        (["diagnose", "--trainer-arg", "packed=true"], ["no option 'packed'", "mean packing"]),
+        (["diagnose", "--trainer-arg", "packing=1"], ["packing", "bool"]),
+        (["diagnose", "--trainer-arg", "param_dtype=fp8"], ["param_dtype", "'fp8'", "bfloat16"]),
         (["analyse"], ["analyse"]),
     ],
     ids=lambda value: " ".join(value),
 )
 def test_wrong_options_are_named(lab: Call, words: list[str], said: list[str]) -> None:
     refused(lab(*words), *said)
+
+
+@pytest.mark.parametrize("words", [["--dry-run"], []], ids=["dry", "run"])
+def test_options_of_both_sides_are_checked_before_anything_starts(
+    lab: Call, tmp_path: Path, words: list[str]
+) -> None:
+    refused(
+        lab("diagnose", "--trainer-arg", "packed=true", *words),
+        "no option 'packed'",
+        "mean packing",
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.vllm
+def test_arguments_of_vllm_are_known_without_starting_it(lab: Call) -> None:
+    wrong = ("diagnose", "--dry-run", "--engine-arg", "max_model_length=9")
+    refused(lab(*wrong), "no engine argument 'max_model_length'", "mean max_model_len")
+    ours = ("diagnose", "--dry-run", "--engine-arg", "dtype=float32")
+    refused(lab(*ours), "--engine-arg dtype is set by an option of its own")
 
 
 def test_a_function_that_the_plugin_lacks_is_named_at_once(lab: Call, tmp_path: Path) -> None:
@@ -49,8 +74,6 @@ def test_a_function_that_the_plugin_lacks_is_named_at_once(lab: Call, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--engine-arg", "sede=1"], ["no option 'sede'", "context_length", "seed"]),
-        (["--trainer-arg", "noise=much"], ["noise", "float"]),
         (["--engine-plugin", "p.py:fail"], ["p.py:fail", "KeyError", "no such submodule"]),
         (["--engine-plugin", "broken.py:f"], ["broken.py", "ZeroDivisionError"]),
     ],

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from mismatch_lab.engines.options import parse_options
+from mismatch_lab.engines.options import check_options, parse_options, vllm_arguments
 from mismatch_lab.errors import InputError
-from mismatch_lab.schema import OptionValue
+from mismatch_lab.schema import OptionValue, SideSpec
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ def test_a_whole_number_is_a_fraction_too() -> None:
 def test_an_unknown_name_is_refused_and_the_known_are_listed() -> None:
     with pytest.raises(InputError, match="Engine toy has no option 'cuont'") as caught:
         parse_options(Options, "toy", {"cuont": 3})
+    assert caught.value.hint == "Did you mean count? It has: count, eager, name, share."
+    with pytest.raises(InputError) as caught:
+        parse_options(Options, "toy", {"speed": 3})
     assert caught.value.hint == "It has: count, eager, name, share."
 
 
@@ -47,3 +50,31 @@ def test_an_unknown_name_is_refused_and_the_known_are_listed() -> None:
 def test_a_value_of_another_type_is_refused(name: str, value: OptionValue) -> None:
     with pytest.raises(InputError, match=f"Option {name} of engine toy wants"):
         parse_options(Options, "toy", {name: value})
+
+
+def side(engine: str, python: str | None = None, **args: OptionValue) -> SideSpec:
+    return SideSpec(
+        side="train", engine=engine, model="m", dtype="float32", args=args, python=python
+    )
+
+
+@pytest.mark.parametrize("engine", ["hf", "fsdp", "fake"])
+def test_a_sides_options_are_known_before_its_engine_is(engine: str) -> None:
+    check_options(side(engine, micro_batch=2))
+    # Also where the side runs elsewhere: these are this package's.
+    for python in (None, "/some/python"):
+        with pytest.raises(InputError, match=f"Engine {engine} has no option 'micro_batches'"):
+            check_options(side(engine, python, micro_batches=2))
+
+
+@pytest.mark.vllm
+def test_vllms_arguments_are_those_that_it_takes() -> None:
+    from dataclasses import fields
+
+    from vllm.engine.arg_utils import EngineArgs
+
+    assert vllm_arguments() == {field.name for field in fields(EngineArgs)}
+    check_options(side("vllm", max_model_len=64))
+    with pytest.raises(InputError, match="no engine argument 'max_len'"):
+        check_options(side("vllm", max_len=64))
+    check_options(side("vllm", "/some/python", max_len=64))  # another vLLM may have it

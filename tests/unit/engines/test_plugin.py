@@ -17,6 +17,15 @@ def double(model):
 
 def fail(model):
     return model["bias"]
+
+def another(model):
+    return {"weight": 7}
+
+def same(model):
+    return model
+
+def count(model):
+    return 3
 """
 
 
@@ -31,6 +40,20 @@ def test_it_is_called_with_the_model(plugin: Path) -> None:
     model = {"weight": 3}
     apply_plugin(f"{plugin}:double", model)
     assert model == {"weight": 6}
+
+
+def test_what_it_returns_is_taken_where_the_engine_can_run_it(plugin: Path) -> None:
+    model = {"weight": 3}
+    assert apply_plugin(f"{plugin}:double", model, dict) is model
+    assert apply_plugin(f"{plugin}:same", model) is model
+    assert apply_plugin(f"{plugin}:another", model, dict) == {"weight": 7}
+    with pytest.raises(
+        InputError, match=r"patch\.py:another returned a dict, and this engine goes"
+    ):
+        apply_plugin(f"{plugin}:another", model)
+    for kind in (dict, None):
+        with pytest.raises(InputError, match=r"patch\.py:count returned a int, (which|and)"):
+            apply_plugin(f"{plugin}:count", model, kind)
 
 
 @pytest.mark.parametrize("reference", ["patch.py", "patch:double", "patch.py:", ":double", ""])

@@ -12,6 +12,7 @@ from hand_made import capture
 
 from mismatch_lab.attribution.verdict import Decision
 from mismatch_lab.captures.capture import Capture
+from mismatch_lab.captures.draws import Draws
 from mismatch_lab.captures.fingerprint import fingerprint_array
 from mismatch_lab.captures.store import save_capture
 from mismatch_lab.findings.build import (
@@ -19,6 +20,7 @@ from mismatch_lab.findings.build import (
     load_captures,
     next_command,
 )
+from mismatch_lab.measures.suppositions import FAMILIES
 from mismatch_lab.schema import Depth, Manifest, RunSpec, Status
 
 ROWS = 4
@@ -92,14 +94,12 @@ def test_weights_and_calibration_are_there_when_recorded() -> None:
     # At 3/4 and 1/4 the entropy is ln 4 - 0.75 ln 3 = 0.5623 and the variance of a log-prob is
     # 3/16 (ln 3)^2 = 0.2263. Each row's log-probs add up to -4.5, so
     # z = 4 (-4.5 + 3 * 0.5623) / sqrt(12 * 0.2263) = -6.828.
-    sampled = np.flatnonzero(made["prefill"].rows.sampled)
-    coin = np.log(np.array([[0.75, 0.25]] * len(sampled), np.float32))
-    made["prefill"] = replace(
-        made["prefill"],
-        weights={"lm_head.weight": fingerprint_array(head)},
-        probe_positions=sampled,
-        probe_logp=coin,
-    )
+    rows = made["prefill"].rows
+    coin = [np.where(rows.sampled, x, np.nan).astype(np.float32) for x in (0.56234, 0.22630)]
+    nothing = {name: np.zeros((ROWS, 3, len(family.values))) for name, family in FAMILIES.items()}
+    draws = Draws(coin[0], coin[1], nothing, np.zeros(16, np.float32))
+    one = {"lm_head.weight": fingerprint_array(head)}
+    made["prefill"] = replace(made["prefill"], weights=one, draws=draws)
     other = {"lm_head.weight": fingerprint_array(head * (1 + np.float32(2**-23)))}
     made["train"] = replace(made["train"], weights=other)
     found = build_findings(run(), made, {})
@@ -107,6 +107,10 @@ def test_weights_and_calibration_are_there_when_recorded() -> None:
     assert found.calibration is not None
     assert found.calibration.n == ROWS * 3
     assert found.calibration.value == pytest.approx(-6.828, abs=1e-3)
+    assert found.drawn is not None
+    assert found.drawn.z == found.calibration.value
+    assert found.drawn.n == ROWS * 3
+    assert {s.name for s in found.drawn.suppositions} == {*FAMILIES, "never_drawn"}
 
 
 def test_what_a_killed_run_left_half_written_is_no_capture(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from made_findings import findings, localisation, mismatch_verdict, routing, tied_verdict
+from made_findings import drawn, findings, localisation, mismatch_verdict, routing, tied_verdict
 from scenes import HOSTILE, Scene, captures
 
 from mismatch_lab.captures.capture import Capture
@@ -70,7 +70,8 @@ def build_match(folder: Path) -> Findings:
         reasons=["mean |Δ| is under the match limit of 0.0001 nats."],
         next_command="mismatch-lab gate runs/today --baseline runs/last",
     )
-    return _write(folder, sides, findings(sides, verdict))
+    made = findings(sides, verdict).model_copy(update={"drawn": drawn()})
+    return _write(folder, sides, made)
 
 
 def build_underpowered(folder: Path) -> Findings:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from scenes import LAYERS
 
 from mismatch_lab.captures.align import align
@@ -12,6 +14,7 @@ from mismatch_lab.measures.stats import Estimate
 from mismatch_lab.schema import (
     Cause,
     Confirmation,
+    DrawnFindings,
     EstimateRecord,
     ExperimentRecord,
     Findings,
@@ -24,6 +27,7 @@ from mismatch_lab.schema import (
     Remedy,
     RoutingFindings,
     RuledOut,
+    SuppositionRecord,
     Verdict,
 )
 
@@ -89,6 +93,26 @@ def findings(sides: dict[str, Capture], verdict: Verdict) -> Findings:
         notes=["The engine's prefix cache was off."],
         verdict=verdict,
     )
+
+
+def drawn(top_p_nats: float = -40.0) -> DrawnFindings:
+    """Tokens that come from what is reported, unless top-p gains."""
+
+    def record(name: str, value: float, nats: float, *noticed: float) -> SuppositionRecord:
+        return SuppositionRecord(
+            name=name, value=value, between=(value, value + 0.02), gain_nats=nats,
+            held_out_nats=nats / 2, noticed_below=noticed[0], noticed_above=noticed[1],
+        )  # fmt: skip
+
+    return DrawnFindings(
+        n=1264, n_impossible=0, z=0.4, z_limit=4.06, gain_limit_nats=12.0,
+        suppositions=[
+            record("temperature", 1.01, 0.1, 0.87, 1.16),
+            record("top_p", 0.83, top_p_nats, 0.98, math.nan),
+            record("presence_penalty", 0.05, 0.2, math.nan, math.nan),
+            record("never_drawn", 0.0, 0.0, math.nan, 23.8),
+        ],
+    )  # fmt: skip
 
 
 def mismatch_verdict() -> Verdict:
