@@ -125,7 +125,8 @@ class PrefillScorer:
             else:
                 chosen, weighed = routing
                 if fills:  # nothing was chosen where the last token is the input
-                    chosen, weighed = _one_more(chosen, -1), _one_more(weighed, np.nan)
+                    chosen = _one_more(chosen, -1)
+                    weighed = None if weighed is None else _one_more(weighed, np.nan)
                 record.router_topk, record.router_logits = chosen, weighed
         if row in request.tap_rows:
             record.hidden = {name: t.numpy() for name, t in self.tap.recorded().items()}
