@@ -26,6 +26,7 @@ from mismatch_lab.engines.jobs import ScoreJob, Stage, WorkerTask
 from mismatch_lab.errors import MismatchLabError
 from mismatch_lab.findings.localise import in_order
 from mismatch_lab.findings.module_error import module_error, module_pair
+from mismatch_lab.findings.noise_floor import leaves_floor
 from mismatch_lab.plan import reference_stages
 from mismatch_lab.schema import Findings, ReferenceCheck, RunSpec, SideSpec
 
@@ -63,7 +64,7 @@ def is_due(run: RunSpec, findings: Findings) -> bool:
         return False
     found = findings.localisation
     located = found is not None and found.side in ("infer", "undecided")
-    return located or floor.infer_ratio.value > run.probe.limits.floor_ratio
+    return located or leaves_floor(floor, "infer", run.probe.limits)
 
 
 def definition_of(run: RunSpec) -> SideSpec:

@@ -109,6 +109,8 @@ class Limits(Strict):
     """Below this mean |delta| the two sides are the same policy."""
     floor_ratio: float = Field(default=2.5, gt=1)
     """A side (or edge) leaves the floor when its error is this many times what precision does."""
+    floor_typical_ratio: float = Field(default=2.0, gt=1)
+    """The same on the typical token (`measures.paired`)."""
     module_floor_ratio: float = Field(default=3.0, gt=1)
     """The same for one module's isolated error."""
     min_tokens: int = Field(default=256, ge=1)
@@ -314,6 +316,15 @@ class Localisation(Strict):
     not_compared: list[NotCompared] = []
 
 
+class TypicalRatios(Strict):
+    """How many times the floor each error is on the typical token (`measures.paired`)."""
+
+    infer: EstimateRecord
+    train: EstimateRecord
+    decode: EstimateRecord
+    edge: EstimateRecord
+
+
 class NoiseFloor(Strict):
     """What this precision does to this model, measured; mean |delta| in nats."""
 
@@ -327,6 +338,9 @@ class NoiseFloor(Strict):
     train_ratio: EstimateRecord
     edge_ratio: EstimateRecord
     """Engine against trainer, over what two independent errors of the floor's size add up to."""
+    decode_ratio: EstimateRecord | None = None
+    """The engine's error while sampling."""
+    typical: TypicalRatios | None = None
 
 
 class SuppositionRecord(Strict):

@@ -34,7 +34,14 @@ from mismatch_lab.attribution.self_disagreement import (
     self_disagreements,
 )
 from mismatch_lab.attribution.shared_code import on_whose_side
-from mismatch_lab.attribution.suspects import SUSPECTS, Charge, charge_of, charges, side_of
+from mismatch_lab.attribution.suspects import (
+    SUSPECTS,
+    Charge,
+    charge_of,
+    charges,
+    noise_of,
+    side_of,
+)
 from mismatch_lab.attribution.trainer_itself import in_training_mode, with_own
 from mismatch_lab.attribution.trials import OnEvent, Rerun, Trials, confirmed_by
 from mismatch_lab.attribution.unlisted import CONVINCING, unlisted_cause
@@ -113,10 +120,10 @@ def _examine(inquest: Inquest) -> Outcome:
     charged = charges(
         found.captures, found.edges, found.floor, found.localisation, inquest.run.probe.limits
     )
-    noise_nats = charged[0].noise_nats
+    noise_nats = noise_of(found.floor, inquest.run.probe.limits)
     if found.drawn is not None and disproved(found.drawn):
         # Sampling otherwise is no error of log-probs: nobody else need be wrong.
-        charged = [charge for charge in charged if charge.error_nats > noise_nats]
+        charged = [charge for charge in charged if charge.error_nats > charge.noise_nats]
     own = self_disagreements(found.captures, noise_nats)
     given: Explanation = ()
     sound_engine = True

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mismatch_lab.attribution.hypotheses import Suspect
 from mismatch_lab.attribution.token_changes import Float64
 from mismatch_lab.captures.capture import Capture
-from mismatch_lab.schema import Limits, Localisation, Measures, NoiseFloor, RunSpec, SideSpec
+from mismatch_lab.findings.noise_floor import leaves_floor, leaves_typically
+from mismatch_lab.schema import (
+    EstimateRecord,
+    Limits,
+    Localisation,
+    Measures,
+    NoiseFloor,
+    RunSpec,
+    SideSpec,
+)
 
 SOUND = {"decode": "prefill", "infer": "ref", "train": "ref"}
 """What each suspect is held against."""
@@ -54,16 +63,42 @@ def charges(
     noise = noise_of(floor, limits)
     found: list[Charge] = []
     for suspect in ("train", "infer"):
-        ratio = floor.train_ratio if suspect == "train" else floor.infer_ratio
         located = localisation is not None and localisation.side == suspect
-        if ratio.value > limits.floor_ratio or located:
-            found.append(charge_of(suspect, captures, noise))
+        if leaves_floor(floor, suspect, limits) or located:
+            found.append(_charge_by_floor(suspect, captures, floor, limits))
     sampling = edges.get("decode_prefill")
     if sampling is not None:
         size = sampling["abs_delta_mean"]
         if size.ci95[0] > max(math.sqrt(2) * noise, limits.match_abs_delta_nats):
             found.append(charge_of("decode", captures, noise))
+        elif _sampling_alone(floor, size, limits):
+            found.append(_charge_by_floor("decode", captures, floor, limits))
     return found or [_likelier(captures, floor, noise)]
+
+
+def _sampling_alone(floor: NoiseFloor, size: EstimateRecord, limits: Limits) -> bool:
+    """Whether sampling leaves the floor where re-scoring does not: an error of its own below the
+    2.5 sqrt(2) floors by which two sound programs may differ.
+    """
+    own = size.ci95[0] > max(floor.precision.value, limits.match_abs_delta_nats)
+    return (
+        own and leaves_floor(floor, "decode", limits) and not leaves_floor(floor, "infer", limits)
+    )
+
+
+def _charge_by_floor(
+    suspect: Suspect, captures: Mapping[str, Capture], floor: NoiseFloor, limits: Limits
+) -> Charge:
+    """A charge; of one whose mean is within the limit, with as much less noise.
+
+    Explained, it is one floor away; so what tells it from that lies halfway, on a log scale.
+    """
+    noise = noise_of(floor, limits)
+    charge = charge_of(suspect, captures, noise)
+    if charge.error_nats > noise or not leaves_typically(floor, suspect, limits):
+        return charge
+    halfway = math.sqrt(charge.error_nats * floor.precision.value)
+    return replace(charge, noise_nats=max(min(noise, halfway), SMALLEST_NATS))
 
 
 def noise_of(floor: NoiseFloor, limits: Limits) -> float:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from mismatch_lab.attribution.floor_ratios import floor_ratios, own_ratios
+from mismatch_lab.attribution.wording import figure, number
 from mismatch_lab.schema import (
     Cause,
     EstimateRecord,
@@ -28,11 +30,6 @@ side is as often up as down, but for a bias of about half its variance (0.1 at |
 
 STANDARD_ERRORS = 4.0
 """And the mean must be this many standard errors away from 0."""
-
-OWN_ERROR = 0.5
-"""A side's error against the reference is its own if it shows against the other side too: the edge
-then is 0.7 times as many floors (one error of two) or more. Where both sides share an error they
-are the same policy, and it is the reference that differs."""
 
 SELF_COMPARISONS = {
     "decode_prefill": "the engine's sampling against its own re-scoring",
@@ -74,7 +71,7 @@ def decide(evidence: Evidence, limits: Limits) -> Decision:
     if measures is None:
         return Decision("error", f"The edge {evidence.edge} was not measured.", [], [])
     delta = measures["abs_delta_mean"]
-    seen = f"mean |delta| {_number(delta)} nats over {delta.n} tokens"
+    seen = f"mean |delta| {number(delta)} nats over {delta.n} tokens"
     broken = _not_measurable(measures)
     if broken:
         return Decision("error", f"No verdict: {broken}.", [broken], [])
@@ -116,7 +113,7 @@ def _mismatch_reasons(evidence: Evidence, measures: Measures, limits: Limits) ->
         reasons += _beyond_floor(evidence.floor, size, limits)
         if _one_sided(mean, size):
             reasons.append(
-                f"One-sided: mean delta {_number(mean)} is {abs(mean.value) / size.value:.0%} of "
+                f"One-sided: mean delta {number(mean)} is {abs(mean.value) / size.value:.0%} of "
                 "mean |delta|; rounding is not."
             )
         if evidence.weights:
@@ -152,13 +149,13 @@ def _reaches(evidence: Evidence, limits: Limits) -> bool:
     What differs inside and arrives nowhere is two names for two things, not a defect.
     """
     floor, routing = evidence.floor, evidence.routing
-    ratios = [] if floor is None else [floor.infer_ratio, floor.train_ratio, floor.edge_ratio]
+    beyond = floor is not None and any(r.leaves for r in floor_ratios(floor, limits))
     return (
         any(
             measures["abs_delta_mean"].ci95[1] >= limits.match_abs_delta_nats
             for measures in evidence.edges.values()
         )
-        or any(ratio.ci95[0] > limits.floor_ratio for ratio in ratios)
+        or beyond
         or (routing is not None and routing.flipped_token_share.value > 0)
         or bool(evidence.weights)
     )
@@ -172,23 +169,7 @@ def _beyond_floor(floor: NoiseFloor | None, size: EstimateRecord, limits: Limits
             f"Above the match limit of {limits.match_abs_delta_nats:g} nats, and no reference was "
             "run that could explain it by precision."
         ]
-    return [
-        f"Beyond the noise floor: {name} is {_number(ratio)} times what this precision does "
-        f"(limit {limits.floor_ratio:g})."
-        for name, ratio in _own_ratios(floor).items()
-        if ratio.ci95[0] > limits.floor_ratio
-    ]
-
-
-def _own_ratios(floor: NoiseFloor) -> dict[str, EstimateRecord]:
-    """How many times the floor each error is, of those that are not shared by both sides."""
-    ratios = {
-        "the engine's error": floor.infer_ratio,
-        "the trainer's error": floor.train_ratio,
-        "engine against trainer": floor.edge_ratio,
-    }
-    edge = floor.edge_ratio.value
-    return {name: r for name, r in ratios.items() if not edge < OWN_ERROR * r.value}
+    return [ratio.reason for ratio in own_ratios(floor, limits) if ratio.leaves]
 
 
 def _disagrees_with_itself(evidence: Evidence, limits: Limits) -> list[str]:
@@ -201,7 +182,7 @@ def _disagrees_with_itself(evidence: Evidence, limits: Limits) -> list[str]:
     two_roundings = math.sqrt(2) * evidence.floor.precision.ci95[1]
     limit = max(limits.floor_ratio * two_roundings, limits.match_abs_delta_nats)
     return [
-        f"{edge} ({what}): mean |delta| {_number(size)} nats, beyond {_figure(limit)}."
+        f"{edge} ({what}): mean |delta| {number(size)} nats, beyond {figure(limit)}."
         for edge, what in SELF_COMPARISONS.items()
         if edge in evidence.edges
         and (size := evidence.edges[edge]["abs_delta_mean"]).ci95[0] > limit
@@ -223,11 +204,12 @@ def _underpowered(evidence: Evidence, delta: EstimateRecord, limits: Limits) -> 
     floor = evidence.floor
     if floor is None or delta.value < limits.match_abs_delta_nats:
         return ""
-    for name, ratio in _own_ratios(floor).items():
-        if ratio.value > limits.floor_ratio:
+    for ratio in own_ratios(floor, limits):
+        if ratio.estimate.value > ratio.limit:
+            typically = " on the typical token" if ratio.typical else ""
             return (
-                f"{name} is at {_number(ratio)} times the floor: the limit of "
-                f"{limits.floor_ratio:g} lies inside the interval"
+                f"{ratio.name} is at {number(ratio.estimate)} times the floor{typically}: the "
+                f"limit of {ratio.limit:g} lies inside the interval"
             )
     return ""
 
@@ -237,16 +219,21 @@ def _numerics(evidence: Evidence, seen: str, reasons: list[str]) -> Decision:
     if floor is None or not _measured(floor):
         return Decision("underpowered", f"No reference to explain {seen}.", reasons, [])
     reasons.append(
-        f"Within the noise floor: engine {_number(floor.infer_ratio)}, trainer "
-        f"{_number(floor.train_ratio)}, edge {_number(floor.edge_ratio)} times "
-        f"{_number(floor.precision)} nats."
+        f"Within the noise floor: engine {number(floor.infer_ratio)}, trainer "
+        f"{number(floor.train_ratio)}, edge {number(floor.edge_ratio)} times "
+        f"{number(floor.precision)} nats."
     )
+    if floor.typical is not None:
+        reasons.append(
+            f"Token by token, typically: engine {number(floor.typical.infer)}, trainer "
+            f"{number(floor.typical.train)}, edge {number(floor.typical.edge)} times the floor."
+        )
     routing = evidence.routing
     if routing is not None and routing.flipped_token_share.value > 0:
         reasons.append(
             f"Routing: {routing.flipped_token_share.value:.1%} of tokens pick another expert in "
-            f"some layer and carry {_number(routing.abs_delta_flipped)} nats, the others "
-            f"{_number(routing.abs_delta_unflipped)}."
+            f"some layer and carry {number(routing.abs_delta_flipped)} nats, the others "
+            f"{number(routing.abs_delta_unflipped)}."
         )
     cause = Cause(
         id="numerics-floor",
@@ -279,7 +266,7 @@ def _measured(floor: NoiseFloor) -> bool:
 def _times(floor: NoiseFloor | None) -> str:
     if floor is None or not math.isfinite(floor.edge_ratio.value):
         return ""
-    return f", {_figure(floor.edge_ratio.value)} times the measured noise floor"
+    return f", {figure(floor.edge_ratio.value)} times the measured noise floor"
 
 
 def _where(found: Localisation | None) -> str:
@@ -287,15 +274,3 @@ def _where(found: Localisation | None) -> str:
         return ""
     sides = {"infer": "engine", "train": "trainer", "undecided": "side undecided"}
     return f"; first in {found.first_divergent_module} ({sides[str(found.side)]})"
-
-
-def _number(estimate: EstimateRecord) -> str:
-    low, high = estimate.ci95
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return _figure(estimate.value)
-    return f"{_figure(estimate.value)} [{_figure(low)}, {_figure(high)}]"
-
-
-def _figure(value: float) -> str:
-    """Three figures, without an exponent where people would write none."""
-    return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"

@@ -21,11 +21,11 @@ from statistics import NormalDist
 import numpy as np
 
 from mismatch_lab.measures.rows import FloatArray
+from mismatch_lab.measures.student import ratio_interval, student_quantile, wider
 
 REPLICATES = 1000
 MAX_CLUSTERS = 2048
 SEED = 20_251_123
-CONFIDENCE = 0.95
 
 
 def resample_totals(per_row: FloatArray) -> FloatArray:
@@ -70,6 +70,30 @@ def interval(replicates: FloatArray, n_rows: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def interval_of_ratio(
+    replicates: FloatArray, numerators: FloatArray, denominators: FloatArray
+) -> tuple[float, float]:
+    """95 % interval of a ratio of sums over rows: the wider of the bootstrap's and Student's.
+
+    Simulated with log-normal rows (deviation of the log 1 in numerator and denominator, correlated
+    0.5; 1500 runs), the lower end of a ratio lies above the truth in 2.5 % with 4, 6 or 8 rows and
+    2.3 % with 32; the bootstrap's alone in 5.5 % with 4, Student's alone in 4.7 % with 6. The upper
+    end of a *mean* of such rows lies below it in 9 to 11 % up to 16 rows (bootstrap alone: 23 to
+    13 %), 4 to 6 % where the deviation is 0.5: no interval knows of a tail that was not sampled.
+
+    Args:
+        replicates: float64 [REPLICATES], of the ratio; NaN where a replicate drew no data.
+        numerators: float64 [R], a sum for each row.
+        denominators: float64 [R]; 0 where a row holds no data.
+    """
+    held = denominators > 0
+    n_rows = int(np.count_nonzero(held))
+    drawn = interval(replicates, n_rows)
+    if n_rows > MAX_CLUSTERS or not (numerators >= 0).all():
+        return drawn
+    return wider(drawn, ratio_interval(numerators[held], denominators[held]))
+
+
 def expanded_tail(n_clusters: int) -> float:
     """Probability left out on each side so that a percentile interval has Student's width.
 
@@ -77,23 +101,7 @@ def expanded_tail(n_clusters: int) -> float:
     degrees of freedom (Hesterberg 2015, section 3.3). Tends to 0.025 as n grows.
     """
     inflation = sqrt(n_clusters / (n_clusters - 1))
-    return NormalDist().cdf(-inflation * _student_quantile(n_clusters - 1))
-
-
-def _student_quantile(dof: int) -> float:
-    """Upper 2.5 % point of Student's t by Abramowitz and Stegun 26.7.5.
-
-    Within 0.01 from 3 degrees of freedom on; below that it is too small, which does not matter:
-    two or three rows have so few distinct replicates that the tail is the extreme one anyway.
-    """
-    z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
-    return (
-        z
-        + (z**3 + z) / (4 * dof)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * dof**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * dof**3)
-        + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * dof**4)
-    )
+    return NormalDist().cdf(-inflation * student_quantile(n_clusters - 1))
 
 
 def _pool(per_row: FloatArray) -> FloatArray:

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from mismatch_lab.measures import kl, logprob, ratio
-from mismatch_lab.measures.bootstrap import interval, resample_totals
+from mismatch_lab.measures.bootstrap import interval, interval_of_ratio, resample_totals
 from mismatch_lab.measures.rows import AnyFloats, AnyInts, FloatArray
 from mismatch_lab.measures.stats import Estimate, quantiles_by_row
 from mismatch_lab.measures.sums import DeltaSums, sum_rows
@@ -71,6 +71,10 @@ EDGE_MEASURES: dict[str, EdgeMeasure] = {
 }
 
 
+DECISIVE = "abs_delta_mean"
+"""The measure whose interval is held against limits: of few rows it must not be too short."""
+
+
 def measure_edge(
     logp_infer: AnyFloats, logp_train: AnyFloats, row_ids: AnyInts
 ) -> dict[str, Estimate]:
@@ -101,7 +105,11 @@ def measure_edge(
         if measure.quantile is not None:
             estimates[name] = ranked[measure.quantile]
         else:
-            low, high = interval(evaluate(measure, replicates), n_rows[measure.per])
+            drawn = evaluate(measure, replicates)
+            if name == DECISIVE:
+                low, high = interval_of_ratio(drawn, table.abs_delta, table.tokens)
+            else:
+                low, high = interval(drawn, n_rows[measure.per])
             estimates[name] = evaluate_totals(measure, totals, low, high)
     return estimates
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mismatch_lab.measures.bootstrap import interval, resample_totals
+from mismatch_lab.measures.bootstrap import interval, interval_of_ratio, resample_totals
 from mismatch_lab.measures.rows import (
     AnyFloats,
     AnyInts,
@@ -78,8 +78,7 @@ def ratio_estimates(
         values = numerators.sum(axis=0) / counts.sum(axis=0)
         means = replicates[:, :n_columns] / replicates[:, n_columns:]
     for column in range(n_columns):
-        n_rows = int(np.count_nonzero(counts[:, column]))
-        low, high = interval(means[:, column], n_rows)
+        low, high = interval_of_ratio(means[:, column], numerators[:, column], counts[:, column])
         n = int(counts[:, column].sum())
         estimates.append(Estimate(float(values[column]), n, n_dropped[column], low, high))
     return tuple(estimates)
@@ -119,7 +118,7 @@ def ratio_of_means(
         value = float(np.divide(numerators.sum(), denominators.sum()))
         ratios = replicates[:, 0] / replicates[:, 1]
     n = int(valid.sum())
-    low, high = interval(ratios, int(np.count_nonzero(sum_by_row(valid, starts))))
+    low, high = interval_of_ratio(ratios, numerators, denominators)
     return Estimate(value, n, len(valid) - n, low, high)
 
 
