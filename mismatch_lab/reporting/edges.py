@@ -47,6 +47,8 @@ class Edge:
     value: str
     over_floor: str
     """Such as `12×`; empty without a floor."""
+    typically: str = ""
+    """The same on the typical token; empty where that was not measured."""
 
     @property
     def sign(self) -> str:
@@ -62,21 +64,38 @@ class Edge:
 def edge_views(findings: Findings, probe: Probe | None) -> list[Edge]:
     """Every known edge, measured or not, then any others that were measured."""
     limits = probe.limits if probe else Limits()
-    floor = findings.noise_floor.precision.value if findings.noise_floor else math.nan
     names = [*DRAWN, *(name for name in findings.edges if name not in DRAWN)]
-    return [_edge(name, findings, limits, floor) for name in names]
+    return [_edge(name, findings, limits) for name in names]
 
 
-def _edge(name: str, findings: Findings, limits: Limits, floor: float) -> Edge:
+def _edge(name: str, findings: Findings, limits: Limits) -> Edge:
     estimate = findings.edges.get(name, {}).get(MEAN_ABS_DELTA)
     about = EDGE_ABOUT.get(name, name.replace("_", " and "))
+    floor = findings.noise_floor.precision.value if findings.noise_floor else math.nan
     ratio = math.nan
     if estimate is not None and floor > 0:
         # Two sides with independent errors of the floor's size are sqrt(2) floors apart.
         ratio = estimate.value / (floor if name.endswith("_ref") else floor * math.sqrt(2))
     over_floor = "" if math.isnan(ratio) else f"{number(ratio, 2)}×"
+    typical = _typical(name, findings)
+    typically = f"{number(typical.value, 2)}×" if typical is not None and typical.n else ""
     state = _state(estimate, ratio, limits)
-    return Edge(name, about, estimate, state, estimate_value(estimate), over_floor)
+    if state == "within" and typical is not None and typical.ci95[0] > limits.floor_typical_ratio:
+        state = "beyond"
+    return Edge(name, about, estimate, state, estimate_value(estimate), over_floor, typically)
+
+
+def _typical(name: str, findings: Findings) -> EstimateRecord | None:
+    """Over the floor of the same token, for the edges of which that was measured."""
+    floor = findings.noise_floor
+    if floor is None or floor.typical is None:
+        return None
+    measured = {
+        "infer_ref": floor.typical.infer,
+        "train_ref": floor.typical.train,
+        "decode_train": floor.typical.edge,
+    }
+    return measured.get(name)
 
 
 def _state(estimate: EstimateRecord | None, ratio: float, limits: Limits) -> State:

@@ -8,7 +8,7 @@ import pytest
 from builders import answered
 
 from mismatch_lab.attribution.suspects import Charge, charge_of, charges, noise_of
-from mismatch_lab.schema import EstimateRecord, Limits, Localisation, NoiseFloor
+from mismatch_lab.schema import EstimateRecord, Limits, Localisation, NoiseFloor, TypicalRatios
 
 LIMITS = Limits()
 CAPTURES = {
@@ -86,3 +86,26 @@ def test_what_each_is_held_against(suspect: Any, error: float) -> None:
 def test_noise_has_a_smallest_size() -> None:
     assert noise_of(floor(), LIMITS) == pytest.approx(0.025)
     assert noise_of(floor(precision=1e-9), LIMITS) == 3e-6
+
+
+def typically(train: float = 1.0, infer: float = 1.0, decode: float = 1.0) -> NoiseFloor:
+    ratios = {"train": train, "infer": infer, "decode": decode, "edge": 1.0}
+    typical = TypicalRatios(**{name: number(value) for name, value in ratios.items()})
+    return floor(precision=0.2).model_copy(update={"decode_ratio": number(1.0), "typical": typical})
+
+
+def test_who_is_wrong_on_the_typical_token_is_charged_with_less_noise() -> None:
+    (one,) = charged(typically(train=2.1))
+    assert one.suspect == "train"
+    # Errors of 0.25 with a floor of 0.2, well within 2.5 of them: the noise is sqrt(0.25 * 0.2).
+    assert one.error_nats == 0.25
+    assert one.noise_nats == pytest.approx(0.2236, abs=1e-4)
+
+
+def test_sampling_is_charged_by_its_own_error_against_the_reference() -> None:
+    # Beyond one floor of 0.2, far below 2.5 sqrt(2) = 3.5 of them.
+    assert names(charged(typically(decode=2.1), decode_prefill=0.3)) == ["decode"]
+    # An error that the re-scoring has too is not the sampling's.
+    assert names(charged(typically(decode=2.1, infer=2.1), decode_prefill=0.3)) == ["infer"]
+    # Nor is one that re-scoring does not contradict.
+    assert "decode" not in names(charged(typically(decode=2.1), decode_prefill=0.1))

@@ -15,6 +15,7 @@ from mismatch_lab.schema import (
     ModuleError,
     NoiseFloor,
     RoutingFindings,
+    TypicalRatios,
     WorstRun,
 )
 
@@ -321,6 +322,52 @@ def test_a_reference_that_gave_no_number_explains_nothing(part: str) -> None:
     nothing = number(nan, nan, nan, n=0, dropped=1000)
     empty = floor().model_copy(update={part: nothing})
     assert verdict(edge(number(0.03, 5e-5, 0.06)), empty).status == "underpowered"
+
+
+# ---- the typical token -------------------------------------------------------------------------
+
+
+def typically(**ratios: EstimateRecord) -> NoiseFloor:
+    """Means of one floor, and on the typical token 1 unless given."""
+    one = {name: around(1.0) for name in ("infer", "train", "decode", "edge")}
+    return floor().model_copy(
+        update={"decode_ratio": around(1.0), "typical": TypicalRatios(**(one | ratios))}
+    )
+
+
+def test_an_error_on_every_token_is_a_mismatch_whatever_the_mean_says() -> None:
+    found = verdict(edge(around(0.03)), typically(train=around(3.5), edge=around(2.6)))
+    assert found.status == "mismatch"
+    assert (
+        "Beyond the noise floor token by token: the trainer's error is typically 3.5 [3.15, 3.85] "
+        "times what this precision does to the same token (limit 2)."
+    ) in found.reasons
+
+
+def test_an_error_that_both_sides_share_is_none_on_the_typical_token_either() -> None:
+    # Engine and trainer are 3.5 floors from the reference and 0.2 from each other.
+    shared = typically(train=around(3.5), infer=around(3.5), decode=around(3.5), edge=around(0.2))
+    assert verdict(edge(around(0.03)), shared).status == "numerics"
+
+
+def test_a_typical_ratio_around_its_limit_is_too_little_data() -> None:
+    found = verdict(edge(around(0.03)), typically(train=number(2.1, 1.8, 2.5), edge=around(1.7)))
+    assert found.status == "underpowered"
+    assert "on the typical token: the limit of 2 lies inside the interval" in found.headline
+
+
+def test_numerics_says_what_the_typical_token_shows() -> None:
+    found = verdict(edge(around(0.03)), typically(train=around(1.2)))
+    assert found.status == "numerics"
+    assert any(
+        "Token by token, typically: engine 1 [0.9, 1.1], trainer 1.2" in r for r in found.reasons
+    )
+
+
+def test_below_the_match_limit_no_ratio_counts() -> None:
+    assert (
+        verdict(edge(around(5e-5)), typically(train=around(50), edge=around(35))).status == "match"
+    )
 
 
 # ---- error -------------------------------------------------------------------------------------

@@ -9,8 +9,13 @@ from hand_made import capture
 
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.findings.edges import measure_edges
-from mismatch_lab.findings.noise_floor import SMALLEST, measure_floor
-from mismatch_lab.schema import NoiseFloor
+from mismatch_lab.findings.noise_floor import (
+    SMALLEST,
+    leaves_floor,
+    leaves_typically,
+    measure_floor,
+)
+from mismatch_lab.schema import Limits, NoiseFloor
 
 LEVEL = {
     "decode": -1.75,
@@ -111,3 +116,29 @@ def test_without_a_re_scoring_the_engine_is_what_it_returned_while_sampling() ->
     found = floor_of(captures)
     assert found is not None
     assert found.infer_ratio.value == 6.0  # |-1.75 + 1| / 0.125
+
+
+def test_each_error_on_the_typical_token_too() -> None:
+    found = floor_of(made())
+    assert found is not None
+    assert found.typical is not None
+    # As the means, since all tokens are alike, but for 3e-6 in 0.125.
+    for name, ratio in (("infer", 4.0), ("train", 2.0), ("decode", 6.0), ("edge", 8 / sqrt(2))):
+        assert getattr(found.typical, name).value == pytest.approx(ratio, rel=1e-4)
+    assert found.decode_ratio is not None
+    assert found.decode_ratio.value == 6.0  # |-1.75 + 1| / 0.125
+
+
+def test_a_side_leaves_the_floor_by_either_measure() -> None:
+    found = floor_of(made(train=-1.375, prefill=-1.125, decode=-1.125))
+    assert found is not None
+    # The trainer is 0.375 / 0.125 = 3 floors away, the engine 1.
+    limits = Limits()
+    assert leaves_floor(found, "train", limits)
+    assert leaves_typically(found, "train", limits)
+    assert not leaves_floor(found, "infer", limits)
+    by_mean = found.model_copy(update={"typical": None})
+    assert leaves_floor(by_mean, "train", limits)
+    assert not leaves_typically(by_mean, "train", limits)
+    assert not leaves_floor(by_mean, "train", Limits(floor_ratio=4))
+    assert leaves_floor(found, "train", Limits(floor_ratio=4))
