@@ -18,6 +18,8 @@ with `row_ids` [N], ascending, naming each token's sequence.
 | `suppositions` | how likely sampled tokens are if they were drawn otherwise than reported    |
 | `aggregate`   | mergeable running state, for live use                                       |
 | `stats`       | `Estimate`; means, quantiles and ratios of means with 95 % intervals        |
+| `paired`      | how many times the floor an error is on the typical token                   |
+| `student`     | intervals by Student's t, for few rows                                      |
 | `bootstrap`   | the cluster bootstrap behind the intervals                                  |
 | `sums`        | the additive terms of which edge measures are functions                     |
 | `histogram`, `rows` | log-spaced bins; array types, length checks and per-row sums          |

@@ -78,6 +78,8 @@ def test_the_limits_in_the_readme_are_those_of_the_code() -> None:
     text = " ".join(TEXTS[README].split())
     limits = Limits()
     assert f"error is more than {limits.floor_ratio:g} times that" in text
+    assert limits.floor_typical_ratio == 2
+    assert "more than twice that token by token" in text
     assert float(re.findall(r"limit \((\S+) nats\)", text)[0]) == limits.match_abs_delta_nats
 
 
