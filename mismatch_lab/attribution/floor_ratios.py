@@ -74,3 +74,18 @@ def own_ratios(floor: NoiseFloor, limits: Limits) -> list[FloorRatio]:
         for ratio in floor_ratios(floor, limits)
         if not edges[ratio.typical] < OWN_ERROR * ratio.estimate.value
     ]
+
+
+def leaving(floor: NoiseFloor, limits: Limits) -> list[FloorRatio]:
+    """Own errors beyond their limits, each said once: by its mean where that shows it, sampling
+    only where re-scoring does not show the same, and the edge token by token only where no side is.
+    """
+    found: list[FloorRatio] = []
+    for ratio in own_ratios(floor, limits):
+        said = {one.name for one in found}
+        known = {ratio.name} if ratio.name != NAMES["decode"] else {ratio.name, NAMES["infer"]}
+        if ratio.typical and ratio.name == NAMES["edge"]:
+            known = set(NAMES.values())
+        if ratio.leaves and not known & said:
+            found.append(ratio)
+    return found

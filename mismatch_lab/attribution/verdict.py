@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mismatch_lab.attribution.floor_ratios import floor_ratios, own_ratios
+from mismatch_lab.attribution.floor_ratios import floor_ratios, leaving, own_ratios
 from mismatch_lab.attribution.wording import figure, number
 from mismatch_lab.schema import (
     Cause,
@@ -169,7 +169,7 @@ def _beyond_floor(floor: NoiseFloor | None, size: EstimateRecord, limits: Limits
             f"Above the match limit of {limits.match_abs_delta_nats:g} nats, and no reference was "
             "run that could explain it by precision."
         ]
-    return [ratio.reason for ratio in own_ratios(floor, limits) if ratio.leaves]
+    return [ratio.reason for ratio in leaving(floor, limits)]
 
 
 def _disagrees_with_itself(evidence: Evidence, limits: Limits) -> list[str]:

@@ -356,6 +356,29 @@ def test_a_typical_ratio_around_its_limit_is_too_little_data() -> None:
     assert "on the typical token: the limit of 2 lies inside the interval" in found.headline
 
 
+def test_each_error_is_said_once() -> None:
+    # By its mean, if that shows it; the sampling's is the re-scoring's.
+    broken = typically(infer=around(9), decode=around(9), edge=around(9)).model_copy(
+        update={"infer_ratio": around(5), "decode_ratio": around(5), "edge_ratio": around(4)}
+    )
+    found = verdict(edge(around(0.2)), broken)
+    beyond = [reason for reason in found.reasons if reason.startswith("Beyond")]
+    assert [reason.split(" is ")[0] for reason in beyond] == [
+        "Beyond the noise floor: the engine's error",
+        "Beyond the noise floor: engine against trainer",
+    ]
+    # A mean that shows sampling alone, and the trainer's typical token.
+    sampling = typically(train=around(9), decode=around(9), edge=around(9)).model_copy(
+        update={"decode_ratio": around(5), "edge_ratio": around(2.6)}
+    )
+    found = verdict(edge(around(0.2)), sampling)
+    beyond = [reason for reason in found.reasons if reason.startswith("Beyond")]
+    assert [reason.split(" is ")[0] for reason in beyond] == [
+        "Beyond the noise floor: the engine's error while sampling",
+        "Beyond the noise floor token by token: the trainer's error",
+    ]
+
+
 def test_numerics_says_what_the_typical_token_shows() -> None:
     found = verdict(edge(around(0.03)), typically(train=around(1.2)))
     assert found.status == "numerics"
