@@ -30,7 +30,7 @@ MEASURES: dict[str, Low] = {
 def write_page(trials: Sequence[Trial], out: Path) -> None:
     """Everything, into a folder."""
     out.mkdir(parents=True, exist_ok=True)
-    whole = [trial for trial in trials if trial.n_rows == _rows_of(trials, trial)]
+    whole = whole_recordings(trials)
     stored = {
         "resolution_nats": RESOLUTION_NATS,
         "trials": [asdict(trial) for trial in whole],
@@ -49,14 +49,17 @@ def write_page(trials: Sequence[Trial], out: Path) -> None:
     _figure(whole, out / f"{NAME}.svg")
 
 
+def whole_recordings(trials: Sequence[Trial]) -> list[Trial]:
+    """Those on all rows of their recording."""
+    rows: dict[tuple[str, str, str], int] = {}
+    for t in trials:
+        key = (t.engine, t.model, t.dtype)
+        rows[key] = max(rows.get(key, 0), t.n_rows)
+    return [t for t in trials if t.n_rows == rows[t.engine, t.model, t.dtype]]
+
+
 def _is_healthy(trial: Trial) -> bool:
     return not trial.planted.startswith(("logits", "noise"))
-
-
-def _rows_of(trials: Sequence[Trial], one: Trial) -> int:
-    """How many rows the recording of a trial has."""
-    same = (one.engine, one.model, one.dtype)
-    return next(t.n_rows for t in trials if (t.engine, t.model, t.dtype) == same)
 
 
 def _part(trials: Sequence[Trial], n_rows: int, healthy: bool) -> list[Trial]:
@@ -107,7 +110,7 @@ def _figure(whole: Sequence[Trial], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     part = [t for t in whole if t.dtype == "bfloat16"]
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
     limits = (Limits().floor_ratio, Limits().floor_typical_ratio)
     for panel, (name, low), limit in zip(panels, MEASURES.items(), limits, strict=True):
         groups = {"healthy": [t for t in part if _is_healthy(t)]}
@@ -123,7 +126,7 @@ def _figure(whole: Sequence[Trial], path: Path) -> None:
         panel.set_xticks([1, 1.5, 2, 2.5, 3, 4, 5], labels=["1", "1.5", "2", "2.5", "3", "4", "5"])
         panel.minorticks_off()
     panels[0].set_ylabel("share called more than precision (bfloat16)")
-    panels[1].legend(fontsize=8)
+    panels[1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1.0))
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

@@ -123,11 +123,11 @@ def _arrays(captures: Mapping[str, Capture]) -> dict[str, Any]:
     for side in SIDES:
         arrays[side] = captures[side].logp[rows.sampled].astype(np.float64)
     for side in PLANTED:
-        arrays[f"scaled.{side}"] = np.stack([_scaled(captures[side], s) for s in SCALES])
+        arrays[f"scaled.{side}"] = np.stack([scaled_logp(captures[side], s) for s in SCALES])
     return arrays
 
 
-def _scaled(capture: Capture, scale: float) -> Float64:
+def scaled_logp(capture: Capture, scale: float) -> Float64:
     """[N] log-probs of the sampled tokens, had the side's logits been this many times as large.
 
     The side's own rounding stays in: its log-probs are what is scaled.
