@@ -490,6 +490,45 @@ class ReferenceCheck(Strict):
         return self.outcome in ("undecided", "not defined")
 
 
+class OddToken(Strict):
+    """One sampled token for which a side has no log-prob that is one."""
+
+    row: int
+    position: int
+    """Counted from the row's first sampled token."""
+    token_id: int
+    text: str
+    """Control characters escaped; empty where no text was recorded."""
+    logp_infer: Number
+    logp_train: Number
+
+
+OddKind = Literal["missing", "impossible", "positive"]
+"""NaN, -inf, and above 0 by more than rounding."""
+
+
+class OddTokens(Strict):
+    """Sampled tokens of one capture that are odd in one way, where the other side's are not."""
+
+    capture: str
+    side: Literal["infer", "train"]
+    kind: OddKind
+    n: int
+    of: int
+    """Sampled tokens."""
+    n_token_ids: int
+    """Different ones among them."""
+    run: int = 1
+    """Which of `--repeats`."""
+    tokens: list[OddToken]
+    """The first of them."""
+
+    @property
+    def is_whole_side(self) -> bool:
+        """Whether the side has nothing else."""
+        return self.n == self.of
+
+
 class Findings(Strict):
     """findings.json."""
 
@@ -503,6 +542,8 @@ class Findings(Strict):
     """z of sampled log-probs against the reported distribution (|z| above 4 is alarming)."""
     drawn: DrawnFindings | None = None
     """What else could have drawn the sampled tokens, and what would have been noticed."""
+    odd_tokens: list[OddTokens] = []
+    """Sampled tokens whose log-prob is none on one side; they are left out of every mean."""
     weights: list[str] = []
     """Tensors whose fingerprints differ between the sides."""
     reference: ReferenceCheck | None = None

@@ -15,6 +15,7 @@ from mismatch_lab.findings.drawn import measure_drawn
 from mismatch_lab.findings.edges import measure_edges
 from mismatch_lab.findings.localise import left_open, localise
 from mismatch_lab.findings.noise_floor import measure_floor
+from mismatch_lab.findings.odd_tokens import odd_tokens
 from mismatch_lab.findings.routing import measure_routing
 from mismatch_lab.findings.run_versions import measure_versions
 from mismatch_lab.findings.versions import record
@@ -68,7 +69,8 @@ def build_findings(
     rows = captures["decode"].rows.n_rows
     weights = _weights(captures)
     versions = measure_versions(run, captures, localisation)
-    evidence = Evidence(edges, floor, localisation, routing, rows, tuple(weights))
+    odd = odd_tokens(captures)
+    evidence = Evidence(edges, floor, localisation, routing, rows, tuple(weights), odd=tuple(odd))
     decision = decide(evidence, limits)
     if reference is not None:
         decision = replace(decision, reasons=[*decision.reasons, reference.why])
@@ -81,6 +83,7 @@ def build_findings(
         localisation=localisation,
         calibration=_calibration(captures["decode"].rows, drawn),
         drawn=drawn,
+        odd_tokens=odd,
         weights=weights,
         versions=record(versions) if versions is not None else None,
         reference=reference,
