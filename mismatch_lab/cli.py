@@ -84,6 +84,9 @@ def diagnose(
         typer.Option(help="Start on those, update by reload_weights or weights_iterator."),
     ] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Measure so often: engines started anew, other seeds.")
+    ] = 1,
     budget: Annotated[
         float | None, typer.Option(help="Seconds for experiments that look for the cause.")
     ] = None,
@@ -119,6 +122,7 @@ def diagnose(
         ("mismatch-lab", *sys.argv[1:]),
         weights_before,
         weight_update,
+        repeats,
     )
     if dry_run:
         commands.run_dry(request, json_output, budget)

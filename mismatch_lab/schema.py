@@ -200,6 +200,8 @@ class RunSpec(Strict):
     ref: SideSpec
     prompts: list[Prompt]
     provenance: Provenance
+    repeats: int = Field(default=1, ge=1)
+    """How many times it is measured, each with engines started anew and another sampling seed."""
 
 
 class Manifest(Strict):
@@ -529,6 +531,37 @@ class OddTokens(Strict):
         return self.n == self.of
 
 
+class RepeatRecord(Strict):
+    """What one of several runs measured."""
+
+    run: int
+    """From 1; the first is the one that everything else in the findings is of."""
+    seed: int
+    """Of the sampling."""
+    status: Status
+    """By its own numbers and intervals over rows; `error` where it failed."""
+    headline: str
+    edges: dict[str, dict[str, Number]] = {}
+    """edge -> measure -> value."""
+    floor_ratios: dict[str, Number] = {}
+    """Field of the noise floor -> value."""
+
+
+class OverRuns(Strict):
+    """Several runs: mean and Student's t interval over them, `n` runs each."""
+
+    runs: list[RepeatRecord]
+    edges: dict[str, Measures]
+    floor_ratios: Measures
+    wider: list[str]
+    """Edges and ratios whose interval over runs is wider than that over rows: it decided."""
+
+    @property
+    def failed(self) -> list[RepeatRecord]:
+        """Runs that could not be measured."""
+        return [run for run in self.runs if run.status == "error"]
+
+
 class Findings(Strict):
     """findings.json."""
 
@@ -542,6 +575,8 @@ class Findings(Strict):
     """z of sampled log-probs against the reported distribution (|z| above 4 is alarming)."""
     drawn: DrawnFindings | None = None
     """What else could have drawn the sampled tokens, and what would have been noticed."""
+    over_runs: OverRuns | None = None
+    """Where it was measured several times (`--repeats`)."""
     odd_tokens: list[OddTokens] = []
     """Sampled tokens whose log-prob is none on one side; they are left out of every mean."""
     weights: list[str] = []

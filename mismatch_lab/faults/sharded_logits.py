@@ -18,11 +18,11 @@ def counted_only(logits: Any, counted: Any) -> Any:
 def _sharded_type() -> Any:
     import torch
 
-    plain = torch.Tensor
+    plain: Any = torch.Tensor
     normalised = (torch.log_softmax, plain.log_softmax, torch.nn.functional.log_softmax)
     summed = (torch.logsumexp, plain.logsumexp)
 
-    class ShardedLogits(plain):
+    class ShardedLogits(plain):  # type: ignore[misc]
         counted: Any
 
         @classmethod
