@@ -183,7 +183,7 @@ def phantom_rows(sound: Distributions, value: float) -> Float64:
 
 def own_shard(sound: Distributions, value: float) -> Float64:
     """Every shard of so many tokens is normalised by itself: nothing is summed over ranks."""
-    width, changed = int(value), np.empty_like(sound.logp)
+    width, changed = max(1, int(value)), np.empty_like(sound.logp)
     for start in range(0, sound.logp.shape[1], width):
         changed[:, start : start + width] = log_softmax(sound.logp[:, start : start + width])
     return changed

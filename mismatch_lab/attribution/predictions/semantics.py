@@ -192,7 +192,8 @@ def partial_normaliser(clues: Clues) -> list[Hypothesis]:
 def shard_widths(vocabulary: int, n: int) -> list[int]:
     """Tokens of one of n shards: as torch cuts, as vLLM pads (64) and as Megatron (128 a rank)."""
     blocks = (1, 64, 128 * n) if vocabulary else ()
-    return sorted({-(-(-(-vocabulary // block) * block) // n) for block in blocks})
+    widths = sorted({-(-(-(-vocabulary // block) * block) // n) for block in blocks})
+    return [width for width in widths if width * (n - 1) < vocabulary]  # no rank is left empty
 
 
 def impossible(clues: Clues) -> list[Hypothesis]:
