@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mismatch_lab.attribution.agreement import joined
 from mismatch_lab.attribution.build_cause import build_cause
 from mismatch_lab.captures.capture import Capture, Int64
-from mismatch_lab.findings.odd_tokens import LOOKED_AT, SIDES, WORDS, odd_masks
+from mismatch_lab.findings.odd_tokens import LOOKED_AT, SIDES, WORDS, in_words, odd_masks
 from mismatch_lab.schema import Cause, Confirmation, Measures, Observation, OddKind, OddTokens
 
 CAUSES: dict[OddKind, str] = {
@@ -42,8 +42,8 @@ def odd_causes(
     """
     causes: dict[tuple[str, OddKind], Cause] = {}
     for one in odd:
-        if one.run == 1:
-            causes.setdefault((one.side, one.kind), _cause(one, captures, edges))
+        if (one.side, one.kind) not in causes:
+            causes[one.side, one.kind] = _cause(one, captures, edges)
     return list(causes.values())
 
 
@@ -76,7 +76,9 @@ def _cause(odd: OddTokens, captures: Mapping[str, Capture], edges: Mapping[str, 
         ),
         *_other_side(odd),
     ]
-    if odd.kind == "missing":
+    if odd.run > 1:  # its captures are on disk; what is looked into are those of the first run
+        why = in_words(odd)
+    elif odd.kind == "missing":
         why, seen = _why_missing(odd, captures)
         evidence += seen
     elif odd.kind == "impossible":
@@ -87,7 +89,7 @@ def _cause(odd: OddTokens, captures: Mapping[str, Capture], edges: Mapping[str, 
             f"The {side}'s probabilities are above 1 at {odd.n} tokens: its log-sum-exp is over "
             "less than the vocabulary."
         )
-    confirmed = [] if odd.kind == "positive" else _left_out(edges)
+    confirmed = [] if odd.kind == "positive" or odd.run > 1 else _left_out(edges)
     return build_cause(
         CAUSES[odd.kind], odd.side, SURE[odd.kind], why, evidence, confirmed, location=None
     )
