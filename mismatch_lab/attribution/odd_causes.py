@@ -190,7 +190,7 @@ def _to_the_end(capture: Capture, flat: Int64) -> int:
 
 def _why_impossible(odd: OddTokens, capture: Capture) -> tuple[str, list[Observation]]:
     side, probes = SIDES[odd.side], capture.probe_logp
-    said = f"The {side} gives probability 0 to {odd.n} tokens that were sampled"
+    said = f"The {side} gives probability 0 to tokens that were sampled ({odd.n})"
     if probes is None or not len(probes):
         return f"{said}; its distributions were not recorded.", []
     zero = np.isneginf(probes)

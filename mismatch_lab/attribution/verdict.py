@@ -92,7 +92,7 @@ def decide(evidence: Evidence, limits: Limits) -> Decision:
             headline += f" And {odd[0]}"
         return Decision("mismatch", headline, reasons + odd + mismatch, [])
     if odd:
-        rest = f"Left out, {seen}{_times(evidence.floor)}."
+        rest = f"Where both are finite, {seen}{_times(evidence.floor)}."
         return Decision("mismatch", f"Mismatch: {odd[0]} {rest}", reasons + odd, [])
     thin = _underpowered(evidence, delta, limits)
     if thin:

@@ -135,7 +135,7 @@ def in_words(odd: OddTokens) -> str:
     where = f"row {first.row}, position {first.position}, token {first.token_id} '{first.text}'"
     run = f", run {odd.run}" if odd.run > 1 else ""
     return (
-        f"{odd.n} of {odd.of} sampled tokens have {WORDS[odd.kind]} in the {what} alone{run}: "
+        f"{odd.n} of {odd.of} sampled tokens with {WORDS[odd.kind]} in the {what} alone{run}; "
         f"first {where}, engine {first.logp_infer:.4g}, trainer {first.logp_train:.4g}."
     )
 
