@@ -84,6 +84,9 @@ def diagnose(
         typer.Option(help="Start on those, update by reload_weights or weights_iterator."),
     ] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Measure so often: engines started anew, other seeds.")
+    ] = 1,
     budget: Annotated[
         float | None, typer.Option(help="Seconds for experiments that look for the cause.")
     ] = None,
@@ -119,6 +122,7 @@ def diagnose(
         ("mismatch-lab", *sys.argv[1:]),
         weights_before,
         weight_update,
+        repeats,
     )
     if dry_run:
         commands.run_dry(request, json_output, budget)
@@ -217,6 +221,7 @@ def scorecard(
     ] = None,
     part: Annotated[str, typer.Option(help="I/N: every N-th case from the I-th on.")] = "1/1",
     workers: Annotated[int, typer.Option(min=1, help="Cases at a time.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each; see `diagnose`.")] = 1,
     engine: Annotated[str, typer.Option(help="vllm or hf.")] = "vllm",
     dtype: Annotated[
         str | None, typer.Option(help="Of the faults that show in it: float32 or bfloat16.")
@@ -258,6 +263,7 @@ def scorecard(
             list_only,
             render_only,
             workers,
+            repeats,
             ("mismatch-lab", *sys.argv[1:]),
         )
     )

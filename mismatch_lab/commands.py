@@ -14,7 +14,7 @@ from mismatch_lab.diagnose import FINDINGS_FILE, RUN_FILE, diagnose
 from mismatch_lab.engines.checkpoint import check_model_path, locate
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
 from mismatch_lab.engines.options import check_options
-from mismatch_lab.errors import CaptureError, InputError
+from mismatch_lab.errors import CaptureError, EngineError, InputError
 from mismatch_lab.executors.local import run_task
 from mismatch_lab.findings.compare import compare_findings
 from mismatch_lab.request import (
@@ -47,6 +47,13 @@ def run_diagnose(
         print((folder / FINDINGS_FILE).read_text(encoding="utf-8"))
     else:
         view.summary(Console(), findings, folder / REPORT_FILE)
+    failed = findings.over_runs.failed if findings.over_runs is not None else []
+    if failed:
+        numbers = ", ".join(str(record.run) for record in failed)
+        raise EngineError(
+            f"Run {numbers} of {run.repeats} failed: {failed[0].headline}",
+            f"What the others measured is in {folder}; their verdict is above.",
+        )
 
 
 def run_dry(request: DiagnoseRequest, json_output: bool, budget_s: float | None = None) -> None:

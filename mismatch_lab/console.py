@@ -15,6 +15,7 @@ from rich.table import Table
 
 from mismatch_lab.cause_lines import print_causes
 from mismatch_lab.diagnose import OnEvent
+from mismatch_lab.finding_lines import print_odd_tokens, print_runs
 from mismatch_lab.findings.drawn import disproved, what_would_be_noticed
 from mismatch_lab.findings.edges import EDGE_ABOUT
 from mismatch_lab.reporting.gaps import not_compared
@@ -75,6 +76,9 @@ def summary(console: Console, findings: Findings, report: Path | None) -> None:
     headline = escape(visible(verdict.headline))
     console.print(f"\n[{style}]{verdict.status.upper()}[/]  {headline}", highlight=False)
     console.print(_edge_table(findings, console.width))
+    if findings.over_runs is not None:
+        print_runs(console, findings.over_runs)
+    print_odd_tokens(console, findings)
     for reason in verdict.reasons[1:6]:
         console.print(f"  - {escape(visible(reason))}", highlight=False)
     left_out = [name for name, _why in not_compared(findings.localisation)]

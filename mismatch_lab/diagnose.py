@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,9 @@ from mismatch_lab.errors import InputError
 from mismatch_lab.executors.cache import run_cached
 from mismatch_lab.executors.warm import start_s, warm_workers
 from mismatch_lab.findings.build import build_findings, load_captures
+from mismatch_lab.findings.over_runs import Repeat
 from mismatch_lab.plan import plan_tasks
+from mismatch_lab.repeats import measure_repeats
 from mismatch_lab.schema import Findings, RunSpec, write_json
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -28,7 +30,16 @@ AfterTask = Callable[[str, Path], None]
 
 RUN_FILE = "run.json"
 FINDINGS_FILE = "findings.json"
-OURS = {RUN_FILE, FINDINGS_FILE, "report.html", "captures", "experiments", "logs", ".lock"}
+OURS = {
+    RUN_FILE,
+    FINDINGS_FILE,
+    "report.html",
+    "captures",
+    "repeats",
+    "experiments",
+    "logs",
+    ".lock",
+}
 """What a run folder may hold; a folder with anything else is not ours to replace."""
 
 
@@ -78,7 +89,8 @@ def diagnose(
                 )
         if start_s():
             timings["start.workers"] = start_s()  # the server that they are forked from
-        return finish(run, out, timings, on_event, budget_s, after_task, cache)
+        repeats = measure_repeats(run, out, on_event, after_task, cache, timings)
+        return finish(run, out, timings, on_event, budget_s, after_task, cache, repeats)
 
 
 def finish(
@@ -89,6 +101,7 @@ def finish(
     budget_s: float | None = None,
     after_task: AfterTask | None = None,
     cache: Path | None = None,
+    repeats: Sequence[Repeat] = (),
 ) -> Findings:
     """From captures to findings, causes and report."""
     from mismatch_lab.attribution.stage import with_causes
@@ -97,12 +110,14 @@ def finish(
     on_event({"event": "stage", "text": "measuring"})
     began = time.perf_counter()
     captures = load_captures(out)
-    findings = build_findings(run, captures, timings_s)
+    findings = build_findings(run, captures, timings_s, repeats=repeats)
     timings_s["measure"] = time.perf_counter() - began
     if reference_check.is_due(run, findings):
         began = time.perf_counter()
         run_task = partial(run_cached, logs=out / "logs", on_event=on_event, cache=cache)
-        run, captures, findings = _with_reference_checked(run, out, captures, findings, run_task)
+        run, captures, findings = _with_reference_checked(
+            run, out, captures, findings, run_task, repeats
+        )
         timings_s["reference check"] = time.perf_counter() - began
     began = time.perf_counter()
     findings = with_causes(run, out, captures, findings, on_event, budget_s, after_task)
@@ -123,6 +138,7 @@ def _with_reference_checked(
     captures: dict[str, Capture],
     findings: Findings,
     run_task: reference_check.RunTask,
+    repeats: Sequence[Repeat],
 ) -> tuple[RunSpec, dict[str, Capture], Findings]:
     """The same, measured against a reference that holds, or with the side left open."""
     assert findings.noise_floor is not None
@@ -133,7 +149,7 @@ def _with_reference_checked(
         run, found = reference_check.by_definition(run, found, folder, run_task)
         write_json(out / RUN_FILE, run)
         captures = load_captures(out)
-    return run, captures, build_findings(run, captures, findings.timings_s, found)
+    return run, captures, build_findings(run, captures, findings.timings_s, found, repeats)
 
 
 def prepare_folder(out: Path, overwrite: bool) -> None:

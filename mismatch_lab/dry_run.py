@@ -82,6 +82,8 @@ class DryRun(Strict):
     cost_of_trial: str = SIMULATED
     cost_of_knob: str = STARTED_AGAIN
     note: str = LATER
+    repeats: int = 1
+    repeats_note: str = ""
 
 
 def plan_run(run: RunSpec, budget_s: float | None = None) -> DryRun:
@@ -103,6 +105,18 @@ def plan_run(run: RunSpec, budget_s: float | None = None) -> DryRun:
         ],
         knobs=_knobs(run),
         budget_s=BUDGET_S if budget_s is None else budget_s,
+        repeats=run.repeats,
+        repeats_note=_repeats_note(run.repeats),
+    )
+
+
+def _repeats_note(repeats: int) -> str:
+    if repeats == 1:
+        return ""
+    return (
+        f"{repeats} runs, one after another: these captures again with engines started anew and "
+        f"other sampling seeds, without modules; about {repeats} times their time and disk, the "
+        "memory of one. What explains a mismatch is looked for once, in the first."
     )
 
 

@@ -24,6 +24,8 @@ def print_plan(console: Console, plan: DryRun) -> None:
     _say(console, f"plan of {plan.run}: {plan.prompts} prompts; nothing is started or written.")
     _head(console, "captures, in this order")
     console.print(_captures(plan))
+    if plan.repeats_note:
+        _say(console, plan.repeats_note)
     _head(console, f"on a mismatch, for at most {seconds(plan.budget_s)}: what each suspect may be")
     _say(console, f"{plan.cost_of_trial}; n+: n values, then others between the best of them")
     console.print(_trials(plan))

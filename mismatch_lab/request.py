@@ -58,6 +58,7 @@ class DiagnoseRequest:
     command: tuple[str, ...] = ()
     weights_before: str | None = None
     weight_update: str | None = None
+    repeats: int = 1
 
 
 def build_run(request: DiagnoseRequest) -> RunSpec:
@@ -122,6 +123,7 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
         ref=ref,
         prompts=prompts,
         provenance=gather(list(request.command)),
+        repeats=_repeats(request.repeats),
     )
 
 
@@ -146,6 +148,12 @@ def _update(request: DiagnoseRequest) -> dict[str, str | None]:
     if before is not None:
         check_same_tensors(before, request.model)
     return {"weights_before": before, "weight_update": update}
+
+
+def _repeats(repeats: int) -> int:
+    if repeats < 1:
+        raise InputError(f"--repeats {repeats}: at least once.", "5 give an interval over runs.")
+    return repeats
 
 
 def _label(model: str) -> str:

@@ -202,6 +202,8 @@ class RunSpec(Strict):
     ref: SideSpec
     prompts: list[Prompt]
     provenance: Provenance
+    repeats: int = Field(default=1, ge=1)
+    """How many times it is measured, each with engines started anew and another sampling seed."""
 
 
 class Manifest(Strict):
@@ -504,6 +506,76 @@ class ReferenceCheck(Strict):
         return self.outcome in ("undecided", "not defined")
 
 
+class OddToken(Strict):
+    """One sampled token for which a side has no log-prob that is one."""
+
+    row: int
+    position: int
+    """Counted from the row's first sampled token."""
+    token_id: int
+    text: str
+    """Control characters escaped; empty where no text was recorded."""
+    logp_infer: Number
+    logp_train: Number
+
+
+OddKind = Literal["missing", "impossible", "positive"]
+"""NaN, -inf, and above 0 by more than rounding."""
+
+
+class OddTokens(Strict):
+    """Sampled tokens of one capture that are odd in one way, where the other side's are not."""
+
+    capture: str
+    side: Literal["infer", "train"]
+    kind: OddKind
+    n: int
+    of: int
+    """Sampled tokens."""
+    n_token_ids: int
+    """Different ones among them."""
+    run: int = 1
+    """Which of `--repeats`."""
+    tokens: list[OddToken]
+    """The first of them."""
+
+    @property
+    def is_whole_side(self) -> bool:
+        """Whether the side has nothing else."""
+        return self.n == self.of
+
+
+class RepeatRecord(Strict):
+    """What one of several runs measured."""
+
+    run: int
+    """From 1; the first is the one that everything else in the findings is of."""
+    seed: int
+    """Of the sampling."""
+    status: Status
+    """By its own numbers and intervals over rows; `error` where it failed."""
+    headline: str
+    edges: dict[str, dict[str, Number]] = {}
+    """edge -> measure -> value."""
+    floor_ratios: dict[str, Number] = {}
+    """Field of the noise floor -> value."""
+
+
+class OverRuns(Strict):
+    """Several runs: mean and Student's t interval over them, `n` runs each."""
+
+    runs: list[RepeatRecord]
+    edges: dict[str, Measures]
+    floor_ratios: Measures
+    wider: list[str]
+    """Edges and ratios whose interval over runs is wider than that over rows: it decided."""
+
+    @property
+    def failed(self) -> list[RepeatRecord]:
+        """Runs that could not be measured."""
+        return [run for run in self.runs if run.status == "error"]
+
+
 class Findings(Strict):
     """findings.json."""
 
@@ -517,6 +589,10 @@ class Findings(Strict):
     """z of sampled log-probs against the reported distribution (|z| above 4 is alarming)."""
     drawn: DrawnFindings | None = None
     """What else could have drawn the sampled tokens, and what would have been noticed."""
+    over_runs: OverRuns | None = None
+    """Where it was measured several times (`--repeats`)."""
+    odd_tokens: list[OddTokens] = []
+    """Sampled tokens whose log-prob is none on one side; they are left out of every mean."""
     weights: list[str] = []
     """Tensors whose fingerprints differ between the sides."""
     reference: ReferenceCheck | None = None

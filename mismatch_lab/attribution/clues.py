@@ -30,6 +30,13 @@ class Clues:
     """The suspect's, where it is known."""
     micro_batch: int = 1
     """Rows per forward of the suspect, where it is the trainer."""
+    raises_only: bool = True
+    """Whether hardly any log-prob is clearly below the sound one's: a sum of fewer terms raises
+    every log-prob."""
+    impossible: bool = False
+    """Whether tokens that were sampled have probability 0."""
+    masked: tuple[tuple[int, int], ...] = ()
+    """Entries of the vocabulary that have probability 0 wherever distributions were recorded."""
     tensors: tuple[str, ...] | None = None
     """Names of the checkpoint's tensors; None where they are not known."""
 

@@ -11,12 +11,24 @@ Suspect = Literal["decode", "infer", "train"]
 """Whose log-probs are in doubt: the engine's while sampling, its re-scoring, the trainer's."""
 
 
+Spans = tuple[tuple[int, int], ...]
+"""Token ids, as half-open ranges."""
+
+
 @dataclass(frozen=True)
 class RowChange:
-    """A change to distributions: a row of ROW_CHANGES and its number."""
+    """A change to distributions: a row of ROW_CHANGES and its number, or a row of ID_CHANGES and
+    the entries of the vocabulary that it concerns.
+    """
 
     name: str
     value: float = 0.0
+    choices: tuple[Spans, ...] = ()
+
+    @property
+    def ids(self) -> Spans:
+        """The entries that it concerns: those of the choice that the number stands for."""
+        return self.choices[int(self.value)] if self.choices else ()
 
 
 @dataclass(frozen=True)

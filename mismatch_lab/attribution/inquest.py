@@ -13,8 +13,9 @@ from mismatch_lab.attribution.hypotheses import Explanation
 from mismatch_lab.attribution.investigate import Inquiry, investigate
 from mismatch_lab.attribution.lab import Lab
 from mismatch_lab.attribution.naming import cause_of_grid, not_ruled_out, ruled_out
+from mismatch_lab.attribution.odd_causes import masked_ids
 from mismatch_lab.attribution.simulate import World
-from mismatch_lab.attribution.suspects import Charge, side_of
+from mismatch_lab.attribution.suspects import CAPTURED, Charge, raises_only, side_of
 from mismatch_lab.attribution.trials import Trials
 from mismatch_lab.attribution.value_grid import rounded_sound, value_grid
 from mismatch_lab.captures.capture import Capture
@@ -28,6 +29,7 @@ from mismatch_lab.schema import (
     Manifest,
     Measures,
     NoiseFloor,
+    OddTokens,
     ReferenceCheck,
     RuledOut,
     RunSpec,
@@ -48,6 +50,8 @@ class Measured:
     reference: ReferenceCheck | None = None
     """Whether what sides are held against can be believed."""
     drawn: DrawnFindings | None = None
+    odd: tuple[OddTokens, ...] = ()
+    """Sampled tokens without a log-prob; NaN in `captures`."""
 
 
 @dataclass
@@ -125,6 +129,12 @@ class Inquest:
             tensors=self.tensors,
             first_wrong=_first_layer(self.found.localisation, charge.suspect),
             micro_batch=2 if packs else 1,
+            raises_only=raises_only(charge),
+            impossible=any(
+                odd.kind == "impossible" and odd.capture == CAPTURED[charge.suspect]
+                for odd in self.found.odd
+            ),
+            masked=masked_ids(self.found.captures[CAPTURED[charge.suspect]]),
         )
 
 

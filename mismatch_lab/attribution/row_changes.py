@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from mismatch_lab.attribution.hypotheses import RowChange, Spans
 from mismatch_lab.captures.capture import Capture, Int64
 from mismatch_lab.measures.grids import to_bfloat16
 
@@ -53,6 +54,11 @@ class Distributions:
         """[P, V] probability of all tokens that are likelier than the one of this rank."""
         ranked = np.exp(np.take_along_axis(self.logp, self.by_rank, axis=1))
         return np.asarray(np.cumsum(ranked, axis=1) - ranked)
+
+    @cached_property
+    def mass_up_to(self) -> Float64:
+        """[P, V + 1] probability of all tokens with a smaller id."""
+        return np.pad(np.cumsum(np.exp(self.logp), axis=1), ((0, 0), (1, 0)))
 
     @cached_property
     def seen_tokens(self) -> list[Int64]:
@@ -175,6 +181,39 @@ def phantom_rows(sound: Distributions, value: float) -> Float64:
     return np.asarray(sound.logp - np.log1p(value * np.exp(-sound.lse))[:, None])
 
 
+def own_shard(sound: Distributions, value: float) -> Float64:
+    """Every shard of so many tokens is normalised by itself: nothing is summed over ranks."""
+    width, changed = max(1, int(value)), np.empty_like(sound.logp)
+    for start in range(0, sound.logp.shape[1], width):
+        changed[:, start : start + width] = log_softmax(sound.logp[:, start : start + width])
+    return changed
+
+
+def uncounted(sound: Distributions, ids: Spans) -> Float64:
+    """The log-sum-exp misses these tokens; they keep their logits, so that it is no softmax."""
+    return np.asarray(sound.logp - _log_mass_without(sound, ids)[:, None])
+
+
+def masked(sound: Distributions, ids: Spans) -> Float64:
+    """These tokens have probability 0, the others what is left."""
+    changed = uncounted(sound, ids)
+    for start, stop in ids:
+        changed[:, start:stop] = -np.inf
+    return changed
+
+
+def _log_mass_without(sound: Distributions, ids: Spans) -> Float64:
+    """[P], summed from what is kept: a difference from 1 would lose small masses."""
+    width, at = sound.logp.shape[1], 0
+    kept = np.zeros(len(sound.logp))
+    for start, stop in sorted(ids):
+        kept += sound.mass_up_to[:, min(start, width)] - sound.mass_up_to[:, at]
+        at = min(stop, width)
+    kept += sound.mass_up_to[:, width] - sound.mass_up_to[:, at]
+    with np.errstate(divide="ignore"):  # nothing kept at all: -inf
+        return np.asarray(np.log(np.maximum(kept, 0.0)))
+
+
 def bfloat16_log_softmax(sound: Distributions, _value: float) -> Float64:
     """Logits, normaliser and result all rounded to bfloat16."""
     logits = to_bfloat16(sound.logits / sound.temperature)
@@ -196,6 +235,20 @@ ROW_CHANGES: dict[str, Callable[[Distributions, float], Float64]] = {
     "presence_penalty": presence_penalty,
     "frequency_penalty": frequency_penalty,
     "phantom_rows": phantom_rows,
+    "own_shard": own_shard,
     "bfloat16_log_softmax": bfloat16_log_softmax,
 }
 """name -> function; another one is one function and one row."""
+
+ID_CHANGES: dict[str, Callable[[Distributions, Spans], Float64]] = {
+    "uncounted": uncounted,
+    "masked": masked,
+}
+"""The same of functions that concern some entries of the vocabulary."""
+
+
+def change_rows(sound: Distributions, change: RowChange) -> Float64:
+    """[P, V] what a program with the change reports."""
+    if change.name in ID_CHANGES:
+        return ID_CHANGES[change.name](sound, change.ids)
+    return ROW_CHANGES[change.name](sound, change.value)

@@ -8,7 +8,7 @@ import numpy as np
 
 from mismatch_lab.attribution.hypotheses import Explanation, Hypothesis
 from mismatch_lab.attribution.lab import Lab
-from mismatch_lab.attribution.row_changes import ROW_CHANGES, distributions_of
+from mismatch_lab.attribution.row_changes import change_rows, distributions_of
 from mismatch_lab.attribution.token_changes import TOKEN_CHANGES, Float64
 from mismatch_lab.captures.capture import Capture, Int64
 
@@ -68,7 +68,7 @@ class World:
             flat = base.probe_positions[probes]
             sound = distributions_of(base, probes, self.temperature)
             for change in row_changes:
-                changed = ROW_CHANGES[change.name](sound, change.value)
+                changed = change_rows(sound, change)
                 sound = replace(sound, logp=changed)
             logp = np.full(len(logp), np.nan)
             logp[flat] = sound.logp[np.arange(len(flat)), base.rows.token_ids[flat]]

@@ -10,6 +10,7 @@ from typing import Any
 from mismatch_lab.attribution.attribute import BUDGET_S, attribute
 from mismatch_lab.attribution.inquest import Measured
 from mismatch_lab.attribution.knobs.base import Trial
+from mismatch_lab.attribution.odd_causes import odd_causes, with_odd
 from mismatch_lab.attribution.suspects import SUSPECTS, charge_of, noise_of
 from mismatch_lab.attribution.token_patterns import token_patterns
 from mismatch_lab.attribution.trials import SCORED, Rerun
@@ -18,6 +19,7 @@ from mismatch_lab.captures.store import load_capture, load_manifest
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
 from mismatch_lab.executors.local import run_task
 from mismatch_lab.findings.drawn import disproved, in_words
+from mismatch_lab.findings.odd_tokens import only_finite
 from mismatch_lab.findings.weights import tensors_unlike
 from mismatch_lab.schema import DrawnFindings, Findings, NoiseFloor, RunSpec
 
@@ -53,15 +55,16 @@ def with_causes(
     found = attribute(
         run,
         out,
-        _measured(run, out, captures, findings, floor),
+        _measured(run, out, only_finite(captures), findings, floor),
         _rerun(run, out, on_event, after_task),
         on_event,
         BUDGET_S if budget_s is None else budget_s,
         _costs(findings.timings_s),
     )
+    odd = odd_causes(findings.odd_tokens, captures, findings.edges)
     verdict = verdict.model_copy(
         update={
-            "causes": found.causes,
+            "causes": with_odd(found.causes, odd),
             "ruled_out": found.ruled_out,
             "experiments": found.experiments,
         }
@@ -93,6 +96,7 @@ def _measured(
         manifest,
         findings.reference,
         findings.drawn,
+        tuple(findings.odd_tokens),
     )
 
 

@@ -122,3 +122,19 @@ def _likelier(captures: Mapping[str, Capture], floor: NoiseFloor, noise: float) 
     """Nobody stands out: the side that is further from the reference."""
     worse: Suspect = "train" if floor.train_ratio.value >= floor.infer_ratio.value else "infer"
     return charge_of(worse, captures, noise)
+
+
+CLEARLY = 20.0
+"""A token is off by itself when it is off by this many times the noise."""
+
+HARDLY_ANY = 0.02
+"""Share of tokens that chance puts there."""
+
+
+def raises_only(charge: Charge) -> bool:
+    """Whether hardly any token of the suspect's is clearly less likely than it should be."""
+    error = charge.observed - charge.sound
+    error = error[np.isfinite(error)]
+    if not len(error):
+        return False
+    return float(np.mean(error < -CLEARLY * charge.noise_nats)) <= HARDLY_ANY

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from mismatch_lab.attribution.floor_ratios import floor_ratios, leaving, own_ratios
 from mismatch_lab.attribution.wording import figure, number
+from mismatch_lab.findings.odd_tokens import in_words, not_measurable
 from mismatch_lab.schema import (
     Cause,
     EstimateRecord,
@@ -19,6 +20,7 @@ from mismatch_lab.schema import (
     Measures,
     NoiseFloor,
     Observation,
+    OddTokens,
     Remedy,
     RoutingFindings,
     Status,
@@ -53,6 +55,8 @@ class Evidence:
     """Tensors whose fingerprints differ between the sides."""
     edge: str = "decode_train"
     """The edge that the headline speaks of."""
+    odd: tuple[OddTokens, ...] = ()
+    """Sampled tokens that have no log-prob on one side."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +76,21 @@ def decide(evidence: Evidence, limits: Limits) -> Decision:
         return Decision("error", f"The edge {evidence.edge} was not measured.", [], [])
     delta = measures["abs_delta_mean"]
     seen = f"mean |delta| {number(delta)} nats over {delta.n} tokens"
-    broken = _not_measurable(measures)
+    broken = _not_measurable(measures, evidence.odd)
     if broken:
         return Decision("error", f"No verdict: {broken}.", [broken], [])
     reasons = [f"{evidence.edge}: {seen}."]
     mismatch = _mismatch_reasons(evidence, measures, limits)
+    odd = [in_words(one) for one in evidence.odd]
     if mismatch:
         where = _where(evidence.localisation)
-        return Decision(
-            "mismatch", f"Mismatch: {seen}{_times(evidence.floor)}{where}.", reasons + mismatch, []
-        )
+        headline = f"Mismatch: {seen}{_times(evidence.floor)}{where}."
+        if odd:
+            headline += f" And {odd[0]}"
+        return Decision("mismatch", headline, reasons + odd + mismatch, [])
+    if odd:
+        rest = f"Where both are finite, {seen}{_times(evidence.floor)}."
+        return Decision("mismatch", f"Mismatch: {odd[0]} {rest}", reasons + odd, [])
     thin = _underpowered(evidence, delta, limits)
     if thin:
         return Decision("underpowered", f"Too little data to say: {thin}.", [*reasons, thin], [])
@@ -95,14 +104,12 @@ def decide(evidence: Evidence, limits: Limits) -> Decision:
     return _numerics(evidence, seen, reasons)
 
 
-def _not_measurable(measures: Measures) -> str:
-    delta = measures["abs_delta_mean"]
-    if delta.n == 0:
-        return "no token has a finite log-prob on both sides"
-    if delta.n_dropped:
-        total = delta.n + delta.n_dropped
-        return f"{delta.n_dropped} of {total} sampled tokens have a non-finite log-prob on one side"
-    return ""
+def _not_measurable(measures: Measures, odd: tuple[OddTokens, ...]) -> str:
+    """Single tokens without a log-prob are findings; a side without any cannot be compared."""
+    whole = not_measurable(odd)
+    if whole or measures["abs_delta_mean"].n:
+        return whole
+    return "no token has a finite log-prob on both sides"
 
 
 def _mismatch_reasons(evidence: Evidence, measures: Measures, limits: Limits) -> list[str]:

@@ -14,8 +14,12 @@ FAULTS: dict[str, str] = {
     # semantics
     "engine-final-softcap": "mismatch_lab.faults.engine_final_softcap:FAULT",
     "engine-logit-scale": "mismatch_lab.faults.engine_logit_scale:FAULT",
+    "engine-lost-shard": "mismatch_lab.faults.engine_lost_shard:FAULT",
+    "engine-masked-vocabulary": "mismatch_lab.faults.engine_masked_vocabulary:FAULT",
     "final-softcap": "mismatch_lab.faults.final_softcap:FAULT",
     "logit-scale": "mismatch_lab.faults.logit_scale:FAULT",
+    "lost-shard": "mismatch_lab.faults.lost_shard:FAULT",
+    "masked-vocabulary": "mismatch_lab.faults.masked_vocabulary:FAULT",
     "min-p": "mismatch_lab.faults.min_p:FAULT",
     "phantom-vocab": "mismatch_lab.faults.phantom_vocab:FAULT",
     "raw-temperature": "mismatch_lab.faults.raw_temperature:FAULT",
@@ -32,7 +36,9 @@ FAULTS: dict[str, str] = {
     "router-noise": "mismatch_lab.faults.router_noise:FAULT",
     "transport-bf16": "mismatch_lab.faults.transport_bf16:FAULT",
     # tokens
+    "engine-nan-tokens": "mismatch_lab.faults.engine_nan_tokens:FAULT",
     "masked-eos": "mismatch_lab.faults.masked_eos:FAULT",
+    "nan-tokens": "mismatch_lab.faults.nan_tokens:FAULT",
     "packing-boundary": "mismatch_lab.faults.packing_boundary:FAULT",
     "packing-leak": "mismatch_lab.faults.packing_leak:FAULT",
     "packing-leak-restarted": "mismatch_lab.faults.packing_leak_restarted:FAULT",

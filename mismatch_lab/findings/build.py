@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,16 @@ from mismatch_lab.findings.drawn import measure_drawn
 from mismatch_lab.findings.edges import measure_edges
 from mismatch_lab.findings.localise import left_open, localise
 from mismatch_lab.findings.noise_floor import measure_floor
+from mismatch_lab.findings.odd_tokens import odd_tokens
+from mismatch_lab.findings.over_runs import (
+    Repeat,
+    in_words,
+    over_runs,
+    repeat_record,
+    widened_edges,
+    widened_floor,
+    without_reference,
+)
 from mismatch_lab.findings.routing import measure_routing
 from mismatch_lab.findings.run_versions import measure_versions
 from mismatch_lab.findings.versions import record
@@ -24,6 +35,7 @@ from mismatch_lab.schema import (
     DrawnFindings,
     EstimateRecord,
     Findings,
+    OverRuns,
     ReferenceCheck,
     RunSpec,
     Verdict,
@@ -47,6 +59,7 @@ def build_findings(
     captures: dict[str, Capture],
     timings_s: dict[str, float],
     reference: ReferenceCheck | None = None,
+    repeats: Sequence[Repeat] = (),
 ) -> Findings:
     """Measure every edge and decide.
 
@@ -56,6 +69,7 @@ def build_findings(
         timings_s: seconds by stage, for the record.
         reference: whether the reference holds, where that was asked: without it, an engine that
             differs from it is not yet the side that is wrong.
+        repeats: what further runs measured.
     """
     limits = run.probe.limits
     dtype = floor_dtype(run)
@@ -68,8 +82,17 @@ def build_findings(
     rows = captures["decode"].rows.n_rows
     weights = _weights(captures)
     versions = measure_versions(run, captures, localisation)
-    evidence = Evidence(edges, floor, localisation, routing, rows, tuple(weights))
+    odd = odd_tokens(captures)
+    evidence = Evidence(edges, floor, localisation, routing, rows, tuple(weights), odd=tuple(odd))
     decision = decide(evidence, limits)
+    over = None
+    if repeats:
+        if reference is not None and reference.outcome == "contradicts":
+            repeats = [without_reference(repeat) for repeat in repeats]
+        odd += [one for repeat in repeats for one in repeat.odd]
+        decision, over = _decided_over_runs(
+            run, replace(evidence, odd=tuple(odd)), repeats, decision
+        )
     if reference is not None:
         decision = replace(decision, reasons=[*decision.reasons, reference.why])
     drawn = measure_drawn(captures, run.probe.sampling)
@@ -81,6 +104,8 @@ def build_findings(
         localisation=localisation,
         calibration=_calibration(captures["decode"].rows, drawn),
         drawn=drawn,
+        over_runs=over,
+        odd_tokens=odd,
         weights=weights,
         versions=record(versions) if versions is not None else None,
         reference=reference,
@@ -88,6 +113,21 @@ def build_findings(
         notes=_notes(run, captures, versions is None),
         verdict=_verdict(decision, next_command(run, decision)),
     )
+
+
+def _decided_over_runs(
+    run: RunSpec, evidence: Evidence, repeats: Sequence[Repeat], first: Decision
+) -> tuple[Decision, OverRuns]:
+    """The decision by the wider of the intervals over rows and over runs."""
+    edges, floor = evidence.edges, evidence.floor
+    seed = run.probe.sampling.seed
+    own = repeat_record(1, seed, first.status, first.headline, edges, floor)
+    over = over_runs([own, *(repeat.record for repeat in repeats)], edges, floor)
+    whole = replace(evidence, edges=widened_edges(edges, over), floor=widened_floor(floor, over))
+    decision = decide(whole, run.probe.limits)
+    said = in_words(over, evidence.edge)
+    reasons = [*decision.reasons[:1], *said, *decision.reasons[1:]]
+    return replace(decision, reasons=reasons), over
 
 
 def _notes(run: RunSpec, captures: dict[str, Capture], no_versions: bool) -> list[str]:

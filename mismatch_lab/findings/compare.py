@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mismatch_lab.attribution.odd_causes import odd_causes
 from mismatch_lab.attribution.token_ids import TokenIds, differing_ids, token_id_causes
 from mismatch_lab.attribution.two_captures import NOT_SEEN, causes_of_two, looked_at
 from mismatch_lab.attribution.verdict import Decision, Evidence, decide
 from mismatch_lab.captures.capture import Capture, chosen_rows
 from mismatch_lab.findings.edges import measure_pair
+from mismatch_lab.findings.odd_tokens import odd_tokens, only_finite
 from mismatch_lab.findings.routing import measure_routing
 from mismatch_lab.schema import Cause, Findings, Limits, Measures, RoutingFindings, Verdict
 
@@ -30,11 +32,16 @@ def compare_findings(
     if differing is not None:
         return _of_other_ids(differing, infer, train, names)
     edges = {EDGE: measure_pair(infer, train, names)}
-    decision = decide(Evidence(edges, None, None, None, infer.rows.n_rows), limits)
+    odd = odd_tokens({"decode": infer, "train": train})
+    decision = decide(Evidence(edges, None, None, None, infer.rows.n_rows, odd=tuple(odd)), limits)
     if decision.status != "error":
-        decision = _with_causes(decision, causes_of_two(infer, train))
+        finite = only_finite({"decode": infer, "train": train})
+        causes = odd_causes(odd, {"decode": infer, "train": train}, {})
+        causes += causes_of_two(finite["decode"], finite["train"])
+        decision = _with_causes(decision, causes)
     routing = measure_routing({"prefill": infer, "train": train})
     found = _findings(names, edges, routing, decision, DEEPER)
+    found = found.model_copy(update={"odd_tokens": odd})
     seen, rows = len(looked_at(infer.rows)), infer.rows.n_rows
     if seen == rows:
         return found

@@ -20,6 +20,7 @@ from mismatch_lab.measures.rows import (
     row_starts,
     sum_by_row,
 )
+from mismatch_lab.measures.student import mean_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,3 +180,18 @@ def _interpolate(ordered: FloatArray, probability: float) -> float:
     below = int(rank)
     above = min(below + 1, len(ordered) - 1)
     return float(ordered[below] + (rank - below) * (ordered[above] - ordered[below]))
+
+
+def mean_of_few(values: FloatArray) -> Estimate:
+    """Mean of a few runs or seeds, with Student's interval.
+
+    Args:
+        values: float64 [S], one of each run; those that are not finite are left out and counted.
+
+    Returns:
+        NaN with n = 0 where no value is finite; an interval of NaN where only one is.
+    """
+    finite = values[np.isfinite(values)]
+    n, dropped = len(finite), len(values) - len(finite)
+    mean = float(finite.mean()) if n else float("nan")
+    return Estimate(mean, n, dropped, *mean_interval(finite))

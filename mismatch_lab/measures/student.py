@@ -7,8 +7,9 @@ standard error of four values is.
 
 from __future__ import annotations
 
-from math import exp, log, pi, sqrt, tan
-from statistics import NormalDist
+import math
+from functools import lru_cache
+from math import exp, log, sqrt
 
 import numpy as np
 
@@ -17,23 +18,39 @@ from mismatch_lab.measures.rows import FloatArray
 CONFIDENCE = 0.95
 
 
-def student_quantile(dof: int) -> float:
-    """Upper 2.5 % point of Student's t: exact for one and two degrees of freedom, then by
-    Abramowitz and Stegun 26.7.5, within 0.01.
+@lru_cache
+def student_quantile(dof: int, confidence: float = CONFIDENCE) -> float:
+    """The t with `P(|T| <= t) = confidence`, for whole degrees of freedom.
+
+    By bisection of `central_probability` in the angle, to the last bit of a float.
+
+    Raises:
+        ValueError: fewer than one degree of freedom.
     """
-    upper = 0.5 + CONFIDENCE / 2
+    if dof < 1:
+        raise ValueError(f"{dof} degrees of freedom")
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        if central_probability(middle, dof) < confidence:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(dof) * math.tan((low + high) / 2)
+
+
+def central_probability(angle: float, dof: int) -> float:
+    """`P(|T| <= sqrt(dof) tan(angle))`: Abramowitz and Stegun 26.7.3 (odd) and 26.7.4 (even)."""
+    sine, cosine = math.sin(angle), math.cos(angle)
     if dof == 1:
-        return tan(pi * (upper - 0.5))
-    if dof == 2:
-        return (2 * upper - 1) * sqrt(2 / (4 * upper * (1 - upper)))
-    z = NormalDist().inv_cdf(upper)
-    return (
-        z
-        + (z**3 + z) / (4 * dof)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * dof**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * dof**3)
-        + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * dof**4)
-    )
+        return 2 * angle / math.pi
+    odd = dof % 2
+    term = cosine if odd else 1.0
+    total = term
+    for k in range(2 + odd, dof - 1, 2):
+        term *= cosine * cosine * (k - 1) / k
+        total += term
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
 def mean_interval(row_means: FloatArray) -> tuple[float, float]:

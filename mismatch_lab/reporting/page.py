@@ -9,6 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from mismatch_lab.findings.drawn import WORDS, disproved, in_words, what_would_be_noticed
+from mismatch_lab.findings.odd_tokens import SIDES
+from mismatch_lab.findings.odd_tokens import WORDS as WORDS_OF_ODD
 from mismatch_lab.measures.edge import EDGE_MEASURES
 from mismatch_lab.reporting.causes import DONE_TO, known, tied
 from mismatch_lab.reporting.edges import DRAWN, MEAN_ABS_DELTA, STATES, edge_views
@@ -66,6 +68,8 @@ def page_context(run: RunFiles) -> dict[str, Any]:
         "command": shlex.join(spec.provenance.command) if spec else "",
         "edges": edges,
         "edge": {edge.name: edge for edge in edges},
+        "odd_words": WORDS_OF_ODD,
+        "odd_sides": SIDES,
         "sampling": _sampling(findings),
         "drawn": any(edge.name in DRAWN and edge.state != "unmeasured" for edge in edges),
         "states": STATES,

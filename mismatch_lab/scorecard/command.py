@@ -59,6 +59,8 @@ class ScorecardRequest:
     render_only: bool = False
     workers: int = 1
     """Cases at a time."""
+    repeats: int = 1
+    """Runs of each case; a stored result keeps those it was made with."""
     command: tuple[str, ...] = ()
 
 
@@ -116,6 +118,7 @@ def _bench(asked: ScorecardRequest, out: Path, checkpoints: Path) -> Bench:
         prompts=CI_PROMPTS if short else None,
         max_tokens=CI_MAX_TOKENS if short else None,
         keep_runs=asked.keep_runs,
+        repeats=asked.repeats,
         code=code_digest(),
     )
 

@@ -42,6 +42,8 @@ class Bench:
     """Only so many of the probe's."""
     max_tokens: int | None = None
     keep_runs: bool = False
+    repeats: int = 1
+    """Of the measuring part of each case."""
     code: str = ""
 
 
@@ -92,6 +94,7 @@ def build_case_run(case: Case, model: str, setup: Setup, bench: Bench) -> RunSpe
             trainer_plugin=plugin_file(setup.trainer_plugin, work),
             depth="standard",
             weights_before=before,
+            repeats=bench.repeats,
             command=("mismatch-lab", "diagnose", model),
         )
     )

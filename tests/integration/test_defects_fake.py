@@ -113,9 +113,17 @@ def test_a_defect_outside_the_modules_shows_in_its_edge(
     assert found.weights == []
 
 
-@pytest.mark.parametrize("found", [planted("trainer", "nan_row")], indirect=True, ids=["trainer"])
-def test_log_probs_that_are_no_numbers_are_an_error(found: Findings) -> None:
-    assert found.verdict.status == "error"
+@pytest.mark.parametrize(
+    "found", [planted("trainer", "nan_row") | {"dtype": "float32"}], indirect=True, ids=["trainer"]
+)
+def test_log_probs_that_are_no_numbers_are_a_finding_about_their_tokens(found: Findings) -> None:
+    assert found.verdict.status == "mismatch"
+    (odd,) = found.odd_tokens
+    assert (odd.capture, odd.side, odd.kind) == ("train", "train", "missing")
+    assert {token.row for token in odd.tokens} == {0}
     delta = found.edges["decode_train"]["abs_delta_mean"]
-    assert delta.n_dropped > 0
-    assert f"{delta.n_dropped} of {delta.n + delta.n_dropped}" in found.verdict.headline
+    assert (delta.n_dropped, delta.n + delta.n_dropped) == (odd.n, odd.of)
+    assert f"{odd.n} of {odd.of}" in found.verdict.headline
+    assert [(c.id, c.side) for c in found.verdict.causes][:1] == [("missing-logprobs", "train")]
+    (left,) = found.verdict.causes[0].confirmed_by
+    assert left.after < 1e-5  # the rest is at the floor of float32

@@ -21,6 +21,8 @@ CAUSES: dict[str, str] = {
     "logit-scale": f"{_HERE}.logit_scale:CAUSE",
     "logit-softcap": f"{_HERE}.logit_softcap:CAUSE",
     "vocab-padding": f"{_HERE}.vocab_padding:CAUSE",
+    "partial-normaliser": f"{_HERE}.partial_normaliser:CAUSE",
+    "impossible-token": f"{_HERE}.impossible_token:CAUSE",
     # precision
     "lm-head-precision": f"{_HERE}.lm_head_precision:CAUSE",
     "logprob-precision": f"{_HERE}.logprob_precision:CAUSE",
@@ -36,6 +38,7 @@ CAUSES: dict[str, str] = {
     "retokenisation": f"{_HERE}.retokenisation:CAUSE",
     "prompt-template": f"{_HERE}.prompt_template:CAUSE",
     "sentinel-values": f"{_HERE}.sentinel_values:CAUSE",
+    "missing-logprobs": f"{_HERE}.missing_logprobs:CAUSE",
     # attention
     "attention-sinks-dropped": f"{_HERE}.attention_sinks_dropped:CAUSE",
     "sliding-window": f"{_HERE}.sliding_window:CAUSE",

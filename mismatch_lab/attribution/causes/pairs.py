@@ -101,6 +101,13 @@ _PAIRS: dict[tuple[str, str], str] = {
         "Quantisation leaves every module close to the right one, attention included; a wrong "
         "layout ruins the experts and nothing before them."
     ),
+    ("impossible-token", "missing-logprobs"): (
+        "Minus infinity says that a token cannot be drawn, NaN says nothing."
+    ),
+    ("impossible-token", "sampler-truncation"): (
+        "Who has the zeros: truncation leaves them at tokens that were not sampled, here sampled "
+        "tokens have them on the side that did not draw."
+    ),
     ("kv-cache-quantisation", "rope-precision"): (
         "decode_prefill: a quantised cache shows there, rotary frequencies are wrong in prefill "
         "too and grow with position."
@@ -142,6 +149,10 @@ _PAIRS: dict[tuple[str, str], str] = {
         "A single scalar fits all tokens for a scale; only the tanh fits for a cap. Small logits "
         "cannot tell: use confident tokens."
     ),
+    ("logit-scale", "partial-normaliser"): (
+        "A scale makes some tokens likelier and others less likely; a normaliser that misses a "
+        "part makes none less likely."
+    ),
     ("logit-scale", "raw-logprobs-temperature"): (
         "Sample at temperature 1: a temperature disappears, a scale stays. Where T equals the "
         "model's constant, nothing else decides."
@@ -160,6 +171,9 @@ _PAIRS: dict[tuple[str, str], str] = {
     ("logprob-precision", "sentinel-values"): (
         "Rounding gives many different values near the right ones; a placeholder is one number, "
         "far off."
+    ),
+    ("missing-logprobs", "sentinel-values"): (
+        "NaN is missing by its own account; a placeholder passes for a log-prob."
     ),
     ("norm-precision", "numerics-floor"): (
         "Isolated errors: norms alone stand out, or nothing does. Where nothing does, it is the "
@@ -181,6 +195,10 @@ _PAIRS: dict[tuple[str, str], str] = {
         "The floor of float32 is hundreds of times below what TF32 does; that of bfloat16 is "
         "higher, and hides it."
     ),
+    ("numerics-floor", "unlisted"): (
+        "Rounding is everywhere and of the floor's size; a defect begins in one module, and that "
+        "module leaves its floor on equal inputs."
+    ),
     ("packing-boundary", "packing-leak"): (
         "A boundary error hits the last token of a sequence only; a leak hits the first tokens "
         "most, and all that follow."
@@ -195,6 +213,13 @@ _PAIRS: dict[tuple[str, str], str] = {
     ("packing-leak", "stale-prefix-cache"): (
         "A leak is in the trainer and changes with its micro-batch; a stale prefix is in the "
         "engine and needs a weight update."
+    ),
+    ("partial-normaliser", "sampler-truncation"): (
+        "Add up the wrong side's probabilities: truncation leaves a sum of one and entries of "
+        "probability zero, a partial normaliser a sum above one and no such entry."
+    ),
+    ("partial-normaliser", "vocab-padding"): (
+        "The sign: padding makes every token less likely, a missing part every token likelier."
     ),
     ("prompt-template", "retokenisation"): (
         "Compare ids: with a template the prompts differ and responses agree, with retokenisation "
@@ -279,10 +304,6 @@ _PAIRS: dict[tuple[str, str], str] = {
     ("stale-graph", "stale-prefix-cache"): (
         "Sample without prefix caching, then with enforce_eager: each acquits one. A stale graph "
         "hits all requests, a stale prefix only cache hits."
-    ),
-    ("numerics-floor", "unlisted"): (
-        "Rounding is everywhere and of the floor's size; a defect begins in one module, and that "
-        "module leaves its floor on equal inputs."
     ),
     ("stale-graph", "stale-tensor"): (
         "The engine's own prefill: with a stale graph it is right, with a stale tensor it is as "

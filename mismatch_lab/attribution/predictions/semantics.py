@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from mismatch_lab.attribution.clues import Clues
-from mismatch_lab.attribution.hypotheses import Hypothesis, RowChange, Search
+from mismatch_lab.attribution.hypotheses import Hypothesis, RowChange, Search, Spans
 from mismatch_lab.schema import Alteration
 
 FACTORS = (0.25, 0.5, 0.8, 0.95, 1.05, 1.25, 2.0, 4.0)
 HEAD = "lm_head"
+TENSOR_PARALLEL = (2, 4, 8)
+"""Ranks that a vocabulary is sharded over."""
 ADDED = (-2.0, -1.0, -0.5, -0.1, 0.05, 0.1, 0.5, 1.0, 1.5, 2.0)
 """Penalties that are subtracted; engines take negative ones too."""
 SUPPRESSED = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -151,3 +153,76 @@ def vocab_padding(clues: Clues) -> list[Hypothesis]:
             fitted=1,
         )
     ]
+
+
+def partial_normaliser(clues: Clues) -> list[Hypothesis]:
+    """The log-sum-exp over a vocabulary that is sharded over ranks, not summed over all of them."""
+    if not clues.raises_only:
+        return []
+    found = []
+    for n in TENSOR_PARALLEL:
+        for width in shard_widths(int(clues.config.get("vocab_size") or 0), n):
+            shards = tuple((width * k, width * (k + 1)) for k in range(n))
+            ways: dict[str, tuple[Spans, ...]] = {"misses one": tuple((shard,) for shard in shards)}
+            if n > 2:  # of two, each misses the other
+                others = tuple(tuple(s for s in shards if s != shard) for shard in shards)
+                ways["is over one alone"] = others
+            found += [
+                Hypothesis(
+                    "partial-normaliser",
+                    f"the log-sum-exp {way} of {n} shards of {width} tokens; its number",
+                    rows=(RowChange("uncounted", choices=choices),),
+                    search=Search(tuple(float(k) for k in range(n)), "no"),
+                    location=HEAD,
+                    fitted=1,
+                )
+                for way, choices in ways.items()
+            ]
+            found.append(
+                Hypothesis(
+                    "partial-normaliser",
+                    f"each of {n} shards of {width} tokens is normalised by itself",
+                    rows=(RowChange("own_shard", float(width)),),
+                    location=HEAD,
+                )
+            )
+    return found
+
+
+def shard_widths(vocabulary: int, n: int) -> list[int]:
+    """Tokens of one of n shards: as torch cuts, as vLLM pads (64) and as Megatron (128 a rank)."""
+    blocks = (1, 64, 128 * n) if vocabulary else ()
+    widths = sorted({-(-(-(-vocabulary // block) * block) // n) for block in blocks})
+    return [width for width in widths if width * (n - 1) < vocabulary]  # no rank is left empty
+
+
+def impossible(clues: Clues) -> list[Hypothesis]:
+    """What a side that gives sampled tokens probability 0 takes out of its distributions."""
+    if not clues.impossible:
+        return []
+    grids = {
+        "top_p": Search((0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99), "linear"),
+        "top_k": Search((1, 2, 3, 4, 5, 6, 8, 10, 14, 20, 30, 45, 70, 110, 180, 300), "integer"),
+        "min_p": Search((0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8), "log"),
+    }
+    found = [
+        Hypothesis(
+            "impossible-token",
+            f"scored over what {name.replace('_', '-')} keeps",
+            rows=(RowChange(name),),
+            search=search,
+            location=HEAD,
+            fitted=1,
+        )
+        for name, search in grids.items()
+    ]
+    if clues.masked:
+        left_out = sum(stop - start for start, stop in clues.masked)
+        mask = Hypothesis(
+            "impossible-token",
+            f"{left_out} entries of the vocabulary are masked before the softmax",
+            rows=(RowChange("masked", choices=(clues.masked,)),),
+            location=HEAD,
+        )
+        found.insert(0, mask)
+    return found

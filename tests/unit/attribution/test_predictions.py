@@ -19,8 +19,9 @@ from mismatch_lab.attribution.predictions import (
     IN_SAMPLING_ALONE,
     PREDICTIONS,
     hypotheses_for,
+    semantics,
 )
-from mismatch_lab.attribution.row_changes import ROW_CHANGES
+from mismatch_lab.attribution.row_changes import ID_CHANGES, ROW_CHANGES
 from mismatch_lab.attribution.token_changes import TOKEN_CHANGES
 from mismatch_lab.engines.alterations import ALTERATIONS
 from mismatch_lab.schema import Sampling
@@ -67,10 +68,12 @@ def circumstances() -> list[Clues]:
         "terminal_value": 0.0,
         "micro_batch": 4,
         "dtype": "float32",
+        "impossible": True,
+        "masked": ((7, 9),),
     }
     updates = (known, known | {"low_rank": PROJECTIONS}, known | {"sampling": Sampling(top_p=0.9)})
     return [
-        clues(suspect, config, **update)
+        clues(suspect, {"vocab_size": 512} | config, **update)
         for suspect in ("train", "infer", "decode")
         for config in MODELS.values()
         for update in updates
@@ -120,7 +123,7 @@ def test_each_cause_of_the_table_is_predicted_of_some_run() -> None:
 def test_what_is_predicted_can_be_tried() -> None:
     for hypothesis in every():
         assert {a.name for a in hypothesis.model} <= set(ALTERATIONS)
-        assert {c.name for c in hypothesis.rows} <= set(ROW_CHANGES)
+        assert {c.name for c in hypothesis.rows} <= {*ROW_CHANGES, *ID_CHANGES}
         assert {c.name for c in hypothesis.tokens} <= set(TOKEN_CHANGES)
         assert hypothesis.model or hypothesis.rows or hypothesis.tokens or hypothesis.packing
         assert hypothesis.label
@@ -255,3 +258,24 @@ def test_of_many_changed_tensors_none_is_tried_alone() -> None:
     many = tuple(f"t{i}" for i in range(61))
     assert labels("stale-tensor", clues("infer", weights_before="b", changed=many)) == []
     assert len(labels("stale-tensor", clues("infer", weights_before="b", changed=many[1:]))) == 60
+
+
+def test_shards_are_cut_as_torch_vllm_and_megatron_do() -> None:
+    # 201088 = 8 * 25136 is a multiple of 64; to 128 * 8 it is padded to 197 * 1024 = 8 * 25216.
+    assert semantics.shard_widths(201088, 8) == [25136, 25216]
+    # 100: torch cuts 50, vLLM pads to 128 = 2 * 64, Megatron to 256: one rank would have it all.
+    assert semantics.shard_widths(100, 2) == [50, 64]
+    assert semantics.shard_widths(0, 4) == []
+
+
+def test_a_normaliser_that_misses_a_part_lowers_no_log_prob() -> None:
+    config = {"vocab_size": 512}
+    assert "partial-normaliser" in causes_of(clues("train", config))
+    assert "partial-normaliser" not in causes_of(clues("train", config, raises_only=False))
+
+
+def test_a_mask_is_supposed_only_where_a_sampled_token_is_impossible() -> None:
+    assert "impossible-token" not in causes_of(clues("train", masked=((7, 9),)))
+    assert "impossible-token" in causes_of(clues("train", impossible=True))
+    labels_of = labels("impossible-token", clues("train", impossible=True, masked=((7, 9),)))
+    assert labels_of[0].startswith("2 entries of the vocabulary are masked")

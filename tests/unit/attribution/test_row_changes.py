@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from builders import NAN, rows_of
 
-from mismatch_lab.attribution.row_changes import ROW_CHANGES, Distributions, distributions_of
+from mismatch_lab.attribution.hypotheses import RowChange
+from mismatch_lab.attribution.row_changes import (
+    ROW_CHANGES,
+    Distributions,
+    change_rows,
+    distributions_of,
+)
 from mismatch_lab.captures.capture import Capture, Rows
 
 
@@ -167,3 +173,28 @@ def test_tokens_that_are_never_drawn_though_often_expected() -> None:
     )  # fmt: skip
     assert changed("never_drawn", sound, 2.0) == pytest.approx([0, 0.5, 0.5])
     assert changed("never_drawn", sound, 2.1) == pytest.approx([0.5, 0.25, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("name", "ids", "left"),
+    [
+        # 0.75 of the mass is counted: everything is 4/3 as likely.
+        ("uncounted", ((2, 4),), [2 / 3, 1 / 3, 1 / 6, 1 / 6]),
+        ("uncounted", ((0, 1), (2, 4)), [2.0, 1.0, 0.5, 0.5]),  # a quarter is: the first is above 1
+        ("uncounted", ((4, 8),), [0.5, 0.25, 0.125, 0.125]),  # a shard of padding alone
+        ("masked", ((0, 1),), [0, 0.5, 0.25, 0.25]),
+    ],
+)
+def test_entries_left_out(name: str, ids: tuple[tuple[int, int], ...], left: list[float]) -> None:
+    found = np.exp(change_rows(FALLING, RowChange(name, choices=(ids,))))[0]
+    assert found.tolist() == pytest.approx(left)
+
+
+def test_every_shard_by_itself() -> None:
+    # 0.5 and 0.25 of 0.75; 0.125 and 0.125 of 0.25.
+    assert changed("own_shard", FALLING, 2.0) == pytest.approx([2 / 3, 1 / 3, 0.5, 0.5])
+
+
+def test_a_small_mass_is_summed_not_subtracted() -> None:
+    found = change_rows(given([1.0, 1e-12]), RowChange("uncounted", choices=(((0, 1),),)))
+    assert found[0, 1] == pytest.approx(0.0, abs=1e-3)

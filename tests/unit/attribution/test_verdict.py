@@ -14,6 +14,8 @@ from mismatch_lab.schema import (
     Measures,
     ModuleError,
     NoiseFloor,
+    OddToken,
+    OddTokens,
     RoutingFindings,
     TypicalRatios,
     WorstRun,
@@ -408,12 +410,31 @@ def test_an_edge_that_was_not_measured_is_an_error_and_named() -> None:
     assert "decode_train" in found.headline
 
 
-def test_non_finite_tokens_are_an_error_with_their_number() -> None:
-    found = verdict(edge(number(3e-6, 2e-6, 4e-6, n=990, dropped=10)), floor())
+def odd(n: int = 3, of: int = 1000) -> OddTokens:
+    token = OddToken(
+        row=2, position=5, token_id=17, text="foo", logp_infer=-3.0, logp_train=float("-inf")
+    )
+    return OddTokens(
+        capture="train", side="train", kind="impossible", n=n, of=of, n_token_ids=1, tokens=[token]
+    )
+
+
+def test_single_tokens_without_a_log_prob_are_a_mismatch_however_small_the_rest() -> None:
+    size = number(1e-6, 0.9e-6, 1.1e-6, 997, dropped=3)
+    evidence = Evidence(edge(size), floor(), None, None, 32, odd=(odd(),))
+    found = decide(evidence, LIMITS)
+    assert found.status == "mismatch"
+    assert "3 of 1000" in found.headline
+    assert "row 2, position 5, token 17" in found.headline
+
+
+def test_a_side_without_any_log_prob_is_an_error() -> None:
+    size = number(nan, nan, nan, 0, dropped=1000)
+    found = decide(Evidence(edge(size), floor(), None, None, 32, odd=(odd(1000),)), LIMITS)
     assert found.status == "error"
-    assert "10 of 1000" in found.headline
+    assert "all 1000 sampled tokens of the trainer" in found.headline
 
 
-def test_non_finite_tokens_come_before_a_mismatch() -> None:
-    beyond = floor(between=around(30.0))
-    assert verdict(edge(number(2.0, 1.9, 2.1, dropped=1)), beyond).status == "error"
+def test_tokens_that_neither_side_has_are_left_out() -> None:
+    size = number(1e-6, 0.9e-6, 1.1e-6, 997, dropped=3)
+    assert decide(Evidence(edge(size), floor(), None, None, 32), LIMITS).status == "match"

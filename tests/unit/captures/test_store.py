@@ -190,8 +190,8 @@ def test_a_folder_is_never_overwritten(folder: Path, capture: Capture, manifest:
 def test_nothing_is_written_of_a_capture_that_does_not_fit(
     tmp_path: Path, capture: Capture, manifest: Manifest
 ) -> None:
-    with pytest.raises(CaptureError, match="log-probs above 0"):
-        save_capture(tmp_path / "decode", replace(capture, logp=-capture.logp), manifest)
+    with pytest.raises(CaptureError, match="logp has leading shape"):
+        save_capture(tmp_path / "decode", replace(capture, logp=capture.logp[1:]), manifest)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,11 +13,11 @@ from mismatch_lab.faults.base import SEVERITIES, Fault, RunOptions
 
 CAUSES = {
     "semantics": "raw-logprobs-temperature sampler-truncation sampling-penalties logit-scale "
-    "logit-softcap vocab-padding",
+    "logit-softcap vocab-padding partial-normaliser impossible-token",
     "precision": "lm-head-precision logprob-precision router-precision norm-precision "
     "tf32-products numerics-floor",
     "tokens": "shift-by-one packing-leak packing-boundary terminal-token retokenisation "
-    "prompt-template sentinel-values",
+    "prompt-template sentinel-values missing-logprobs",
     "attention": "attention-sinks-dropped sliding-window attention-softcap attention-scale "
     "rope-precision rope-theta rope-scaling decode-prefill-divergence",
     "cache": "kv-cache-quantisation stale-prefix-cache stale-graph",

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from mismatch_lab.trainer.comparison.intervals import mean_over_seeds, student_quantile
+from mismatch_lab.measures.student import student_quantile
+from mismatch_lab.trainer.comparison.intervals import mean_over_seeds
 
 
 def test_quantiles_with_a_closed_form() -> None:
