@@ -1,5 +1,5 @@
-"""Trainings with real vLLM at a learning rate of RL, in bfloat16, where every linear of a CPU engine
-is packed: what arrived is not sent twice, and what did not is found in the same step.
+"""Trainings with real vLLM at a learning rate of RL, in bfloat16, where a CPU engine packs every
+linear: what arrived is not sent twice, and what did not is found in the same step.
 """
 
 from pathlib import Path

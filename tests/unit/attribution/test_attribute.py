@@ -189,9 +189,7 @@ def test_a_nucleus_is_seen_beside_raw_log_probs_and_not_ruled_out(make: Make) ->
 
 def test_what_was_asked_for_is_not_ruled_out(make: Make) -> None:
     # So wide a nucleus cannot be seen in so few tokens; nor is it known not to be there.
-    found = make(
-        engine_args=("defect=temperature_raw",), temperature=0.7, top_p=0.999
-    ).attributed()
+    found = make(engine_args=("defect=temperature_raw",), temperature=0.7, top_p=0.999).attributed()
     assert told(found) == [("raw-logprobs-temperature", "infer")]
     assert "sampler-truncation" not in {r.id for r in found.verdict.ruled_out}
     assert "sampling-penalties" in {r.id for r in found.verdict.ruled_out}

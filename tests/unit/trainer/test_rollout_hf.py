@@ -47,9 +47,7 @@ def test_an_answer_says_whether_it_ran_out_of_room(engine: HfRollout) -> None:
     assert len(whole.token_ids) == 200 or not whole.truncated
 
 
-def test_sampling_fields_of_the_checkpoint_are_not_taken(
-    engine: HfRollout, tmp_path: Path
-) -> None:
+def test_sampling_fields_of_the_checkpoint_are_not_taken(engine: HfRollout, tmp_path: Path) -> None:
     contexts, room, draw = [[5, 17, 40 + row] for row in range(6)], [12] * 6, Draw(1.0, seed=1)
     plain = engine.sample(contexts, room, draw)
     shutil.copytree(SPEC.folder, tmp_path / "model")
