@@ -30,8 +30,8 @@ def trained(out: Path, steps: int) -> list[dict[str, Any]]:
 
 
 def test_what_arrived_restarts_no_engine(tmp_path: Path) -> None:
-    lines = trained(tmp_path, 6)
-    assert [line["sync/restarted"] for line in lines] == [0] * 6
+    lines = trained(tmp_path, 4)
+    assert [line["sync/restarted"] for line in lines] == [0] * 4
     assert {(x["sync/tensors"], x["sync/compared"], x["sync/stale"]) for x in lines} == {
         (TENSORS, TENSORS, 0)
     }
@@ -43,7 +43,7 @@ def test_a_transfer_that_did_nothing_is_found_by_its_bits(
 ) -> None:
     # The engine looks at what it holds, and has taken nothing.
     monkeypatch.setattr(VllmRollout, "transfer", VllmRollout.verify)
-    lines = trained(tmp_path, 2)
+    lines = trained(tmp_path, 1)
     learnt = [line["rows_used"] > 0 for line in lines]
     assert any(learnt)
     assert [line["sync/restarted"] == 1 for line in lines] == learnt
@@ -54,7 +54,7 @@ def test_and_by_its_rows_where_the_engine_says_that_it_did(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(VllmRollout, "transfer", lambda self, folder: Transfer(TENSORS, TENSORS))
-    lines = trained(tmp_path, 2)
+    lines = trained(tmp_path, 1)
     learnt = [line["rows_used"] > 0 for line in lines]
     assert any(learnt)
     assert [line["sync/restarted"] == 1 for line in lines] == learnt
