@@ -27,7 +27,11 @@ from mismatch_lab.attribution.naming import (
 from mismatch_lab.attribution.observed_causes import misread_cause, observed_causes
 from mismatch_lab.attribution.pursuit import MOSTLY
 from mismatch_lab.attribution.repairs import error_of, resync
-from mismatch_lab.attribution.sampled_otherwise import sampled_otherwise
+from mismatch_lab.attribution.sampled_otherwise import (
+    asked_for,
+    reported_nats,
+    sampled_otherwise,
+)
 from mismatch_lab.attribution.self_disagreement import (
     TRAINING,
     Disagreement,
@@ -141,9 +145,10 @@ def _examine(inquest: Inquest) -> Outcome:
         # Constants among the log-probs count even where they move no average.
         one = charge_of(suspect, found.captures, noise_nats)
         inquest.outcome.causes += constants_of(one, found.captures["decode"].rows)
-    wrong = {charge.suspect for charge in charged if charge.error_nats > charge.noise_nats}
-    if "decode" not in wrong:
-        inquest.outcome.causes += sampled_otherwise(found.drawn)
+    engine = {cause.id for cause in inquest.outcome.causes if cause.side == "infer"}
+    reported = reported_nats(found.captures)
+    inquest.outcome.causes += sampled_otherwise(found.drawn, reported, engine)
+    inquest.outcome.strike_ruled_out(asked_for(inquest.run.probe.sampling))
     return inquest.outcome
 
 

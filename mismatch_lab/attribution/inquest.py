@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -72,6 +72,11 @@ class Outcome:
             self.notes.append(left)
         if not inquiry.pursuit.finished:
             self.notes.append("The budget for experiments ended the search early.")
+
+    def strike_ruled_out(self, asked: Collection[str]) -> None:
+        """Nothing is ruled out that is named, by whatever suspect, or that was asked for."""
+        open_ones = {cause.id for cause in self.causes} | set(asked)
+        self.ruled_out = [one for one in self.ruled_out if one.id not in open_ones]
 
 
 class Inquest:

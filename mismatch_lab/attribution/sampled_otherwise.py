@@ -7,10 +7,22 @@ likelier under the supposition that holds (`findings/drawn.py`).
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
 from mismatch_lab.attribution.build_cause import build_cause
+from mismatch_lab.captures.capture import Capture
 from mismatch_lab.findings.drawn import disproved, in_words
 from mismatch_lab.measures.suppositions import NEVER_DRAWN
-from mismatch_lab.schema import Cause, Confirmation, DrawnFindings, Observation, SuppositionRecord
+from mismatch_lab.schema import (
+    Cause,
+    Confirmation,
+    DrawnFindings,
+    Observation,
+    Sampling,
+    SuppositionRecord,
+)
 
 AS_LIKELY = 2.0
 """Suppositions within so many nats of the best are not told apart."""
@@ -36,18 +48,46 @@ CAUSES = {
 """Family of suppositions -> the cause that it is of."""
 
 
-def sampled_otherwise(drawn: DrawnFindings | None) -> list[Cause]:
-    """How the engine sampled, where it was not from what it reports; ties where nothing decides."""
+def reported_nats(captures: Mapping[str, Capture]) -> float:
+    """What the drawn tokens gain under the log-probs that the engine reports while sampling, over
+    its own re-scoring: above 0 where it samples, and says so, with a defect of its sampling.
+    """
+    decode, prefill = captures.get("decode"), captures.get("prefill")
+    if decode is None or prefill is None:
+        return 0.0
+    gain = (decode.logp.astype(np.float64) - prefill.logp)[decode.rows.sampled]
+    return float(gain[np.isfinite(gain)].sum())
+
+
+def sampled_otherwise(
+    drawn: DrawnFindings | None, reported: float = 0.0, named: Collection[str] = ()
+) -> list[Cause]:
+    """How the engine sampled, where it was not from what it reports; ties where nothing decides.
+
+    Args:
+        drawn: what the drawn tokens tell.
+        reported: `reported_nats`. A supposition must beat it: an engine whose sampling is wrong and
+            reported as it is draws from what it reports.
+        named: causes of the engine that are known already, and explain what they would here.
+    """
     if drawn is None or not disproved(drawn):
         return []
     best = max(s.gain_nats for s in drawn.suppositions)
-    if best < drawn.gain_limit_nats and not best >= WORTH_NAMING * drawn.z**2 / 2:
+    worth = best - max(reported, 0.0)
+    if worth < drawn.gain_limit_nats and not worth >= WORTH_NAMING * drawn.z**2 / 2:
         return []
     likely: dict[str, SuppositionRecord] = {}
     for supposition in sorted(drawn.suppositions, key=lambda s: -s.gain_nats):
         if supposition.gain_nats >= best - AS_LIKELY:
             likely.setdefault(CAUSES[supposition.name], supposition)
+    if not likely.keys().isdisjoint(named):
+        return []
     return [_cause(cause, s, drawn, 0.9 / len(likely)) for cause, s in likely.items()]
+
+
+def asked_for(sampling: Sampling) -> set[str]:
+    """Causes that the request itself brings about: whatever log-probs say, none is ruled out."""
+    return {"sampler-truncation"} if sampling.top_p < 1 else set()
 
 
 def _cause(
@@ -76,7 +116,7 @@ def _cause(
             Confirmation(experiment=experiment, before=supposition.held_out_nats, after=0.0)
         ]
     why = (
-        "Log-probs agree, and the tokens are not drawn from them: they are likeliest if the "
+        "The tokens are not drawn from the log-probs that go with them: they are likeliest if the "
         f"engine samples with {label}."
     )
     tied = "" if confidence == 0.9 else "Sample more tokens, or without the suspected setting."

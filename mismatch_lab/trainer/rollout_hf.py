@@ -44,6 +44,7 @@ class HfRollout:
     def restart(self, folder: Path) -> None:
         """See `Rollout.restart`."""
         import transformers
+        from transformers import GenerationConfig
 
         self.version = f"transformers {transformers.__version__}"
         self.model = self._load(folder).to(self.device)
@@ -53,6 +54,9 @@ class HfRollout:
             fault.plant(self.model, fault.severities[self.spec.fault[1]])  # type: ignore[index]
         ends = self.model.generation_config.eos_token_id or self.model.config.eos_token_id
         self.eos_ids = ends if isinstance(ends, list) else [ends]
+        # `generate` takes what a run leaves open from here: a checkpoint may ask for penalties or
+        # for tokens never to be drawn, of which the trainer would know nothing.
+        self.model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
 
     def _load(self, folder: Path) -> Any:
         from transformers import AutoModelForCausalLM

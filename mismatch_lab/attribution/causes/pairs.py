@@ -20,8 +20,9 @@ _PAIRS: dict[tuple[str, str], str] = {
         "cause that fits every token decides."
     ),
     ("attention-scale", "rope-scaling"): (
-        "Where the rotary embedding is scaled, its attention factor is a scale, and nothing tells "
-        "them apart; where it is not, there is no such factor."
+        "YaRN's and LongRoPE's attention factor is a scale too, and where whole heads turn only an "
+        "experiment on the side tells them apart: attention or the rotary embedding put back. "
+        "Without such a factor it is the scores."
     ),
     ("attention-sinks-dropped", "attention-softcap"): (
         "The first token: without sinks it is wrong, a missing cap leaves it exact, because there "

@@ -29,6 +29,7 @@ KNOBS: tuple[Knob, ...] = (
     # a patched trainer
     modules.STOCK_ATTENTION,
     modules.STOCK_ROTARY,
+    modules.STOCK_ROTARY_TABLES,
     modules.STOCK_HEAD,
     modules.STOCK_NORMS,
     modules.STOCK_EXPERTS,

@@ -29,14 +29,17 @@ def stock(run: RunSpec, modules: tuple[str, ...]) -> Turn | None:
     return Turn(Trial(run.train.model_copy(update={"stock": modules})), PLANTED)
 
 
-def _knob(part: str, modules: tuple[str, ...], causes: Iterable[str]) -> Knob:
+def _knob(
+    part: str, modules: tuple[str, ...], causes: Iterable[str], beside: Iterable[str] = ()
+) -> Knob:
+    """Args: `beside` are causes that these modules may bring about as well."""
     return Knob(
         id=f"stock-{part}",
         does=f"stock {', '.join(modules)}",
         suspects=("train",),
         turn=lambda run: stock(run, modules),
         may_clear=frozenset(causes),
-        keeps=all_but(*causes, "routing-flips", "batch-variance", "dropout-active"),
+        keeps=all_but(*causes, *beside, "routing-flips", "batch-variance", "dropout-active"),
     )
 
 
@@ -46,7 +49,10 @@ def stock_module(name: str) -> Knob:
 
 
 STOCK_ATTENTION = _knob("attention", ("*.self_attn", "*.attn", CONFIG), ATTENTION_CAUSES)
-STOCK_ROTARY = _knob("rotary", ("*rotary_emb*", "*.self_attn", CONFIG), ROTARY_CAUSES)
+STOCK_ROTARY = _knob(
+    "rotary", ("*rotary_emb*", "*.self_attn", CONFIG), ROTARY_CAUSES, beside=ATTENTION_CAUSES
+)
+STOCK_ROTARY_TABLES = _knob("rotary-tables", ("*rotary_emb*",), ROTARY_CAUSES)
 STOCK_HEAD = _knob("head", ("lm_head", CONFIG), HEAD_CAUSES)
 STOCK_NORMS = _knob("norms", ("*norm*",), ("norm-precision",))
 STOCK_EXPERTS = _knob("experts", ("*.mlp", CONFIG), EXPERT_CAUSES)

@@ -12,6 +12,8 @@ CUT = ("", ":truncated", ":scaled")
 
 COARSE = ("bfloat16", "float16", "float8_e4m3fn")
 SCALES = (0.25, 0.5, 0.7, 0.85, 0.95, 1.05, 1.2, 1.4, 2.0, 4.0)
+WITH_FACTOR = ("yarn", "longrope", "su")
+"""Rotary scalings that have an attention factor: elsewhere nothing scales queries and keys."""
 FACTORS = (0.01, 0.1, 0.5, 0.8, 0.97, 1.03, 1.25, 2.0, 10.0, 100.0)
 
 
@@ -80,11 +82,9 @@ def attention_softcap(clues: Clues) -> list[Hypothesis]:
 
 
 def attention_scale(clues: Clues) -> list[Hypothesis]:
-    """Scores times a constant. Where the rotary embedding is scaled, its attention factor does the
-    same and is tried in its place.
+    """Scores times a constant. Where whole heads turn, a rotary embedding's attention factor does
+    the same: both are shown then, and experiments on the side decide.
     """
-    if _rope_type(clues) != "default":
-        return []
     hypothesis = _in_attention(
         "attention-scale", "attention scores times a constant", "attention_scale"
     )
@@ -109,18 +109,17 @@ def rope_theta(clues: Clues) -> list[Hypothesis]:
 
 def rope_scaling(clues: Clues) -> list[Hypothesis]:
     """The scaling of long contexts lost, or another factor in it."""
-    cause = "rope-scaling"
-    if _rope_type(clues) == "default":
+    cause, kind = "rope-scaling", _rope_type(clues)
+    if kind == "default":
         return []
-    scale = _in_attention(
-        cause, "queries and keys times a constant (YaRN's mscale)", "rope_attention_factor"
-    )
+    lost = _in_attention(cause, "the rotary scaling is lost", "rope_default")
     factor = _in_attention(cause, "another scaling factor", "rope_factor")
-    return [
-        _in_attention(cause, "the rotary scaling is lost", "rope_default"),
-        _searched(scale, Search((0.7, 0.85, 0.98, 1.02, 1.1, 1.2, 1.4), "log")),
-        _searched(factor, Search((0.125, 0.25, 0.5, 2.0, 4.0, 8.0), "log")),
-    ]
+    found = [lost, _searched(factor, Search((0.125, 0.25, 0.5, 2.0, 4.0, 8.0), "log"))]
+    if kind in WITH_FACTOR:
+        label = "queries and keys times a constant (YaRN's mscale)"
+        scale = _in_attention(cause, label, "rope_attention_factor")
+        found.append(_searched(scale, Search((0.7, 0.85, 0.98, 1.02, 1.1, 1.2, 1.4), "log")))
+    return found
 
 
 def _rope_type(clues: Clues) -> str:

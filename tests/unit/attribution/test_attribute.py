@@ -26,7 +26,14 @@ from mismatch_lab.errors import EngineError
 from mismatch_lab.findings.build import build_findings, load_captures
 from mismatch_lab.plan import plan_tasks
 from mismatch_lab.request import DiagnoseRequest, build_run
-from mismatch_lab.schema import Cause, Findings, RunSpec, SideSpec
+from mismatch_lab.schema import (
+    Cause,
+    DrawnFindings,
+    Findings,
+    RunSpec,
+    SideSpec,
+    SuppositionRecord,
+)
 
 PROBE = """
 name = "sums"
@@ -71,8 +78,11 @@ class Made:
                 _run_stage(one, out / "captures", lambda **event: None)
         self.captures = load_captures(out)
 
-    def attributed(self, budget_s: float | None = None) -> Findings:
-        findings = build_findings(self.run, self.captures, {})
+    def attributed(
+        self, budget_s: float | None = None, drawn: DrawnFindings | None = None
+    ) -> Findings:
+        """`drawn`: what the drawn tokens tell, which the fake engine does not record."""
+        findings = build_findings(self.run, self.captures, {}).model_copy(update={"drawn": drawn})
         return stage.with_causes(
             self.run, self.out, self.captures, findings, lambda event: None, budget_s
         )
@@ -158,6 +168,31 @@ def test_a_trainer_that_leaves_the_temperature_out(make: Make) -> None:
     # A scale of 0.6 says the same, with a fitted number more.
     assert told(found) == [("raw-logprobs-temperature", "train")]
     assert only(found).confidence > 0.9
+
+
+def test_a_nucleus_is_seen_beside_raw_log_probs_and_not_ruled_out(make: Make) -> None:
+    nucleus = SuppositionRecord(
+        name="top_p", value=0.7, between=(0.69, 0.72), gain_nats=40.0, held_out_nats=20.0,
+        noticed_below=0.9, noticed_above=float("nan"),
+    )  # fmt: skip
+    drawn = DrawnFindings(
+        n=240, n_impossible=0, z=9.0, z_limit=4.06, gain_limit_nats=12.0, suppositions=[nucleus]
+    )
+    made = make(engine_args=("defect=temperature_raw",), temperature=0.7, top_p=0.7)
+    found = made.attributed(drawn=drawn)
+    assert told(found) == [("raw-logprobs-temperature", "infer"), ("sampler-truncation", "infer")]
+    cut = found.verdict.causes[1]
+    assert "top-p of 0.7" in cut.why
+    assert cut.confirmed_by[0].after < cut.confirmed_by[0].before
+    assert "sampler-truncation" not in {r.id for r in found.verdict.ruled_out}
+
+
+def test_what_was_asked_for_is_not_ruled_out(make: Make) -> None:
+    # So wide a nucleus cannot be seen in so few tokens; nor is it known not to be there.
+    found = make(engine_args=("defect=temperature_raw",), temperature=0.7, top_p=0.999).attributed()
+    assert told(found) == [("raw-logprobs-temperature", "infer")]
+    assert "sampler-truncation" not in {r.id for r in found.verdict.ruled_out}
+    assert "sampling-penalties" in {r.id for r in found.verdict.ruled_out}
 
 
 def test_a_random_trainer(make: Make, reruns: list[SideSpec]) -> None:

@@ -118,6 +118,23 @@ def test_several_causes_want_what_separates_them() -> None:
     assert named(trainer(packing=True), *leak) == "packing-off"
 
 
+def test_a_scale_of_scores_is_told_from_one_of_the_rotary_embedding() -> None:
+    patched = trainer(plugin="p.py:f")
+    tied = {"attention-scale", "rope-scaling"}
+    open_ones = choices(patched, "train")
+    first = next_choice(open_ones, tied)
+    assert first is not None
+    assert first.knob.id == "stock-attention"
+    # If that changes nothing, the tables alone are put back: with attention beside them, the error
+    # would go whichever it is.
+    second = next_choice([c for c in open_ones if c is not first], tied)
+    assert second is not None
+    assert second.knob.id == "stock-rotary-tables"
+    assert {"attention-scale"} <= second.knob.keeps
+    assert named(patched, "rope-scaling") == "stock-rotary"
+    assert named(trainer(), *tied) == "attention-eager"
+
+
 def test_how_likely_a_knob_matters_goes_before_what_it_separates() -> None:
     order = [c.turn.likely for c in choices(trainer(plugin="p.py:f", packing=True), "train")]
     assert set(order) == {ASKED, PLANTED, DEFAULT}

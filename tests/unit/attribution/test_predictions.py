@@ -153,7 +153,7 @@ def test_a_refined_number_counts_as_fitted() -> None:
     ("model", "more"),
     [
         ("llama", {"attention-scale"}),
-        ("gpt_oss", MOE | {"rope-scaling", "sliding-window"}),
+        ("gpt_oss", MOE | {"attention-scale", "rope-scaling", "sliding-window"}),
         ("gemma2", {"attention-scale", "attention-softcap", "sliding-window"}),
     ],
 )
@@ -163,6 +163,14 @@ def test_a_part_that_is_missing_is_not_wrong(model: str, more: set[str]) -> None
     assert causes_of(clues("train", config, tensors=())) == ANY_MODEL | more
     windows = {"decode-prefill-divergence"} if "sliding-window" in more else set()
     assert causes_of(clues("decode", config)) == SAMPLING | windows
+
+
+def test_only_some_rotary_scalings_have_an_attention_factor() -> None:
+    factor = "queries and keys times a constant (YaRN's mscale)"
+    for kind, has in (("yarn", True), ("longrope", True), ("llama3", False), ("linear", False)):
+        one = clues("train", {"rope_parameters": {"rope_type": kind, "factor": 4.0}})
+        assert (factor in labels("rope-scaling", one)) == has, kind
+        assert len(labels("attention-scale", one)) == 1, kind
 
 
 def test_sinks_are_known_by_their_tensors() -> None:
@@ -211,7 +219,7 @@ def test_scaling_can_be_lost_where_there_is_some() -> None:
     assert labels("rope-scaling", clues("infer", MODELS["llama"])) == []
     assert len(labels("rope-scaling", clues("infer", MODELS["gpt_oss"]))) == 3
     older = {"rope_scaling": {"type": "linear", "factor": 2.0}}
-    assert len(labels("rope-scaling", clues("infer", older))) == 3
+    assert len(labels("rope-scaling", clues("infer", older))) == 2
 
 
 def test_packing_takes_a_trainer_with_several_rows() -> None:

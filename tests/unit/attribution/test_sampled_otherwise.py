@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mismatch_lab.attribution.sampled_otherwise import sampled_otherwise
+from mismatch_lab.attribution.sampled_otherwise import reported_nats, sampled_otherwise
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.engines.assemble import RowRecord, assemble
 from mismatch_lab.engines.base import ScoreRequest
@@ -257,3 +257,20 @@ def test_causes_that_are_as_likely_are_tied() -> None:
     assert [c.id for c in named] == ["sampler-truncation", "raw-logprobs-temperature"]
     assert {c.confidence for c in named} == {0.45}
     assert all(c.decides for c in named)
+
+
+def test_an_engine_that_reports_what_its_sampling_does_wrong_draws_from_what_it_reports() -> None:
+    found = drawn(top_p(0.83))
+    gain = best(found).gain_nats
+    assert sampled_otherwise(found, reported=gain - 5) == []
+    assert sampled_otherwise(found, reported=-200.0), "reported worse still, as raw log-probs are"
+    assert sampled_otherwise(found, named={"raw-logprobs-temperature"})
+    assert sampled_otherwise(found, named={"sampler-truncation"}) == []
+
+
+def test_what_the_report_gains_is_counted_over_drawn_tokens() -> None:
+    rows = Rows.build([[0, 1, 2, 3]], [1], [[False, True, True, True]])
+    decode = Capture(rows, np.array([np.nan, -1.0, -2.0, -np.inf], np.float32))
+    prefill = Capture(rows, np.array([np.nan, -1.5, -2.25, -1.0], np.float32))
+    assert reported_nats({"decode": decode, "prefill": prefill}) == pytest.approx(0.75)
+    assert reported_nats({"decode": decode}) == 0.0

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -40,6 +45,19 @@ def test_an_answer_says_whether_it_ran_out_of_room(engine: HfRollout) -> None:
     assert (len(cut.token_ids), cut.truncated) == (2, True)
     assert whole.truncated == (whole.token_ids[-1] not in engine.eos_ids)
     assert len(whole.token_ids) == 200 or not whole.truncated
+
+
+def test_sampling_fields_of_the_checkpoint_are_not_taken(engine: HfRollout, tmp_path: Path) -> None:
+    contexts, room, draw = [[5, 17, 40 + row] for row in range(6)], [12] * 6, Draw(1.0, seed=1)
+    plain = engine.sample(contexts, room, draw)
+    shutil.copytree(SPEC.folder, tmp_path / "model")
+    file = tmp_path / "model" / "generation_config.json"
+    asked = {"min_p": 0.3, "top_k": 2, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3}
+    suppressed = {"suppress_tokens": [plain[0].token_ids[0]]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | asked | suppressed))
+    other = HfRollout(replace(SPEC, folder=str(tmp_path / "model")))
+    assert other.eos_ids == engine.eos_ids
+    assert other.sample(contexts, room, draw) == plain
 
 
 @pytest.mark.parametrize(
