@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -103,7 +105,16 @@ def test_stronger_glue_faults_disagree_more(name: str) -> None:
     fault = load_fault(name)
     assert fault.rewrite is not None
     found = [
-        float(np.nanmean(np.abs(fault.rewrite(capture, fault.severities[s]).logp - capture.logp)))
+        _disagreement(fault.rewrite(capture, fault.severities[s]).logp[rows.sampled], capture)
         for s in SEVERITIES
     ]
     assert found[0] > found[1] > found[2] > 0, found
+
+
+LOST_NATS = 20.0
+"""What a token without a log-prob counts for."""
+
+
+def _disagreement(logp: np.ndarray[Any, Any], sound: Capture) -> float:
+    delta = np.abs(logp - sound.logp[sound.rows.sampled])
+    return float(np.mean(np.where(np.isfinite(delta), delta, LOST_NATS)))

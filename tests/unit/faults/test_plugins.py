@@ -61,7 +61,8 @@ def test_disagrees_and_more_when_stronger(
     for severity in SEVERITIES:
         model = build_model(architecture)
         fault.plant(model, fault.severities[severity])
-        found.append(float(np.abs(says(model) - clean[architecture]).mean()))
+        # A token of probability 0 counts for 20 nats.
+        found.append(float(np.abs(says(model) - clean[architecture]).clip(max=20.0).mean()))
     # 1e-6 nats is the noise of fp32 in these models (measured: 2e-7 and less).
     assert min(found) > 1e-6, found
     if name not in COARSE:
