@@ -50,7 +50,6 @@ FAULTS: dict[str, str] = {
     "shift-train": "mismatch_lab.faults.shift_train:FAULT",
     "synthetic-eos": "mismatch_lab.faults.synthetic_eos:FAULT",
     # attention
-    "attention-scale": "mismatch_lab.faults.attention_scale:FAULT",
     "attention-softcap": "mismatch_lab.faults.attention_softcap:FAULT",
     "decode-window": "mismatch_lab.faults.decode_window:FAULT",
     "engine-attention-softcap": "mismatch_lab.faults.engine_attention_softcap:FAULT",
@@ -62,6 +61,7 @@ FAULTS: dict[str, str] = {
     "rope-bf16": "mismatch_lab.faults.rope_bf16:FAULT",
     "rope-scaling-lost": "mismatch_lab.faults.rope_scaling_lost:FAULT",
     "rope-theta": "mismatch_lab.faults.rope_theta:FAULT",
+    "scores-scaled": "mismatch_lab.faults.scores_scaled:FAULT",
     "sinks-dropped": "mismatch_lab.faults.sinks_dropped:FAULT",
     "sinks-dropped-layer": "mismatch_lab.faults.sinks_dropped_layer:FAULT",
     "window-ignored": "mismatch_lab.faults.window_ignored:FAULT",

@@ -84,7 +84,7 @@ def test_modules_get_transformers_names_and_fused_ones_are_taken_apart() -> None
         *(f"{layer}.self_attn{part}" for part in ("", ".q_proj", ".k_proj", ".v_proj", ".o_proj")),
         *(f"{layer}.mlp{part}" for part in ("", ".router", ".gate_up_proj")),
     ]  # fmt: skip
-    tap = PrefillScorer(lambda *_: [], model, "model", known).tap
+    tap = PrefillScorer(lambda *_: [], model, "model", 64, known).tap
     assert set(tap.modules) == {*known} - {
         f"{layer}.self_attn.{part}" for part in ("q_proj", "k_proj", "v_proj")
     } | {f"{layer}.self_attn.qkv_proj"}

@@ -67,6 +67,7 @@ def test_a_packed_matrix_is_read_back_bit_for_bit(width: int, dtype: torch.dtype
 
 
 @pytest.mark.vllm
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit, while vLLM is imported
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [512, 2048])
 def test_one_step_shows_in_what_onednn_has_packed(size: int, dtype: torch.dtype) -> None:

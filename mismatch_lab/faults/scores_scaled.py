@@ -21,7 +21,7 @@ def _applies(model_type: str, config: Config) -> bool:
 
 
 FAULT = Fault(
-    id="attention-scale",
+    id="scores-scaled",
     about="attention scores of the trainer times a constant",
     causes=("attention-scale",),
     family="attention",
