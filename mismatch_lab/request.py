@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,12 +16,20 @@ from mismatch_lab import suites
 from mismatch_lab.engines.base import ENGINES, UPDATING_ENGINES
 from mismatch_lab.engines.checkpoint import EMBEDDED, check_model_path, locate
 from mismatch_lab.engines.checkpoint_tensors import check_same_tensors
+from mismatch_lab.engines.engine_config import (
+    args_of,
+    dtype_of,
+    read_engine_config,
+    sampling_of,
+)
 from mismatch_lab.engines.options import check_options
+from mismatch_lab.engines.settings import second_start
 from mismatch_lab.errors import InputError
 from mismatch_lab.plan import REF_ARGS
 from mismatch_lab.provenance import gather
 from mismatch_lab.schema import (
     Depth,
+    EngineConfig,
     OptionValue,
     Probe,
     RunSpec,
@@ -28,6 +37,8 @@ from mismatch_lab.schema import (
     SideSpec,
     WeightUpdate,
 )
+
+DEFAULT_ENGINE = "vllm"
 
 DTYPES = ("float32", "bfloat16", "float16")
 _ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
@@ -39,7 +50,7 @@ class DiagnoseRequest:
 
     model: str = EMBEDDED
     probe: str = "quick"
-    engine: str = "vllm"
+    engine: str | None = None
     trainer: str = "fsdp"
     dtype: str | None = None
     prompts: Path | None = None
@@ -58,6 +69,7 @@ class DiagnoseRequest:
     command: tuple[str, ...] = ()
     weights_before: str | None = None
     weight_update: str | None = None
+    engine_config: Path | None = None
 
 
 def build_run(request: DiagnoseRequest) -> RunSpec:
@@ -66,16 +78,17 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
     Raises:
         InputError: an option, probe, prompt file or model is wrong.
     """
-    probe = _probe(request)
+    config = _engine_config(request)
+    probe = _probe(request, sampling_of(config) if config else {})
     model = request.model
     check_model_path(locate(model))
-    dtype = resolve_dtype(request.dtype, model)
+    dtype = resolve_dtype(request.dtype or (dtype_of(config) if config else None), model)
     prompts = (
         suites.load_prompts(request.prompts) if request.prompts else suites.probe_prompts(probe)
     )
     sides = {
         "infer": (
-            request.engine,
+            config.engine if config else request.engine or DEFAULT_ENGINE,
             request.engine_args,
             request.engine_plugin,
             request.engine_python,
@@ -100,9 +113,13 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
         )
         for side, (engine, args, plugin, python) in sides.items()
     }
+    if config is not None:
+        own = specs["infer"].args
+        specs["infer"] = specs["infer"].model_copy(update={"args": {**args_of(config), **own}})
     for spec in specs.values():
         check_options(spec)
     specs["infer"] = specs["infer"].model_copy(update=_update(request))
+    provenance = gather(list(request.command))
     fake = specs["train"].engine == "fake"
     ref = specs["train"].model_copy(
         update={
@@ -118,10 +135,12 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
         probe=probe,
         depth=request.depth or probe.depth,
         infer=specs["infer"],
+        infer_eager=second_start(specs["infer"], on_gpu=bool(provenance.accelerators)),
+        engine_config=config,
         train=specs["train"],
         ref=ref,
         prompts=prompts,
-        provenance=gather(list(request.command)),
+        provenance=provenance,
     )
 
 
@@ -138,9 +157,10 @@ def _update(request: DiagnoseRequest) -> dict[str, str | None]:
             raise InputError(
                 "--weight-update needs the weights to start from.", "Add --weights-before DIR."
             )
-        if request.engine not in UPDATING_ENGINES:
+        engine = request.engine or DEFAULT_ENGINE
+        if engine not in UPDATING_ENGINES:
             raise InputError(
-                f"Engine {request.engine} cannot be given new weights while it runs.",
+                f"Engine {engine} cannot be given new weights while it runs.",
                 f"These can: {', '.join(UPDATING_ENGINES)}; or leave --weight-update out.",
             )
     if before is not None:
@@ -152,7 +172,14 @@ def _label(model: str) -> str:
     return Path(model.rstrip("/")).name or "model"
 
 
-def _probe(request: DiagnoseRequest) -> Probe:
+def _engine_config(request: DiagnoseRequest) -> EngineConfig | None:
+    if request.engine_config is None:
+        return None
+    return read_engine_config(request.engine_config, request.engine)
+
+
+def _probe(request: DiagnoseRequest, configured: Mapping[str, OptionValue]) -> Probe:
+    """The probe; what was typed stands over what the engine's file says, that over the probe."""
     probe = suites.load_probe(request.probe)
     asked = {
         "max_tokens": request.max_tokens,
@@ -160,7 +187,8 @@ def _probe(request: DiagnoseRequest) -> Probe:
         "top_p": request.top_p,
         "seed": request.seed,
     }
-    given = {name: value for name, value in asked.items() if value is not None}
+    typed = {name: value for name, value in asked.items() if value is not None}
+    given = {**configured, **typed}
     try:
         sampling = Sampling.model_validate(probe.sampling.model_dump() | given)
     except ValidationError as error:
