@@ -71,6 +71,9 @@ class VllmEngine:
             if name != "model"
         } | settings_in_force(self._llm)
         self.context_length = int(self.options["max_model_len"])
+        # See settings.ON_CPU: cut prompts are then drawn by the engine's one seed.
+        self._seeded = not (self.on_cpu and self.options.get("enable_chunked_prefill"))
+        self.options["seed_of_each_request"] = self._seeded
         self.logprob_space = str(self.options["logprobs_mode"]).removesuffix("_logprobs")
 
     def _start(self, arguments: dict[str, Any]) -> Any:
@@ -119,8 +122,9 @@ class VllmEngine:
         cached: list[int] = []
 
         def sample(batch: list[list[int]]) -> list[tuple[list[int], list[float]]]:
-            seeds = (seed_of(sampling.seed, len(cached) + i) for i in range(len(batch)))
-            outputs = self._generate(batch, [_seeded(parameters, seed) for seed in seeds])
+            rows = range(len(cached), len(cached) + len(batch))
+            seeds = [seed_of(sampling.seed, row) if self._seeded else None for row in rows]
+            outputs = self._generate(batch, [_with_seed(parameters, seed) for seed in seeds])
             cached.extend(output.num_cached_tokens or 0 for output in outputs)
             answers = []
             for output in outputs:
@@ -246,7 +250,7 @@ def _installed_version() -> str:
     )
 
 
-def _seeded(parameters: Any, seed: int) -> Any:
+def _with_seed(parameters: Any, seed: int | None) -> Any:
     own = parameters.clone()
     own.seed = seed
     return own

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from mismatch_lab.engines.options import check_vllm_names
+from mismatch_lab.engines.settings import CONTEXT_ON_CPU, ON_CPU
 from mismatch_lab.errors import InputError
 from mismatch_lab.schema import OptionValue, SideSpec
 
@@ -18,20 +19,6 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
 """Set where the user has not."""
-
-CONTEXT_ON_CPU = 4096
-"""Tokens of context on a CPU where the model allows more: enough for most probes, and a cache of
-1 GiB (`ENVIRONMENT`) has to hold a row of that length."""
-
-ON_CPU = {
-    "enforce_eager": (True, "compiling takes minutes on a CPU"),
-    "enable_chunked_prefill": (
-        False,
-        "vLLM 0.32 on a CPU ends with an error where a prompt with a seed is cut in chunks",
-    ),
-    "max_model_len": (CONTEXT_ON_CPU, "the cache of a CPU engine is small"),
-}
-"""Option -> (what holds on a CPU where the user says nothing, why not vLLM's own default)."""
 
 NEUTRAL_SAMPLING: dict[str, tuple[float, ...]] = {
     "repetition_penalty": (1.0,),
