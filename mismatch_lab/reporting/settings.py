@@ -35,9 +35,8 @@ def engine_settings(spec: RunSpec, manifests: dict[str, Manifest]) -> list[Setti
     decode = manifests.get("decode")
     if decode is None or spec.infer.engine not in HOOKABLE:
         return []
-    from_file = {
-        m.target: m.source for m in (spec.engine_config.mapped if spec.engine_config else [])
-    }
+    mapped = spec.engine_config.mapped if spec.engine_config else []
+    from_file = {one.target: one.source for one in mapped}
     in_force = {n: v for n, v in decode.options.items() if n not in NOT_A_SETTING}
     on_cpu = not spec.provenance.accelerators
     found = []
