@@ -66,6 +66,9 @@ def diagnose(
     temperature: Annotated[float | None, typer.Option(min=1e-3)] = None,
     top_p: Annotated[float | None, typer.Option(min=1e-6, max=1.0)] = None,
     seed: Annotated[int | None, typer.Option(help="Of the sampling.")] = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a prompt of the probe long-context.")
+    ] = None,
     engine_config: Annotated[
         Path | None,
         typer.Option(help="File that configures it: of vLLM, SGLang, verl, TRL, prime-rl, slime."),
@@ -129,6 +132,7 @@ def diagnose(
         weights_before,
         weight_update,
         engine_config,
+        context,
     )
     if dry_run:
         commands.run_dry(request, json_output, budget)

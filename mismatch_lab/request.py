@@ -32,11 +32,13 @@ from mismatch_lab.schema import (
     EngineConfig,
     OptionValue,
     Probe,
+    Prompt,
     RunSpec,
     Sampling,
     SideSpec,
     WeightUpdate,
 )
+from mismatch_lab.thresholds import prompts_of
 
 DEFAULT_ENGINE = "vllm"
 
@@ -70,6 +72,7 @@ class DiagnoseRequest:
     weights_before: str | None = None
     weight_update: str | None = None
     engine_config: Path | None = None
+    context: int | None = None
 
 
 def build_run(request: DiagnoseRequest) -> RunSpec:
@@ -83,9 +86,6 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
     model = request.model
     check_model_path(locate(model))
     dtype = resolve_dtype(request.dtype or (dtype_of(config) if config else None), model)
-    prompts = (
-        suites.load_prompts(request.prompts) if request.prompts else suites.probe_prompts(probe)
-    )
     sides = {
         "infer": (
             config.engine if config else request.engine or DEFAULT_ENGINE,
@@ -119,6 +119,7 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
     for spec in specs.values():
         check_options(spec)
     specs["infer"] = specs["infer"].model_copy(update=_update(request))
+    prompts = _prompts(request, probe, specs["infer"])
     provenance = gather(list(request.command))
     fake = specs["train"].engine == "fake"
     ref = specs["train"].model_copy(
@@ -170,6 +171,15 @@ def _update(request: DiagnoseRequest) -> dict[str, str | None]:
 
 def _label(model: str) -> str:
     return Path(model.rstrip("/")).name or "model"
+
+
+def _prompts(request: DiagnoseRequest, probe: Probe, infer: SideSpec) -> list[Prompt]:
+    """The user's, or the probe's: those of a long context past the model's own thresholds."""
+    if request.prompts is not None:
+        if request.context is not None:
+            raise InputError("--context lengthens a probe's prompts; --prompts are as they are.")
+        return suites.load_prompts(request.prompts)
+    return prompts_of(probe, infer, request.context)
 
 
 def _engine_config(request: DiagnoseRequest) -> EngineConfig | None:
