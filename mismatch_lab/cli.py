@@ -47,7 +47,10 @@ def diagnose(
     probe: Annotated[
         str, typer.Option(help="Probe, by name or .toml file; see `list probes`.")
     ] = "quick",
-    engine: Annotated[str, typer.Option(help="Program that samples; see `list engines`.")] = "vllm",
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Program that samples; see `list engines`.", show_default="vllm"),
+    ] = None,
     trainer: Annotated[str, typer.Option(help="Program that trains: fsdp or hf.")] = "fsdp",
     out: Annotated[
         Path | None, typer.Option(help="Run folder; by default a new one in runs/.")
@@ -63,7 +66,16 @@ def diagnose(
     temperature: Annotated[float | None, typer.Option(min=1e-3)] = None,
     top_p: Annotated[float | None, typer.Option(min=1e-6, max=1.0)] = None,
     seed: Annotated[int | None, typer.Option(help="Of the sampling.")] = None,
-    engine_arg: Annotated[ArgsOption | None, typer.Option(help="NAME=VALUE; repeatable.")] = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a prompt of the probe long-context.")
+    ] = None,
+    engine_config: Annotated[
+        Path | None,
+        typer.Option(help="File that configures it: of vLLM, SGLang, verl, TRL, prime-rl, slime."),
+    ] = None,
+    engine_arg: Annotated[
+        ArgsOption | None, typer.Option(help="NAME=VALUE, over the file; repeatable.")
+    ] = None,
     trainer_arg: Annotated[ArgsOption | None, typer.Option(help="NAME=VALUE; repeatable.")] = None,
     engine_python: Annotated[str | None, typer.Option(help="Interpreter of the engine.")] = None,
     trainer_python: Annotated[str | None, typer.Option(help="Interpreter of the trainer.")] = None,
@@ -123,6 +135,8 @@ def diagnose(
         weights_before,
         weight_update,
         repeats,
+        engine_config,
+        context,
     )
     if dry_run:
         commands.run_dry(request, json_output, budget)

@@ -25,7 +25,8 @@ from mismatch_lab.request import (
     resolve_dtype,
 )
 from mismatch_lab.schema import Limits, RunSpec, SideSpec
-from mismatch_lab.suites import load_probe, probe_prompts
+from mismatch_lab.suites import load_probe
+from mismatch_lab.thresholds import prompts_of
 
 REPORT_FILE = "report.html"
 
@@ -109,7 +110,9 @@ def run_capture(
     )
     check_options(spec)
     if score is None:
-        job: Job = GenerateJob(id=out.name, prompts=probe_prompts(probe), sampling=probe.sampling)
+        job: Job = GenerateJob(
+            id=out.name, prompts=prompts_of(probe, spec), sampling=probe.sampling
+        )
     else:
         _, manifest = load_capture(score)
         job = ScoreJob(

@@ -32,6 +32,8 @@ STATUS_STYLE = {
 SHOWN = (
     "decode_train",
     "decode_prefill",
+    "decode_eager",
+    "prefill_eager",
     "prefill_train",
     "train_train",
     "infer_infer",

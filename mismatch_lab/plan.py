@@ -7,6 +7,7 @@ from typing import Any
 from mismatch_lab.engines.checkpoint import locate, read_config
 from mismatch_lab.engines.checkpoint_tensors import differing_names, stored_tensors
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
+from mismatch_lab.findings.edges import CONFIGURED, HOOKED
 from mismatch_lab.schema import Alteration, CapturePlan, RunSpec, SideSpec
 from mismatch_lab.version_groups import OLD, TensorGroup, group_tensors, replay_id, replay_slots
 
@@ -35,18 +36,26 @@ def plan_tasks(run: RunSpec, captures_dir: str) -> list[tuple[str, WorkerTask]]:
     return [
         (name, WorkerTask(captures_dir=captures_dir, stages=stages))
         for name, stages in (
-            ("engine", [Stage(spec=run.infer, jobs=_infer_jobs(run))]),
+            *_engine_stages(run),
             ("trainer", [Stage(spec=run.train, jobs=_train_jobs(run))]),
             ("reference", reference_stages(run)),
         )
     ]
 
 
-def _infer_jobs(run: RunSpec) -> list[Job]:
-    return [
-        GenerateJob(id="decode", prompts=run.prompts, sampling=run.probe.sampling),
-        _score(run, "prefill", fingerprint=True, draws=True),
+def _engine_stages(run: RunSpec) -> list[tuple[str, list[Stage]]]:
+    """The engine as configured and, where that one cannot be hooked, once more in eager code."""
+    sampled = GenerateJob(id="decode", prompts=run.prompts, sampling=run.probe.sampling)
+    hooked: list[Job] = [
+        _score(run, HOOKED, fingerprint=True, draws=True),
         _score(run, "prefill_repeat", bare=True, first_rows=SELF_ROWS),
+    ]
+    if run.infer_eager is None:
+        return [("engine", [Stage(spec=run.infer, jobs=[sampled, *hooked])])]
+    jobs: list[Job] = [sampled, _score(run, CONFIGURED, bare=True)]
+    return [
+        ("engine", [Stage(spec=run.infer, jobs=jobs)]),
+        ("engine, eager", [Stage(spec=run.infer_eager, jobs=hooked)]),
     ]
 
 

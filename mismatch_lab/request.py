@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,19 +16,31 @@ from mismatch_lab import suites
 from mismatch_lab.engines.base import ENGINES, UPDATING_ENGINES
 from mismatch_lab.engines.checkpoint import EMBEDDED, check_model_path, locate
 from mismatch_lab.engines.checkpoint_tensors import check_same_tensors
+from mismatch_lab.engines.engine_config import (
+    args_of,
+    dtype_of,
+    read_engine_config,
+    sampling_of,
+)
 from mismatch_lab.engines.options import check_options
+from mismatch_lab.engines.settings import second_start
 from mismatch_lab.errors import InputError
 from mismatch_lab.plan import REF_ARGS
 from mismatch_lab.provenance import gather
 from mismatch_lab.schema import (
     Depth,
+    EngineConfig,
     OptionValue,
     Probe,
+    Prompt,
     RunSpec,
     Sampling,
     SideSpec,
     WeightUpdate,
 )
+from mismatch_lab.thresholds import prompts_of
+
+DEFAULT_ENGINE = "vllm"
 
 DTYPES = ("float32", "bfloat16", "float16")
 _ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
@@ -39,7 +52,7 @@ class DiagnoseRequest:
 
     model: str = EMBEDDED
     probe: str = "quick"
-    engine: str = "vllm"
+    engine: str | None = None
     trainer: str = "fsdp"
     dtype: str | None = None
     prompts: Path | None = None
@@ -59,6 +72,8 @@ class DiagnoseRequest:
     weights_before: str | None = None
     weight_update: str | None = None
     repeats: int = 1
+    engine_config: Path | None = None
+    context: int | None = None
 
 
 def build_run(request: DiagnoseRequest) -> RunSpec:
@@ -67,16 +82,14 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
     Raises:
         InputError: an option, probe, prompt file or model is wrong.
     """
-    probe = _probe(request)
+    config = _engine_config(request)
+    probe = _probe(request, sampling_of(config) if config else {})
     model = request.model
     check_model_path(locate(model))
-    dtype = resolve_dtype(request.dtype, model)
-    prompts = (
-        suites.load_prompts(request.prompts) if request.prompts else suites.probe_prompts(probe)
-    )
+    dtype = resolve_dtype(request.dtype or (dtype_of(config) if config else None), model)
     sides = {
         "infer": (
-            request.engine,
+            config.engine if config else request.engine or DEFAULT_ENGINE,
             request.engine_args,
             request.engine_plugin,
             request.engine_python,
@@ -101,9 +114,14 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
         )
         for side, (engine, args, plugin, python) in sides.items()
     }
+    if config is not None:
+        own = specs["infer"].args
+        specs["infer"] = specs["infer"].model_copy(update={"args": {**args_of(config), **own}})
     for spec in specs.values():
         check_options(spec)
     specs["infer"] = specs["infer"].model_copy(update=_update(request))
+    prompts = _prompts(request, probe, specs["infer"])
+    provenance = gather(list(request.command))
     fake = specs["train"].engine == "fake"
     ref = specs["train"].model_copy(
         update={
@@ -119,10 +137,12 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
         probe=probe,
         depth=request.depth or probe.depth,
         infer=specs["infer"],
+        infer_eager=second_start(specs["infer"], on_gpu=bool(provenance.accelerators)),
+        engine_config=config,
         train=specs["train"],
         ref=ref,
         prompts=prompts,
-        provenance=gather(list(request.command)),
+        provenance=provenance,
         repeats=_repeats(request.repeats),
     )
 
@@ -140,9 +160,10 @@ def _update(request: DiagnoseRequest) -> dict[str, str | None]:
             raise InputError(
                 "--weight-update needs the weights to start from.", "Add --weights-before DIR."
             )
-        if request.engine not in UPDATING_ENGINES:
+        engine = request.engine or DEFAULT_ENGINE
+        if engine not in UPDATING_ENGINES:
             raise InputError(
-                f"Engine {request.engine} cannot be given new weights while it runs.",
+                f"Engine {engine} cannot be given new weights while it runs.",
                 f"These can: {', '.join(UPDATING_ENGINES)}; or leave --weight-update out.",
             )
     if before is not None:
@@ -160,7 +181,23 @@ def _label(model: str) -> str:
     return Path(model.rstrip("/")).name or "model"
 
 
-def _probe(request: DiagnoseRequest) -> Probe:
+def _prompts(request: DiagnoseRequest, probe: Probe, infer: SideSpec) -> list[Prompt]:
+    """The user's, or the probe's: those of a long context past the model's own thresholds."""
+    if request.prompts is not None:
+        if request.context is not None:
+            raise InputError("--context lengthens a probe's prompts; --prompts are as they are.")
+        return suites.load_prompts(request.prompts)
+    return prompts_of(probe, infer, request.context)
+
+
+def _engine_config(request: DiagnoseRequest) -> EngineConfig | None:
+    if request.engine_config is None:
+        return None
+    return read_engine_config(request.engine_config, request.engine)
+
+
+def _probe(request: DiagnoseRequest, configured: Mapping[str, OptionValue]) -> Probe:
+    """The probe; what was typed stands over what the engine's file says, that over the probe."""
     probe = suites.load_probe(request.probe)
     asked = {
         "max_tokens": request.max_tokens,
@@ -168,7 +205,8 @@ def _probe(request: DiagnoseRequest) -> Probe:
         "top_p": request.top_p,
         "seed": request.seed,
     }
-    given = {name: value for name, value in asked.items() if value is not None}
+    typed = {name: value for name, value in asked.items() if value is not None}
+    given = {**configured, **typed}
     try:
         sampling = Sampling.model_validate(probe.sampling.model_dump() | given)
     except ValidationError as error:

@@ -177,6 +177,34 @@ class SideSpec(Strict):
     on trial."""
 
 
+class MappedOption(Strict):
+    """One option of a file that configures an engine."""
+
+    source: str
+    """Its name in the file; of what a framework always sets, the framework's."""
+    target: str
+    """The engine's argument, or the sampling option."""
+    value: OptionValue
+
+
+class LeftOption(Strict):
+    """An option of such a file that is no matter to log-probs."""
+
+    source: str
+    why: str
+
+
+class EngineConfig(Strict):
+    """What `--engine-config` said of the engine that samples."""
+
+    file: str
+    kind: str
+    """Whose file it is: vllm, sglang or a framework."""
+    engine: str
+    mapped: list[MappedOption]
+    left: list[LeftOption]
+
+
 class Provenance(Strict):
     """What ran where."""
 
@@ -198,6 +226,12 @@ class RunSpec(Strict):
     probe: Probe
     depth: Depth
     infer: SideSpec
+    """The engine as configured: its log-probs are what RL sees."""
+    infer_eager: SideSpec | None = None
+    """The same engine started once more so that its modules can be hooked; None where the one as
+    configured can be."""
+    engine_config: EngineConfig | None = None
+    """The file that configures it, where one was given."""
     train: SideSpec
     ref: SideSpec
     prompts: list[Prompt]

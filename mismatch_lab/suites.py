@@ -72,21 +72,15 @@ def load_prompts(path: Path, count: int | None = None) -> list[Prompt]:
 
 
 def probe_prompts(probe: Probe) -> list[Prompt]:
-    """The prompts of a probe, long-context filling included."""
-    path = probes_dir() / "prompts" / probe.prompts.set
-    prompts = load_prompts(path, probe.prompts.count)
-    if probe.prompts.shots:
-        shots = load_prompts(path, probe.prompts.count + probe.prompts.shots)
-        prompts = [_with_shots(prompt, shots[probe.prompts.count :]) for prompt in prompts]
-    return prompts
+    """The prompts of a probe, without what is put before them (`shots`)."""
+    return load_prompts(probes_dir() / "prompts" / probe.prompts.set, probe.prompts.count)
 
 
-def _with_shots(prompt: Prompt, shots: list[Prompt]) -> Prompt:
-    """Earlier questions before the prompt, in one user turn: a long context of ordinary text."""
-    earlier = [m["content"] for shot in shots for m in shot.messages or [] if m["role"] == "user"]
-    asked = [m["content"] for m in prompt.messages or []]
-    content = "\n\n".join([*earlier, *asked])
-    return prompt.model_copy(update={"messages": [{"role": "user", "content": content}]})
+def shots(probe: Probe) -> list[str]:
+    """Questions to put before a probe's prompts: a long context of ordinary text."""
+    count, more = probe.prompts.count, probe.prompts.shots
+    every = load_prompts(probes_dir() / "prompts" / probe.prompts.set, count + more)[count:]
+    return [m["content"] for shot in every for m in shot.messages or [] if m["role"] == "user"]
 
 
 def _lines(path: Path) -> list[str]:

@@ -17,6 +17,7 @@ from mismatch_lab.attribution.trials import SCORED, Rerun
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.store import load_capture, load_manifest
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
+from mismatch_lab.engines.settings import hookable
 from mismatch_lab.executors.local import run_task
 from mismatch_lab.findings.drawn import disproved, in_words
 from mismatch_lab.findings.odd_tokens import only_finite
@@ -133,35 +134,43 @@ def _rerun(run: RunSpec, out: Path, on_event: OnEvent, after_task: AfterTask | N
     folder = out / EXPERIMENTS
 
     def rerun(trial: Trial) -> dict[str, Capture]:
-        jobs = _jobs(run, trial, out / "captures")
-        stage = Stage(spec=trial.spec, jobs=jobs)
-        task = WorkerTask(captures_dir=str(folder.resolve()), stages=[stage])
+        stages = _stages(run, trial, out / "captures")
         try:
-            run_task(task, f"trial-{trial.spec.side}", out / "logs", on_event)
+            for stage in stages:  # one process each: an engine's memory is free when it has ended
+                task = WorkerTask(captures_dir=str(folder.resolve()), stages=[stage])
+                run_task(task, f"trial-{trial.spec.side}", out / "logs", on_event)
             if after_task is not None:
                 after_task(TASKS.get(trial.spec.side, EXPERIMENTS), folder)
-            return {job.id: load_capture(folder / job.id)[0] for job in jobs}
+            ids = [job.id for stage in stages for job in stage.jobs]
+            return {name: load_capture(folder / name)[0] for name in ids}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     return rerun
 
 
-def _jobs(run: RunSpec, trial: Trial, captures: Path) -> list[Job]:
+def _stages(run: RunSpec, trial: Trial, captures: Path) -> list[Stage]:
+    """What a trial starts. Where the engine was started twice, its sampling as configured is held
+    against its eager code again, and what scores is that code.
+    """
     sampling, recorded = trial.sampling, str(captures.resolve())
+    of_engine = trial.spec.side == "infer"
+    eager = hookable(trial.spec) if of_engine and run.infer_eager is not None else trial.spec
     if sampling is not None:
+        jobs: list[Job] = [GenerateJob(id="decode", prompts=run.prompts, sampling=sampling)]
         again = ScoreJob(id="prefill", source="decode", temperature=sampling.temperature)
-        return [GenerateJob(id="decode", prompts=run.prompts, sampling=sampling), again]
+        if eager == trial.spec:
+            return [Stage(spec=trial.spec, jobs=[*jobs, again])]
+        return [Stage(spec=trial.spec, jobs=jobs), Stage(spec=eager, jobs=[again])]
     choices = trial.routing_from
-    return [
-        ScoreJob(
-            id=SCORED,
-            source=f"{recorded}/decode",
-            temperature=run.probe.sampling.temperature,
-            train_mode=trial.train_mode,
-            routing_from=None if choices is None else f"{recorded}/{choices}",
-        )
-    ]
+    scored = ScoreJob(
+        id=SCORED,
+        source=f"{recorded}/decode",
+        temperature=run.probe.sampling.temperature,
+        train_mode=trial.train_mode,
+        routing_from=None if choices is None else f"{recorded}/{choices}",
+    )
+    return [Stage(spec=eager, jobs=[scored])]
 
 
 def _costs(timings_s: Mapping[str, float]) -> dict[str, float]:

@@ -66,7 +66,8 @@ def charges(
         located = localisation is not None and localisation.side == suspect
         if leaves_floor(floor, suspect, limits) or located:
             found.append(_charge_by_floor(suspect, captures, floor, limits))
-    sampling = edges.get("decode_prefill")
+    # Hidden states, and with them the engine's own error, are those of its eager code.
+    sampling = edges.get("decode_eager", edges.get("decode_prefill"))
     if sampling is not None:
         size = sampling["abs_delta_mean"]
         if size.ci95[0] > max(math.sqrt(2) * noise, limits.match_abs_delta_nats):

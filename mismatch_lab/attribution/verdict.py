@@ -35,6 +35,8 @@ STANDARD_ERRORS = 4.0
 
 SELF_COMPARISONS = {
     "decode_prefill": "the engine's sampling against its own re-scoring",
+    "decode_eager": "the engine's sampling as configured against its own eager code",
+    "prefill_eager": "the engine's re-scoring as configured against its own eager code",
     "infer_infer": "the engine against itself",
     "train_train.repeat": "the trainer against itself",
     "train_train": "the trainer against itself in another micro-batch",

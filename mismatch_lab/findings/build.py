@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from mismatch_lab.attribution.verdict import Decision, Evidence, decide
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.probes import cut_rows
 from mismatch_lab.captures.store import MANIFEST, load_capture
+from mismatch_lab.engines.checkpoint import read_config
 from mismatch_lab.findings.drawn import measure_drawn
 from mismatch_lab.findings.edges import measure_edges
 from mismatch_lab.findings.localise import left_open, localise
@@ -40,6 +43,7 @@ from mismatch_lab.schema import (
     RunSpec,
     Verdict,
 )
+from mismatch_lab.thresholds import not_reached, thresholds
 
 VERSIONS_NEED_DEPTH = (
     "Which tensors are old is told from what modules do: --weights-before needs --depth standard."
@@ -138,6 +142,8 @@ def _notes(run: RunSpec, captures: dict[str, Capture], no_versions: bool) -> lis
         if why is not None:
             notes.append(f"Choices of experts were not compared ({name}): {why}")
     plan, rows = capture_plan(run), captures["decode"].rows
+    known = thresholds(read_config(run.infer.model), run.infer.args)
+    notes += not_reached(known, int(np.diff(rows.row_offsets).max(initial=0)))
     cut = cut_rows(rows, plan) if run.depth != "quick" else ()
     if cut:
         notes.append(

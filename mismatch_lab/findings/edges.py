@@ -15,7 +15,9 @@ from mismatch_lab.schema import EstimateRecord, Measures
 
 EDGES: dict[str, tuple[str, str]] = {
     "decode_train": ("decode", "train"),
-    "decode_prefill": ("decode", "prefill"),
+    "decode_prefill": ("decode", "prefill_configured"),
+    "decode_eager": ("decode", "prefill"),
+    "prefill_eager": ("prefill_configured", "prefill"),
     "prefill_train": ("prefill", "train"),
     "train_train": ("train", "train_micro_batch"),
     "train_train.repeat": ("train", "train_repeat"),
@@ -26,11 +28,22 @@ EDGES: dict[str, tuple[str, str]] = {
 }
 """name -> (engine's role, trainer's role): delta is the second minus the first."""
 
+HOOKED = "prefill"
+"""Re-scoring by the engine that is hooked, with hidden states and the rest."""
+
+CONFIGURED = "prefill_configured"
+"""Re-scoring by the engine as configured; not there where that one is hooked itself."""
+
+EAGER_EDGES = ("decode_eager", "prefill_eager")
+"""Measured where the engine was started twice."""
+
 SELF_EDGES = ("train_train", "infer_infer")
 
 EDGE_ABOUT = {
     "decode_train": "what the engine returned while sampling, with the trainer: what RL sees",
     "decode_prefill": "the engine's sampling with its own re-scoring of the same tokens",
+    "decode_eager": "the engine's sampling, as configured, with its own eager code",
+    "prefill_eager": "the engine's re-scoring, as configured, with its own eager code",
     "prefill_train": "the engine's re-scoring with the trainer: model code, weights, precision",
     "train_train": "the trainer with itself in another micro-batch",
     "train_train.repeat": "the trainer with itself, nothing changed",
@@ -53,11 +66,17 @@ def record(estimate: Estimate) -> EstimateRecord:
 
 def measure_edges(captures: Mapping[str, Capture]) -> dict[str, Measures]:
     """All measures of every edge whose two captures are there."""
-    return {
-        name: measure_pair(_same_rows(captures[a], captures[b], name), captures[b], (a, b))
-        for name, (a, b) in EDGES.items()
-        if a in captures and b in captures
-    }
+    found = {}
+    for name, roles in EDGES.items():
+        if CONFIGURED not in captures:
+            if name in EAGER_EDGES:
+                continue
+            roles = (roles[0].replace(CONFIGURED, HOOKED), roles[1].replace(CONFIGURED, HOOKED))
+        a, b = roles
+        if a in captures and b in captures:
+            whole = _same_rows(captures[a], captures[b], name)
+            found[name] = measure_pair(whole, captures[b], roles)
+    return found
 
 
 def _same_rows(whole: Capture, part: Capture, edge: str) -> Capture:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mismatch_lab.diagnose import OnEvent, diagnose
 from mismatch_lab.engines.checkpoint import locate
+from mismatch_lab.engines.settings import PLAIN_VLLM
 from mismatch_lab.errors import MismatchLabError, NotApplicableError
 from mismatch_lab.executors import warm
 from mismatch_lab.request import DiagnoseRequest, build_run
@@ -76,7 +77,8 @@ def build_case_run(case: Case, model: str, setup: Setup, bench: Bench) -> RunSpe
     before = str(Path(locate(model)).resolve()) if setup.updated else None
     model = edited_checkpoint(model, setup, work)
     stock = TRANSFORMERS_ARGS.get(case.model, {})
-    engine_args = {**(stock if case.engine == "hf" else {}), **setup.engine_args}
+    plain = {"hf": stock, "vllm": PLAIN_VLLM}.get(case.engine, {})
+    engine_args = {**plain, **setup.engine_args}
     run = build_run(
         DiagnoseRequest(
             model=model,

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mismatch_lab.engines.settings import HOOKABLE
 from mismatch_lab.engines.vllm import VllmEngine
 from mismatch_lab.engines.vllm_score import prompt_logp
 from mismatch_lab.engines.worker import lines_of_parent, private_output
@@ -34,6 +35,8 @@ class Server:
             "logprobs_mode": f"{spec.logprob_space}_logprobs",
             "max_model_len": spec.context_length,
             "max_num_seqs": 128,
+            "generation_config": "vllm",  # a draw says all of its sampling itself
+            **HOOKABLE["vllm"],
             **spec.args,
         }
         side = SideSpec(

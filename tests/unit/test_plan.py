@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob
-from mismatch_lab.findings.edges import EDGES
+from mismatch_lab.engines.settings import hookable
+from mismatch_lab.findings.edges import CONFIGURED, EDGES
 from mismatch_lab.plan import DEEP_FACTOR, SELF_ROWS, capture_plan, floor_dtype, plan_tasks
 from mismatch_lab.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import Depth, RunSpec
@@ -48,7 +49,21 @@ def ids(spec: RunSpec) -> dict[str, list[str]]:
 
 def test_quick_makes_what_the_edges_and_the_floor_need() -> None:
     assert ids(run("quick")) == QUICK
-    assert {name for pair in EDGES.values() for name in pair} <= jobs(run("quick")).keys()
+    roles = {name for pair in EDGES.values() for name in pair} - {CONFIGURED}
+    assert roles <= jobs(run("quick")).keys()
+
+
+def test_an_engine_that_cannot_be_hooked_is_started_twice() -> None:
+    configured = run("standard")
+    eager = hookable(configured.infer)
+    twice = configured.model_copy(update={"infer_eager": eager})
+    assert ids(twice)["engine"] == ["decode", CONFIGURED]
+    assert ids(twice)["engine, eager"] == ["prefill", "prefill_repeat"]
+    specs = {name: task.stages[0].spec for name, task in plan_tasks(twice, "captures")}
+    assert (specs["engine"], specs["engine, eager"]) == (configured.infer, eager)
+    own = scored(twice)[CONFIGURED]
+    assert (own.probes, own.taps, own.routing) == (False, False, False)  # none of it needs a hook
+    assert {name for pair in EDGES.values() for name in pair} <= jobs(twice).keys()
 
 
 @pytest.mark.parametrize("depth", ["standard", "deep"])

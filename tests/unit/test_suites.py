@@ -10,7 +10,7 @@ import pytest
 from mismatch_lab.errors import InputError
 from mismatch_lab.resources import probes_dir
 from mismatch_lab.schema import Prompt
-from mismatch_lab.suites import load_probe, load_prompts, probe_names, probe_prompts
+from mismatch_lab.suites import load_probe, load_prompts, probe_names, probe_prompts, shots
 
 SHIPPED = ["quick", "long-context", "moe", "multi-turn", "standard", "temperature"]
 
@@ -67,18 +67,12 @@ def test_only_the_multi_turn_probe_has_follow_ups() -> None:
     assert set(map(frozenset, turns.values())) == {frozenset({0})}
 
 
-def test_shots_stand_before_the_question_in_one_turn() -> None:
+def test_shots_are_questions_that_the_probe_does_not_ask() -> None:
     probe = load_probe("long-context")
-    first = load_prompts(probes_dir() / "prompts" / probe.prompts.set, 1)[0].messages
-    assert first is not None
-    (message,) = probe_prompts(probe)[0].messages or []
-    questions = message["content"].split("\n\n")
-    assert len(questions) == probe.prompts.shots + 1
-    assert questions[-1] == first[0]["content"]
-    assert questions[0] != questions[-1]
-
-
-# ---- A probe of one's own ----------------------------------------------------------------------
+    found = shots(probe)
+    assert len(found) == probe.prompts.shots
+    asked = {m["content"] for prompt in probe_prompts(probe) for m in prompt.messages or []}
+    assert not asked & set(found)
 
 
 def test_a_probe_file_needs_little(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ KNOBS: tuple[Knob, ...] = (
     engine.PREFIX_CACHE,
     engine.KV_CACHE_DTYPE,
     engine.EAGER_MODE,
+    engine.CHUNKED_PREFILL,
     engine.ATTENTION_BACKEND,
     engine.QUANTISATION,
     engine.ENGINE_FLOAT32,

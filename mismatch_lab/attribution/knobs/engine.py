@@ -6,6 +6,7 @@ from functools import partial
 
 from mismatch_lab.attribution.knobs.base import ASKED, Knob, Trial, Turn, all_but, with_option
 from mismatch_lab.attribution.knobs.precision import PRECISION, in_float32
+from mismatch_lab.engines.settings import held
 from mismatch_lab.schema import RunSpec
 
 OF_UPDATES = (
@@ -24,8 +25,9 @@ ROUNDED = PRECISION | {"kv-cache-quantisation"}
 
 
 def _plain(run: RunSpec, name: str, wanted: str | bool) -> Turn | None:
-    """Only where the user set it: our own default is the plain value."""
-    return with_option(run.infer, name, wanted, wanted)
+    """Only where it stands otherwise: set by the user, or by the engine itself."""
+    in_force = held(run.infer, on_gpu=bool(run.provenance.accelerators))
+    return with_option(run.infer, name, wanted, in_force.get(name, wanted))
 
 
 def _without(run: RunSpec, name: str) -> Turn | None:
@@ -76,6 +78,15 @@ EAGER_MODE = Knob(
     turn=partial(_plain, name="enforce_eager", wanted=True),
     may_clear=frozenset({"stale-graph", "decode-prefill-divergence"}),
     keeps=frozenset({"kv-cache-quantisation", "stale-prefix-cache", *OF_UPDATES[:4]}),
+)
+
+CHUNKED_PREFILL = Knob(
+    id="chunked-prefill",
+    does="prompts in one piece",
+    suspects=("decode",),
+    turn=partial(_plain, name="enable_chunked_prefill", wanted=False),
+    may_clear=frozenset({"decode-prefill-divergence"}),
+    keeps=all_but("decode-prefill-divergence"),
 )
 
 ATTENTION_BACKEND = Knob(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mismatch_lab.attribution.knobs.base import ASKED, Knob, Trial, Turn, all_but, with_option
+from mismatch_lab.engines.settings import held
 from mismatch_lab.schema import RunSpec
 
 SEMANTICS = ("raw-logprobs-temperature", "sampler-truncation", "sampling-penalties")
@@ -14,6 +15,12 @@ def _sampled(run: RunSpec, **changed: Any) -> Turn | None:
     asked = run.probe.sampling
     wanted = asked.model_copy(update=changed)
     return None if wanted == asked else Turn(Trial(run.infer, wanted), ASKED)
+
+
+def _option(run: RunSpec, name: str, wanted: str) -> Turn | None:
+    """Of engines that have it; those know what holds where the user says nothing."""
+    in_force = held(run.infer, on_gpu=False)
+    return with_option(run.infer, name, wanted, in_force.get(name, wanted))
 
 
 TEMPERATURE_1 = Knob(
@@ -38,9 +45,7 @@ LOGPROBS_MODE = Knob(
     id="logprobs-mode",
     does="log-probs returned after temperature and truncation",
     suspects=("decode",),
-    turn=lambda run: with_option(
-        run.infer, "logprobs_mode", "processed_logprobs", "processed_logprobs"
-    ),
+    turn=lambda run: _option(run, "logprobs_mode", "processed_logprobs"),
     may_clear=frozenset(SEMANTICS),
     keeps=all_but(*SEMANTICS),
 )
@@ -49,7 +54,7 @@ GENERATION_CONFIG = Knob(
     id="generation-config",
     does="nothing taken from the checkpoint's generation_config",
     suspects=("decode",),
-    turn=lambda run: with_option(run.infer, "generation_config", "vllm", "vllm"),
+    turn=lambda run: _option(run, "generation_config", "vllm"),
     may_clear=frozenset({"sampler-truncation", "sampling-penalties"}),
     keeps=all_but("sampler-truncation", "sampling-penalties"),
 )

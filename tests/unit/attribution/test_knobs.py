@@ -11,10 +11,13 @@ from mismatch_lab.attribution.causes import CAUSES
 from mismatch_lab.attribution.knobs import KNOBS
 from mismatch_lab.attribution.knobs.base import ASKED, DEFAULT, PLANTED, Knob, all_but
 from mismatch_lab.attribution.knobs.choose import choices, next_choice
+from mismatch_lab.engines.settings import PLAIN_VLLM
 from mismatch_lab.schema import RunSpec
 
 
 def vllm(**args: Any) -> RunSpec:
+    """vLLM with nothing that matters left to its own defaults, but for `args`."""
+    args = {**PLAIN_VLLM, **args}
     return run_of(side("train", engine="fsdp"), side("infer", engine="vllm", args=args))
 
 
@@ -58,7 +61,16 @@ def test_what_the_user_set_on_the_engine_can_be_turned_back(
 ) -> None:
     (choice,) = choices(vllm(**args), "decode")
     assert (choice.knob.id, choice.turn.likely) == (knob, ASKED)
-    assert choice.turn.trial.spec.args == after
+    assert choice.turn.trial.spec.args == {**PLAIN_VLLM, **after}
+
+
+def test_what_the_engine_does_by_itself_can_be_turned_off() -> None:
+    run = run_of(side("train", engine="fsdp"), side("infer", engine="vllm"))
+    found = {c.knob.id: c.turn.likely for c in choices(run, "decode")}
+    assert found == dict.fromkeys(("prefix-cache", "logprobs-mode", "generation-config"), DEFAULT)
+    gpu = run.provenance.model_copy(update={"accelerators": ["one"]})
+    found = {c.knob.id for c in choices(run.model_copy(update={"provenance": gpu}), "decode")}
+    assert found >= {"eager-mode", "chunked-prefill"}
 
 
 def test_temperature_is_turned_by_sampling_anew() -> None:

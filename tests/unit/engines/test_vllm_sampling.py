@@ -22,14 +22,9 @@ def llm(**changed: Any) -> Any:
 def test_fields_that_a_run_does_not_set_are_inherited() -> None:
     asked = llm(repetition_penalty=1.1, top_k=20, min_p=0.05)
     expected = {"repetition_penalty": 1.1, "top_k": 20, "min_p": 0.05}
-    assert inherited_sampling(asked, "auto") == expected
-    assert inherited_sampling(asked, "some/folder") == expected
+    assert inherited_sampling(asked) == expected
 
 
 def test_neutral_values_are_not_worth_a_word() -> None:
-    assert inherited_sampling(llm(), "auto") == {}
-    assert inherited_sampling(llm(top_k=-1), "auto") == {}
-
-
-def test_nothing_is_inherited_unless_asked_for() -> None:
-    assert inherited_sampling(llm(repetition_penalty=1.1), "vllm") == {}
+    assert inherited_sampling(llm()) == {}
+    assert inherited_sampling(llm(top_k=-1)) == {}

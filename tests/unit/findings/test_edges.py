@@ -9,7 +9,14 @@ from hand_made import capture, probed
 
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.errors import AlignmentError
-from mismatch_lab.findings.edges import EDGE_ABOUT, EDGES, measure_edges, measure_pair
+from mismatch_lab.findings.edges import (
+    CONFIGURED,
+    EAGER_EDGES,
+    EDGE_ABOUT,
+    EDGES,
+    measure_edges,
+    measure_pair,
+)
 from mismatch_lab.measures import EDGE_MEASURES
 
 LEVEL = {
@@ -38,8 +45,13 @@ MEAN_DELTA = {
 """Second level minus first."""
 
 
+CONFIGURED_LEVEL = -1.125
+"""Of the re-scoring by an engine as configured, where that one is not hooked itself."""
+
+
 def level(name: str, rows: int = 3) -> Capture:
-    return capture(*[[LEVEL[name]] * 2] * rows)
+    nats = CONFIGURED_LEVEL if name == CONFIGURED else LEVEL[name]
+    return capture(*[[nats] * 2] * rows)
 
 
 def test_delta_is_the_second_capture_minus_the_first() -> None:
@@ -51,9 +63,15 @@ def test_delta_is_the_second_capture_minus_the_first() -> None:
 
 
 def test_every_edge_is_measured_in_every_way_and_explained() -> None:
-    edges = measure_edges({name: level(name) for name in LEVEL})
+    edges = measure_edges({name: level(name) for name in (*LEVEL, CONFIGURED)})
     assert all(EDGE_MEASURES.keys() <= measures.keys() for measures in edges.values())
     assert EDGE_ABOUT.keys() == EDGES.keys() == edges.keys()
+
+
+def test_an_engine_started_twice_is_held_against_its_eager_self() -> None:
+    edges = measure_edges({name: level(name) for name in (*LEVEL, CONFIGURED)})
+    found = {name: edges[name]["mean_delta"].value for name in ("decode_prefill", *EAGER_EDGES)}
+    assert found == {"decode_prefill": -0.125, "decode_eager": -0.25, "prefill_eager": -0.125}
 
 
 def test_an_edge_without_both_captures_is_left_out() -> None:

@@ -1,0 +1,73 @@
+"""The engine's settings as the report shows them: value, who chose it, whether it is a matter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mismatch_lab.engines.settings import CONCERNS, HOOKABLE, ON_CPU
+from mismatch_lab.schema import Manifest, OptionValue, RunSpec
+
+NOT_A_SETTING = ("seed_of_each_request", "cached_prefix_tokens", "dtype", "trust_remote_code",
+                 "disable_log_stats")  # fmt: skip
+"""Options of a capture that are facts of the run, or are shown elsewhere."""
+
+TYPED, BY_ITSELF = "--engine-arg", "the engine's own default"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of the engine."""
+
+    name: str
+    value: OptionValue
+    chosen_by: str
+    why: str
+    """What it has to do with the trainer's log-probs; empty where nothing is known."""
+    matters: bool
+    """Its value is one under which the two sides are known to differ."""
+
+
+def engine_settings(spec: RunSpec, manifests: dict[str, Manifest]) -> list[Setting]:
+    """What the engine as configured ran with: what someone chose, and what is known to matter.
+
+    Empty for engines whose settings do not resolve by themselves (transformers', the fake one).
+    """
+    decode = manifests.get("decode")
+    if decode is None or spec.infer.engine not in HOOKABLE:
+        return []
+    mapped = spec.engine_config.mapped if spec.engine_config else []
+    from_file = {one.target: one.source for one in mapped}
+    in_force = {n: v for n, v in decode.options.items() if n not in NOT_A_SETTING}
+    on_cpu = not spec.provenance.accelerators
+    found = []
+    for name, value in in_force.items():
+        chosen_by = _chosen_by(name, value, spec, from_file, on_cpu)
+        concern = CONCERNS.get(name)
+        if chosen_by == BY_ITSELF and concern is None and not name.startswith("inherited."):
+            continue
+        found.append(_setting(name, value, chosen_by))
+    return sorted(found, key=lambda s: (not s.matters, s.chosen_by == BY_ITSELF, s.name))
+
+
+def _setting(name: str, value: OptionValue, chosen_by: str) -> Setting:
+    if name.startswith("inherited."):
+        why = "taken from the checkpoint or the engine's configuration where a request sets none"
+        return Setting(name, value, "the generation config", why, True)
+    concern = CONCERNS.get(name)
+    if concern is None:
+        return Setting(name, value, chosen_by, "", False)
+    # Of a value that may be anything, one that somebody chose is worth a look.
+    matters = value not in concern.unlike if concern.unlike else chosen_by != BY_ITSELF
+    return Setting(name, value, chosen_by, concern.why, matters)
+
+
+def _chosen_by(
+    name: str, value: OptionValue, spec: RunSpec, from_file: dict[str, str], on_cpu: bool
+) -> str:
+    if name in from_file and spec.infer.args.get(name) == value:
+        return f"{spec.engine_config.file if spec.engine_config else ''}: {from_file[name]}"
+    if name in spec.infer.args:
+        return TYPED
+    if on_cpu and name in ON_CPU:
+        return f"mismatch-lab, on a CPU: {ON_CPU[name][1]}"
+    return BY_ITSELF
