@@ -36,8 +36,19 @@ help:
 	@echo "make lock        resolve requirements/cpu.lock anew (LOCK_ARGS=--upgrade for new versions)"
 	@echo "make clean       remove what runs and tests left;  make clean-env: the environment too"
 
-diagnose: env $(if $(filter sglang,$(ENGINE)),sglang)
+# The embedded model is a GPT-OSS, which SGLang cannot run on a CPU.
+SMALL_LLAMA := runs/models/random-llama
+ifeq ($(ENGINE),sglang)
+MODEL := $(or $(MODEL),$(SMALL_LLAMA))
+endif
+
+diagnose: env $(if $(filter sglang,$(ENGINE)),sglang $(filter $(SMALL_LLAMA),$(MODEL)))
 	@$(BIN)/mismatch-lab diagnose $(MODEL) --engine $(ENGINE) --out $(RUN) --overwrite
+
+$(SMALL_LLAMA): | env
+	@mkdir -p $(@D)
+	@$(BIN)/python -c 'from pathlib import Path; \
+	  from mismatch_lab.scorecard.architectures import make; make("llama", Path("$@"))'
 
 test: lint chromium
 	@echo "tests: about 14 minutes on 2 cores (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"

@@ -15,6 +15,7 @@ from mismatch_lab import suites
 from mismatch_lab.engines.base import ENGINES, UPDATING_ENGINES
 from mismatch_lab.engines.checkpoint import EMBEDDED, check_model_path, locate
 from mismatch_lab.engines.checkpoint_tensors import check_same_tensors
+from mismatch_lab.engines.interpreters import interpreter
 from mismatch_lab.engines.options import check_options
 from mismatch_lab.errors import InputError
 from mismatch_lab.plan import REF_ARGS
@@ -95,7 +96,7 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
             dtype=dtype,
             args=parse_args(args, "--engine-arg" if side == "infer" else "--trainer-arg"),
             plugin=plugin,
-            python=python,
+            python=interpreter(engine, python),
             trust_remote_code=request.trust_remote_code,
         )
         for side, (engine, args, plugin, python) in sides.items()

@@ -15,13 +15,13 @@ from mismatch_lab.engines.assemble import assemble
 from mismatch_lab.engines.base import CACHED_TOKENS, Progress, ScoreRequest
 from mismatch_lab.engines.checkpoint import check_lengths, context_length, load_config, locate
 from mismatch_lab.engines.failures import INSTEAD
+from mismatch_lab.engines.interpreters import HOW
 from mismatch_lab.engines.multi_turn import sample_conversations
 from mismatch_lab.engines.plugin import load_plugin
 from mismatch_lab.engines.seeds import seed_of
 from mismatch_lab.engines.sglang_agent import AgentSetting
-from mismatch_lab.engines.sglang_cpu import NAME, on_cpu, prepare, stand_in_for_torchvision
+from mismatch_lab.engines.sglang_cpu import NAME, on_cpu, prepare, refuse, stand_in_for_torchvision
 from mismatch_lab.engines.sglang_options import (
-    check_model,
     resolve_options,
     returns_original,
     set_environment,
@@ -30,7 +30,6 @@ from mismatch_lab.engines.tokenise import Tokeniser
 from mismatch_lab.errors import EngineError, InputError, MismatchLabError, MissingDependencyError
 from mismatch_lab.schema import OptionValue, Prompt, Sampling, SideSpec
 
-MAKE = "make sglang"
 OUTPUT_SPACE = "sampled: after the temperature, not renormalised over what top-p keeps"
 
 
@@ -47,7 +46,8 @@ class SglangEngine:
         stand_in_for_torchvision()  # transformers looks for it once, when it is imported
         cpu = on_cpu()
         config = load_config(spec.model, spec.trust_remote_code)
-        check_model(config, cpu)
+        if cpu:
+            refuse(getattr(config, "architectures", None))
         prepare()
         arguments = resolve_options(spec, context_length(config), cpu)
         self.tokeniser = Tokeniser(spec.model, spec.trust_remote_code)
@@ -173,8 +173,7 @@ def _installed_version() -> str:
     except PackageNotFoundError:
         raise MissingDependencyError(
             "SGLang is not installed in this interpreter.",
-            f"On a CPU: {MAKE} (an environment of its own, found by itself); on a GPU: "
-            "pip install 'mismatch-lab[sglang]' there, and name it with --engine-python.",
+            HOW,
         ) from None
 
 

@@ -4,8 +4,8 @@ SGLang has a platform for CPUs with AMX and a kernel package that no index carri
 needs is here, through the extension point that SGLang documents (`sglang.srt.platforms`): its own
 torch code in place of kernels, and its plain pool of keys and values. No model code is replaced.
 
-Found in two ways: the entry point `mismatch_lab_cpu` of this package, for servers that people start,
-and `prepare`, for the engine that mismatch-lab starts.
+Found in two ways: the entry point `mismatch_lab_cpu` of this package, for servers that people
+start, and `prepare`, for the engine that mismatch-lab starts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import atexit
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
@@ -21,6 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from mismatch_lab.errors import InputError
 
 NAME = "mismatch-lab's CPU platform"
 CLASS = f"{__name__}.CpuPlatform"
@@ -35,6 +38,21 @@ REFUSED = {
     "without AMX, knows no attention sinks",
 }
 """Architecture -> why SGLang cannot run it on a CPU."""
+
+
+def refuse(architectures: Iterable[str] | None) -> None:
+    """Refuse what SGLang cannot run on a CPU, before anything is started.
+
+    Raises:
+        InputError: the architecture has no code for a CPU.
+    """
+    for name in architectures or ():
+        if name in REFUSED:
+            raise InputError(
+                f"SGLang cannot run {name} on a CPU: {REFUSED[name]}.",
+                "On a GPU it can; on a CPU --engine vllm runs it. SGLang was tried on a CPU with "
+                f"{', '.join(MODELS)}.",
+            )
 
 
 def activate() -> str | None:
@@ -71,7 +89,9 @@ def _announce() -> None:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     info = folder / "mismatch_lab_platform-0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mismatch-lab-platform\nVersion: 0\n")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: mismatch-lab-platform\nVersion: 0\n"
+    )
     (info / "entry_points.txt").write_text(f"[{GROUP}]\n{ENTRY} = {__name__}:activate\n")
     sys.path.append(str(folder))
 

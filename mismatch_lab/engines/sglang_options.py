@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from mismatch_lab.engines.options import SET_BY_US, nearest
-from mismatch_lab.engines.sglang_cpu import MODELS, REFUSED
 from mismatch_lab.errors import InputError
 from mismatch_lab.schema import OptionValue, SideSpec
 
@@ -38,21 +37,6 @@ NOT_ON_CPU = (
     "kv_cache_dtype",
 )
 """Arguments that need kernels of a GPU."""
-
-
-def check_model(config: Any, on_cpu: bool) -> None:
-    """Refuse what SGLang cannot run here, before anything is started.
-
-    Raises:
-        InputError: the architecture has no code for a CPU.
-    """
-    for name in getattr(config, "architectures", None) or []:
-        if on_cpu and name in REFUSED:
-            raise InputError(
-                f"SGLang cannot run {name} on a CPU: {REFUSED[name]}.",
-                "On a GPU it can; here --engine vllm runs it. On a CPU SGLang was tried with "
-                f"{', '.join(MODELS)}.",
-            )
 
 
 def resolve_options(spec: SideSpec, model_context: int, on_cpu: bool) -> dict[str, Any]:

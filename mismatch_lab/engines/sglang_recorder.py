@@ -1,4 +1,4 @@
-"""Hooks on SGLang's model while it scores: logits, hidden states, router choices of one sequence."""
+"""Hooks on SGLang's model while it scores: logits, hidden states, choices of routers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mismatch_lab.captures.capture import Rows
-from mismatch_lab.captures.names import canonical_name
+from mismatch_lab.captures.names import FINAL_NORM, LAYERS, canonical_name, layer_of
+from mismatch_lab.captures.structure import is_norm
 from mismatch_lab.captures.taps import Tap
 from mismatch_lab.engines.assemble import RowRecord
 from mismatch_lab.engines.chunked_logp import over_temperature
@@ -94,7 +95,8 @@ class Recorder:
     ) -> tuple[RowRecord, dict[str, str]]:
         """What was recorded of the row, but for its log-probs; and what could not be, with why."""
         tokens = int(rows.row_offsets[row + 1] - rows.row_offsets[row])
-        record, missing = RowRecord(np.full(tokens, np.nan, np.float32)), {}
+        record = RowRecord(np.full(tokens, np.nan, np.float32))
+        missing: dict[str, str] = {}
         logits = self._kept(row, tokens)
         if len(probes):
             chosen = torch.log_softmax(logits[torch.from_numpy(probes - 1)], dim=-1)
@@ -106,7 +108,8 @@ class Recorder:
             record.router_topk, record.router_logits, why = self._routing(tokens)
             missing |= {"routing": why} if why else {}
         if taps:
-            record.hidden = {name: t.numpy() for name, t in self.tap.recorded().items()}
+            found = _whole_streams(self.tap.recorded(), self.tap)
+            record.hidden = {name: t.numpy() for name, t in found.items()}
             if not record.hidden:
                 missing["hidden states"] = CUT
         self.logits = None
@@ -162,6 +165,29 @@ ALL_ZEROS = (
     "the choices that it gives are all zeros: each token would choose expert 0 several times, so "
     "none were recorded"
 )
+
+
+def _whole_streams(recorded: dict[str, Tensor], tap: Tap) -> dict[str, Tensor]:
+    """Layers that keep the residual in a boundary of theirs hand on a part of the stream: the whole
+    of it goes into their first norm.
+    """
+    found = dict(recorded)
+    aside = [
+        name
+        for name, module in tap.modules.items()
+        if name == f"{LAYERS}.{layer_of(name)}"
+        and any(attribute.endswith("boundary") for attribute in vars(module))
+    ]
+    for layer in aside:
+        norms = [n for n in tap.order if n.startswith(f"{layer}.") and is_norm(tap.modules[n])]
+        if norms and f"{norms[0]}:in" in recorded:
+            found[f"{layer}:in"] = recorded[f"{norms[0]}:in"]
+    for layer in aside:
+        following = f"{LAYERS}.{(layer_of(layer) or 0) + 1}:in"
+        after = found.get(following, recorded.get(f"{FINAL_NORM}:in"))
+        if after is not None:
+            found[layer] = after
+    return found
 
 
 def _routers(model: Any) -> dict[str, Any]:

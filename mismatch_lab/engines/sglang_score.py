@@ -58,9 +58,7 @@ class PrefillScorer:
             progress(len(records), len(ids))
         return records
 
-    def _row(
-        self, rows: Rows, row: int, request: ScoreRequest, progress: Progress
-    ) -> RowRecord:
+    def _row(self, rows: Rows, row: int, request: ScoreRequest, progress: Progress) -> RowRecord:
         start, stop = int(rows.row_offsets[row]), int(rows.row_offsets[row + 1])
         ids = rows.token_ids[start:stop].tolist()
         probes = local_probes(rows, request.probe_positions, row)
@@ -101,7 +99,9 @@ def prompt_logp(answer: dict[str, Any], ids: list[int]) -> Float32:
     """
     steps = answer["meta_info"].get("input_token_logprobs") or []
     if [step[1] for step in steps] != ids:
-        raise EngineError(f"SGLang scored {len(steps)} tokens, and not the {len(ids)} it was given.")
+        raise EngineError(
+            f"SGLang scored {len(steps)} tokens, and not the {len(ids)} it was given."
+        )
     values = [np.nan if step[0] is None else step[0] for step in steps]
     logp = np.array(values, np.float32)
     if np.isnan(logp[1:]).any():
