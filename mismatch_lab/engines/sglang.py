@@ -51,6 +51,7 @@ class SglangEngine:
         prepare()
         arguments = resolve_options(spec, context_length(config), cpu)
         self.tokeniser = Tokeniser(spec.model, spec.trust_remote_code)
+        self._vocabulary = int(config.get_text_config().vocab_size)
         self.context_length = int(arguments["context_length"])
         self.options = _said(arguments)
         self.options["sampled_logprobs"] = OUTPUT_SPACE
@@ -103,7 +104,9 @@ class SglangEngine:
         from mismatch_lab.engines.sglang_score import PrefillScorer
 
         self._without_cached_prefixes()
-        scorer = PrefillScorer(self._process, self._parts_of_transformers(request))
+        scorer = PrefillScorer(
+            self._process, self._vocabulary, self._parts_of_transformers(request)
+        )
         found = assemble(rows, request, scorer.score(rows, request, progress))
         return replace(found, not_recorded=scorer.not_recorded)
 

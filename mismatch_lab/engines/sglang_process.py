@@ -165,7 +165,7 @@ class SglangProcess:
         if -signal.SIGKILL in codes:
             raise EngineError(
                 "SGLang's scheduler was killed, most likely for memory.",
-                "Lower --engine-arg max_total_tokens=… or context_length=…, or take a smaller model.",
+                "Lower --engine-arg max_total_tokens=… or context_length=…; or take a smaller one.",
             ) from error
         if codes:
             raise EngineError(

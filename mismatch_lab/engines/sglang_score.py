@@ -21,9 +21,12 @@ SCORE = {"max_new_tokens": 0, "temperature": 1.0}
 class PrefillScorer:
     """One sequence per forward where anything is hooked: a hook then sees just that sequence."""
 
-    def __init__(self, process: SglangProcess, known: Collection[str] | None = None) -> None:
+    def __init__(
+        self, process: SglangProcess, vocabulary: int, known: Collection[str] | None = None
+    ) -> None:
         """Args: `known` are the names of transformers' parts of this model."""
         self.process = process
+        self.last = vocabulary - 1
         self.known = None if known is None else list(known)
         self.not_recorded: dict[str, str] = {}
         """What was asked for -> why it could not be recorded."""
@@ -54,7 +57,7 @@ class PrefillScorer:
         for start in range(0, len(ids), size):
             batch = ids[start : start + size]
             for row, answer in zip(batch, self._answers(batch), strict=True):
-                records.append(RowRecord(prompt_logp(answer, row)))
+                records.append(RowRecord(prompt_logp(answer, row, self.last)))
             progress(len(records), len(ids))
         return records
 
@@ -64,7 +67,7 @@ class PrefillScorer:
         probes = local_probes(rows, request.probe_positions, row)
         tapped = row in request.tap_rows
         self._recorder("start", tokens=len(ids), keep=probes - 1 if tapped else None)
-        logp = prompt_logp(self._answers([ids])[0], ids)
+        logp = prompt_logp(self._answers([ids])[0], ids, self.last)
         record, missing = self._recorder(
             "finish", rows=rows, row=row, probes=probes, draws=request.draws, taps=tapped
         )
@@ -91,17 +94,23 @@ class PrefillScorer:
         )
 
 
-def prompt_logp(answer: dict[str, Any], ids: list[int]) -> Float32:
+def prompt_logp(answer: dict[str, Any], ids: list[int], last: int) -> Float32:
     """[n] log-probs of a prompt's own tokens; the first has none.
+
+    Args: `last` is the last token of the model's vocabulary.
 
     Raises:
         EngineError: SGLang's answer is of other tokens, or has no number where one should be.
     """
     steps = answer["meta_info"].get("input_token_logprobs") or []
-    if [step[1] for step in steps] != ids:
-        raise EngineError(
-            f"SGLang scored {len(steps)} tokens, and not the {len(ids)} it was given."
-        )
+    scored = [int(step[1]) for step in steps]
+    if len(scored) != len(ids):
+        raise EngineError(f"SGLang scored {len(scored)} tokens, not the {len(ids)} it was given.")
+    for at, (token, given) in enumerate(zip(scored, ids, strict=True)):
+        # It writes 0 for the vocabulary's last token (scheduler_output_processor: its ids of images
+        # lie above, and the bound is one too low); the log-prob is that of the token.
+        if token != given and not (token == 0 and given >= last):
+            raise EngineError(f"SGLang scored token {token} at place {at}, where {given} stood.")
     values = [np.nan if step[0] is None else step[0] for step in steps]
     logp = np.array(values, np.float32)
     if np.isnan(logp[1:]).any():
