@@ -28,6 +28,9 @@ POLL_MS = 500
 IDLE_S = 30.0
 """How long the scheduler may take to come to rest before the cache is emptied."""
 
+_half_made: list[BaseException] = []
+"""What ended starts; the engines in their frames, once collected, would wait for their sockets."""
+
 
 class SglangProcess:
     """A running engine, and the line to the agent in it."""
@@ -47,6 +50,7 @@ class SglangProcess:
         try:
             self._engine = self._launched(arguments)
         except BaseException as error:
+            _half_made.append(error)
             self._raise_what_it_said(error)
             raise
         self._watch_for_deaths()
