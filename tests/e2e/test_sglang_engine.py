@@ -92,6 +92,18 @@ def test_the_same_policy_is_a_match_in_float32_and_numerics_in_bfloat16(
     assert rounded["verdict"]["status"] == "numerics"
 
 
+def test_a_decode_that_sees_one_key_less_is_named(diagnose: Any, tmp_path: Path) -> None:
+    make("gemma3_text", tmp_path / "gemma3")
+    plugin = ("--engine-plugin", f"{PLUGIN}:sglang_decode_sees_one_key_less")
+    options = ("--engine", "sglang", "--dtype", "float32", *plugin)
+    found = diagnose(str(tmp_path / "gemma3"), *options, budget_s=60)
+    cause = found["verdict"]["causes"][0]
+    assert (cause["id"], cause["side"]) == ("decode-prefill-divergence", "infer")
+    assert cause["location"] == "model.layers.0.self_attn"
+    assert "one key too narrow" in str(cause["evidence"])
+    assert cause["confidence"] > 0.9
+
+
 def test_gpt_oss_is_refused_before_anything_starts() -> None:
     began = time.monotonic()
     command = [sys.executable, "-m", "mismatch_lab.cli", "diagnose", "--engine", "sglang"]
@@ -161,20 +173,20 @@ def test_nothing_is_left_of_a_worker_that_is_killed(llama: Path, tmp_path: Path)
     ]
     program = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 240
-    while not any("sglang::scheduler" in line for line in of_model(llama)):
+    while not any("sglang::scheduler" in line for line in of_this_test()):
         assert program.poll() is None, "it ended before its scheduler started"
         assert time.monotonic() < until
         time.sleep(0.5)
     program.send_signal(signal.SIGKILL)
     program.wait()
     until = time.monotonic() + 30
-    while of_model(llama):
-        assert time.monotonic() < until, of_model(llama)
+    while of_this_test():
+        assert time.monotonic() < until, of_this_test()
         time.sleep(0.2)
 
 
-def of_model(model: Path) -> list[str]:
-    """Command lines of processes below this one's session that have the model open or named."""
+def of_this_test() -> list[str]:
+    """Command lines of the processes that were started with this test's word."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
