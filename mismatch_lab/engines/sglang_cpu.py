@@ -30,8 +30,8 @@ CLASS = f"{__name__}.CpuPlatform"
 GROUP, ENTRY = "sglang.srt.platforms", "mismatch_lab_cpu"
 """Of the entry point."""
 TORCHVISION = "torchvision"
-MODELS = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
-"""Architectures tried here; others may run."""
+MODELS = ("LlamaForCausalLM", "Qwen3MoeForCausalLM", "Gemma3ForCausalLM")
+"""Architectures that were tried; others may run."""
 
 REFUSED = {
     "GptOssForCausalLM": "torch's own attention, the only backend that SGLang has for a CPU "
