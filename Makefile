@@ -6,7 +6,12 @@ PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+PIP := -m pip -qq --disable-pip-version-check
+# SGLang pins another transformers than vLLM: an environment of its own, for that side alone.
+SGLANG := .venv-sglang
+# The engine of `make diagnose`, and the model; empty is what the program takes by itself.
+ENGINE ?= vllm
+MODEL ?=
 RUN ?= runs/diagnose
 PYTEST_ARGS ?=
 # Test files run side by side; what measures time runs alone, after them.
@@ -17,20 +22,33 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help env diagnose test scorecard-ci lint format benchmark lock chromium clean clean-env
+.PHONY: help env sglang diagnose test scorecard-ci lint format benchmark lock chromium clean clean-env
 
 help:
 	@echo "make diagnose    the embedded model through vLLM and FSDP2 on this CPU, with a report"
+	@echo "                 (ENGINE=sglang: through SGLang, on a small Llama; MODEL=FOLDER: yours)"
 	@echo "make test        linters, then every test that needs no GPU"
 	@echo "make scorecard-ci  a few planted faults through real engines; fails where an aim is missed"
 	@echo "make lint        ruff and mypy;  make format: let ruff mend what it can"
 	@echo "make benchmark   the performance claims, in full size"
 	@echo "make env         the environment alone, in $(VENV)"
+	@echo "make sglang      SGLang's environment for this CPU, in $(SGLANG)"
 	@echo "make lock        resolve requirements/cpu.lock anew (LOCK_ARGS=--upgrade for new versions)"
 	@echo "make clean       remove what runs and tests left;  make clean-env: the environment too"
 
-diagnose: env
-	@$(BIN)/mismatch-lab diagnose --out $(RUN) --overwrite
+# The embedded model is a GPT-OSS, which SGLang cannot run on a CPU.
+SMALL_LLAMA := runs/models/random-llama
+ifeq ($(ENGINE),sglang)
+MODEL := $(or $(MODEL),$(SMALL_LLAMA))
+endif
+
+diagnose: env $(if $(filter sglang,$(ENGINE)),sglang $(filter $(SMALL_LLAMA),$(MODEL)))
+	@$(BIN)/mismatch-lab diagnose $(MODEL) --engine $(ENGINE) --out $(RUN) --overwrite
+
+$(SMALL_LLAMA): | env
+	@mkdir -p $(@D)
+	@$(BIN)/python -c 'from pathlib import Path; \
+	  from mismatch_lab.scorecard.architectures import make; make("llama", Path("$@"))'
 
 test: lint chromium
 	@echo "tests: about 14 minutes on 2 cores (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
@@ -58,15 +76,15 @@ benchmark: env
 	@$(BIN)/python -m pytest tests/benchmarks -m benchmark --benchmark-size full -s $(PYTEST_ARGS)
 
 lock:
-	@echo "lock: resolving requirements/cpu.lock (about 20 seconds)"
+	@echo "lock: resolving requirements/cpu.lock and sglang.lock (about 40 seconds)"
 	@$(call with_python,requirements/lock.py $(LOCK_ARGS))
 
 clean:
 	rm -rf runs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.venv*/*' -prune -exec rm -rf {} +
 
 clean-env: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(SGLANG)
 
 # ---- The environment -------------------------------------------------------------------------
 # Each stamp is written last, so that what was interrupted is done again. Locked packages always go
@@ -76,18 +94,38 @@ env: $(VENV)/.installed
 
 $(VENV)/.locked: requirements/cpu.lock requirements/torch.txt
 	@echo "env: $(VENV) from requirements/cpu.lock (about 3 minutes and 4 GB, once)"
-	@$(call with_python,-m venv --clear $(VENV))
-	@echo "env: 1 of 2, the locked packages"
-	@$(PIP) install --no-deps --require-hashes --only-binary :all: -r requirements/cpu.lock
-	@echo "env: 2 of 2, torch (an index that cannot be reached is passed over)"
-	@$(PIP) install --no-deps --retries 2 -r requirements/torch.txt
-	@touch $@
+	@$(call with_locked,env,$(VENV),cpu.lock)
 
 $(VENV)/.installed: $(VENV)/.locked pyproject.toml
-	@echo "env: mismatch-lab itself, editable"
-	@rm -rf $(VENV)/lib/python*/site-packages/mismatch_lab-*.dist-info # perhaps half-written
-	@$(PIP) install --no-deps --no-build-isolation --no-index --ignore-installed --editable .
-	@touch $@
+	@$(call with_itself,env,$(VENV))
+
+sglang: $(SGLANG)/.installed
+
+$(SGLANG)/.locked: requirements/sglang.lock requirements/torch.txt
+	@echo "sglang: $(SGLANG) from requirements/sglang.lock (about 2 minutes and 3 GB, once)"
+	@$(call with_locked,sglang,$(SGLANG),sglang.lock)
+
+$(SGLANG)/.installed: $(SGLANG)/.locked pyproject.toml
+	@$(call with_itself,sglang,$(SGLANG))
+
+# $(call with_locked,TARGET,FOLDER,LOCK): an environment with the locked packages and torch.
+define with_locked
+( $(call with_python,-m venv --clear $(2)) ) && \
+echo "$(1): 1 of 2, the locked packages" && \
+$(2)/bin/python $(PIP) install --no-deps --require-hashes --only-binary :all: -r requirements/$(3) && \
+echo "$(1): 2 of 2, torch (an index that cannot be reached is passed over)" && \
+$(2)/bin/python $(PIP) install --no-deps --retries 2 -r requirements/torch.txt && \
+touch $(2)/.locked
+endef
+
+# $(call with_itself,TARGET,FOLDER): this package in it, editable; an earlier one may be half-written.
+define with_itself
+echo "$(1): mismatch-lab itself, editable" && \
+rm -rf $(2)/lib/python*/site-packages/mismatch_lab-*.dist-info && \
+$(2)/bin/python $(PIP) install --no-deps --no-build-isolation --no-index --ignore-installed \
+  --editable . && \
+touch $(2)/.installed
+endef
 
 # $(call with_python,ARGS): run the first interpreter that is new enough and has venv and pip.
 define with_python

@@ -12,6 +12,7 @@ from mismatch_lab import console as view
 from mismatch_lab.captures.store import load_capture
 from mismatch_lab.diagnose import FINDINGS_FILE, RUN_FILE, diagnose
 from mismatch_lab.engines.checkpoint import check_model_path, locate
+from mismatch_lab.engines.interpreters import interpreter
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
 from mismatch_lab.engines.options import check_options
 from mismatch_lab.errors import CaptureError, EngineError, InputError
@@ -106,7 +107,7 @@ def run_capture(
         dtype=resolve_dtype(dtype, model),
         args=parse_args(args, "--arg"),
         plugin=plugin,
-        python=python,
+        python=interpreter(engine, python),
     )
     check_options(spec)
     if score is None:

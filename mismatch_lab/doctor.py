@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mismatch_lab.engines.interpreters import HOW, SGLANG_PYTHON, sglang_python
 from mismatch_lab.errors import MismatchLabError
 from mismatch_lab.mini import checkpoint_dir
 from mismatch_lab.provenance import gather
@@ -34,13 +35,26 @@ def print_report() -> None:
     for name, found in facts.packages.items():
         console.print(f"package   {name} {found}")
     for engine, (module, how) in NEEDS.items():
-        ready = find_spec(module) is not None
-        console.print(f"engine    {engine}: {'ready' if ready else f'not installed; {how}'}")
+        ready = "ready" if find_spec(module) is not None else f"not installed; {how}"
+        console.print(f"engine    {engine}: {ready}", soft_wrap=True)
+    console.print(f"engine    sglang: {_sglang()}", soft_wrap=True)
     for label, check in (("model", checkpoint_dir), ("probes", _check_probes)):
         try:
             console.print(f"{label:<9} {check()}", soft_wrap=True)
         except MismatchLabError as error:
             console.print(f"{label:<9} {error.problem}")
+
+
+def _sglang() -> str:
+    """In this interpreter, or in one of its own."""
+    if find_spec("sglang") is not None:
+        return "ready"
+    python = sglang_python()
+    if python is None:
+        return f"not installed; {HOW}"
+    if not Path(python).is_file():
+        return f"{SGLANG_PYTHON} names {python}, which is not there"
+    return f"ready in {python}"
 
 
 def _check_probes() -> str:

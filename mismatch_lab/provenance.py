@@ -49,7 +49,7 @@ def gather(command: list[str]) -> Provenance:
         cpu_count=os.cpu_count() or 1,
         python=sys.version.split()[0],
         packages=package_versions(),
-        accelerators=_accelerators(),
+        accelerators=accelerators(),
     )
 
 
@@ -62,7 +62,8 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _accelerators() -> list[str]:
+def accelerators() -> list[str]:
+    """Names of the GPUs that nvidia-smi sees."""
     if shutil.which("nvidia-smi") is None:
         return []
     try:

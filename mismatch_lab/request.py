@@ -22,6 +22,7 @@ from mismatch_lab.engines.engine_config import (
     read_engine_config,
     sampling_of,
 )
+from mismatch_lab.engines.interpreters import interpreter
 from mismatch_lab.engines.options import check_options
 from mismatch_lab.engines.settings import second_start
 from mismatch_lab.errors import InputError
@@ -109,7 +110,7 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
             dtype=dtype,
             args=parse_args(args, "--engine-arg" if side == "infer" else "--trainer-arg"),
             plugin=plugin,
-            python=python,
+            python=interpreter(engine, python),
             trust_remote_code=request.trust_remote_code,
         )
         for side, (engine, args, plugin, python) in sides.items()

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 import pytest
 from hypothesis import settings
 
+from mismatch_lab.engines.interpreters import sglang_python
+
 # Two shared cores make any deadline flaky, and a failure in CI has to fail again on a desk.
 settings.register_profile("mismatch-lab", deadline=None, derandomize=True)
 settings.load_profile("mismatch-lab")
@@ -27,6 +29,10 @@ def _missing_vllm() -> str:
     return "" if find_spec("vllm") else "vLLM is not installed (make env)"
 
 
+def _missing_sglang() -> str:
+    return "" if sglang_python() else "SGLang's environment is not there (make sglang)"
+
+
 def _missing_browser() -> str:
     if find_spec("playwright") is None:
         return "playwright is not installed (make env)"
@@ -36,10 +42,11 @@ def _missing_browser() -> str:
 MISSING: dict[str, Callable[[], str]] = {
     "gpu": _missing_gpu,
     "vllm": _missing_vllm,
+    "sglang": _missing_sglang,
     "browser": _missing_browser,
 }
 # Where CI=true, these have been installed; a skip would hide that they were not.
-NEVER_SKIPPED_IN_CI = {"vllm", "browser"}
+NEVER_SKIPPED_IN_CI = {"vllm", "sglang", "browser"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

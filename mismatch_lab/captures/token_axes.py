@@ -6,13 +6,16 @@ sequences of two lengths are run: the axis that is as long as the sequence both 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor
 
 LENGTHS = (4, 7)
 """Tokens of the two sequences, where a row is as long."""
+
+Shapes = dict[str, list[tuple[int, ...]]]
+"""Key -> the shape of each call."""
 
 NO_TOKENS = "none of its axes is the tokens"
 SEVERAL = "several of its axes are as long as the sequence"
@@ -27,7 +30,7 @@ class TokenAxes:
         self.unclear: dict[str, str] = {}
         """Key -> why its axis is not known."""
         self._axis: dict[str, int] = {}
-        self._seen: list[dict[str, list[tuple[int, ...]]]] = []
+        self._seen: list[Shapes] = []
 
     @property
     def learning(self) -> bool:
@@ -41,15 +44,17 @@ class TokenAxes:
             length: of the sequence that is there to run, at least 2.
             run: runs its first so many tokens through the hooked model.
         """
-        longer = min(LENGTHS[1], length)
-        shorter = min(LENGTHS[0], longer - 1)
-        shapes = []
-        for tokens in (shorter, longer):
-            with self._watching() as seen:
+        lengths, shapes = two_lengths(length), []
+        for tokens in lengths:
+            with self.watching() as seen:
                 run(tokens)
             shapes.append(seen)
+        self.conclude(lengths, shapes)
+
+    def conclude(self, lengths: tuple[int, int], shapes: Sequence[Shapes]) -> None:
+        """From what `watching` saw of two sequences of these lengths, the shorter first."""
         for key, calls in shapes[1].items():
-            found = _axis_of(shapes[0].get(key, []), calls, (shorter, longer))
+            found = _axis_of(shapes[0].get(key, []), calls, lengths)
             if isinstance(found, int):
                 self._axis[key] = found
             else:
@@ -72,13 +77,20 @@ class TokenAxes:
         return flat.to(like).reshape(shape).movedim(0, self._axis[key]).contiguous()
 
     @contextmanager
-    def _watching(self) -> Iterator[dict[str, list[tuple[int, ...]]]]:
-        seen: dict[str, list[tuple[int, ...]]] = {}
+    def watching(self) -> Iterator[Shapes]:
+        """Inside it, one sequence runs through the hooked model; the shapes that passed."""
+        seen: Shapes = {}
         self._seen.append(seen)
         try:
             yield seen
         finally:
             self._seen.pop()
+
+
+def two_lengths(length: int) -> tuple[int, int]:
+    """Of the sequences to watch, where one of `length` tokens, at least 2, is there to run."""
+    longer = min(LENGTHS[1], length)
+    return min(LENGTHS[0], longer - 1), longer
 
 
 def _axis_of(

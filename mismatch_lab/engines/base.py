@@ -85,6 +85,7 @@ class Engine(Protocol):
 
 ENGINES = {
     "vllm": "mismatch_lab.engines.vllm:VllmEngine",
+    "sglang": "mismatch_lab.engines.sglang:SglangEngine",
     "fsdp": "mismatch_lab.engines.fsdp:FsdpEngine",
     "hf": "mismatch_lab.engines.hf:HfEngine",
     "definition": "mismatch_lab.engines.definition:DefinitionEngine",
@@ -94,6 +95,7 @@ ENGINES = {
 
 ENGINE_ABOUT = {
     "vllm": "vLLM in a process of its own: sampling, prefill re-scoring, hooks",
+    "sglang": "SGLang in an interpreter of its own: sampling, prefill re-scoring, hooks",
     "fsdp": "PyTorch FSDP2 under torchrun: the trainer",
     "hf": "transformers in one process: engine or trainer, and the fp32 reference",
     "definition": "the architecture written once more in this package, apart from transformers",
@@ -104,10 +106,16 @@ ENGINE_ABOUT = {
 CACHED_TOKENS = "cached_prefix_tokens"
 """Option in a sampling capture's manifest: per request, tokens that came from the prefix cache."""
 
-UPDATING_ENGINES = ("vllm",)
+UPDATING_ENGINES = ("vllm", "sglang")
 """Engines that can be given new weights while they run (`SideSpec.weight_update`)."""
 
-ENGINE_EXTRAS = {"vllm": "vllm", "fsdp": "train", "hf": "train", "definition": "train"}
+ENGINE_EXTRAS = {
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "fsdp": "train",
+    "hf": "train",
+    "definition": "train",
+}
 """name -> extra of this package that installs what the engine needs."""
 
 

@@ -8,7 +8,12 @@ from pathlib import Path
 from mismatch_lab.errors import EngineError
 from mismatch_lab.schema import SideSpec
 
-PROGRAMS = {"vllm": "vLLM", "transformers": "transformers", "mismatch_lab": "mismatch-lab"}
+PROGRAMS = {
+    "vllm": "vLLM",
+    "sglang": "SGLang",
+    "transformers": "transformers",
+    "mismatch_lab": "mismatch-lab",
+}
 """Package -> program. Of torch and other libraries it is the program that called them."""
 
 ALIKE = "Not every model, size and dtype has code in every program."

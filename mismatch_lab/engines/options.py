@@ -128,6 +128,22 @@ def check_options(spec: SideSpec) -> None:
         known = vllm_arguments()
         if known:
             check_vllm_names(spec.args, known)
+    elif spec.engine == "sglang":
+        check_sglang_model(spec)
+
+
+def check_sglang_model(spec: SideSpec) -> None:
+    """Refuse a model that SGLang cannot run on a CPU where no GPU is; the engine looks once more.
+
+    Raises:
+        InputError: the architecture has no code for a CPU.
+    """
+    from mismatch_lab.engines.checkpoint import read_config_json
+    from mismatch_lab.engines.sglang_cpu import refuse
+    from mismatch_lab.provenance import accelerators
+
+    if not accelerators():
+        refuse(read_config_json(spec.model).get("architectures"))
 
 
 def check_vllm_names(given: Iterable[str], known: Iterable[str]) -> None:

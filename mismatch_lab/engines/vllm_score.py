@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from mismatch_lab.captures.capture import Float32, Rows
-from mismatch_lab.captures.names import renamed
-from mismatch_lab.captures.structure import named_parts
-from mismatch_lab.captures.taps import Split, Tap
+from mismatch_lab.captures.taps import Tap
 from mismatch_lab.engines.assemble import RowRecord, local_probes
 from mismatch_lab.engines.base import Progress, ScoreRequest
 from mismatch_lab.engines.chunked_logp import over_temperature
 from mismatch_lab.engines.draws import DrawsRecorder
+from mismatch_lab.engines.fused_parts import as_known
 from mismatch_lab.engines.vllm_routing import VllmRoutingTap
 from mismatch_lab.errors import EngineError
 
@@ -49,7 +48,7 @@ class PrefillScorer:
         self.model = model
         self.name = name
         self.context_length = context_length
-        modules, splits = _as_known(model, known)
+        modules, splits = as_known(model, known)
         self.tap = Tap(modules, splits, residual_layers=True)
         self.routing = VllmRoutingTap(model)
         self.logits: list[Tensor] | None = None
@@ -181,41 +180,3 @@ def prompt_logp(output: Any, ids: list[int]) -> Float32:
 def _one_more(array: NDArray[Any], value: float) -> NDArray[Any]:
     """With another entry on the first axis."""
     return np.concatenate([array, np.full_like(array[:1], value)])
-
-
-_FUSED = {
-    "qkv_proj": ["q_proj", "k_proj", "v_proj"],
-    "gate_up_proj": ["gate_proj", "up_proj"],
-}
-"""What vLLM fuses of whatever model; each model says what else it does."""
-
-
-def _as_known(
-    model: Any, known: Collection[str] | None
-) -> tuple[dict[str, nn.Module], dict[str, Split]]:
-    """The engine's parts by transformers' names, and how to take apart what it fuses."""
-    parts = named_parts(model)
-    names = renamed(parts, known) if known is not None else {name: name for name in parts}
-    fused = _FUSED | dict(getattr(model, "packed_modules_mapping", None) or {})
-    modules: dict[str, nn.Module] = {}
-    splits: dict[str, Split] = {}
-    for own, module in parts.items():
-        stem, _, last = own.rpartition(".")
-        within = [f"{stem}.{part}" for part in fused.get(last, ())]
-        if known is None or names[own] in known:
-            modules[names[own]] = module
-        if (known is None or names[own] not in known) and _can_split(module, within, known):
-            ranks = int(getattr(module, "tp_size", 1))
-            sizes = [int(size) // ranks for size in module.output_sizes]  # type: ignore[union-attr]
-            modules[own], splits[own] = module, _split_by(within, sizes)
-    return modules, splits
-
-
-def _can_split(module: nn.Module, within: list[str], known: Collection[str] | None) -> bool:
-    sizes = getattr(module, "output_sizes", ())
-    named = known is None or all(part in known for part in within)
-    return bool(within) and len(sizes) == len(within) and named
-
-
-def _split_by(parts: list[str], sizes: list[int]) -> Split:
-    return lambda fused: dict(zip(parts, torch.split(fused, sizes, dim=-1), strict=True))

@@ -39,7 +39,7 @@ DONE = "task.json"
 
 WORKER_FILE = Path(__file__).parents[1] / "engines" / "worker.py"
 ENVIRONMENT_PREFIXES = ("VLLM_", "OMP_", "MKL_", "TORCH", "PYTORCH_", "CUDA_", "HF_", "NCCL_")
-KNOWN_PACKAGES = {"torch", "transformers", "vllm", "numpy", "safetensors"}
+KNOWN_PACKAGES = {"torch", "transformers", "vllm", "sglang", "numpy", "safetensors"}
 """What a plugin may import beside the standard library: their versions are in the key."""
 
 

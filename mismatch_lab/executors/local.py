@@ -27,6 +27,8 @@ from mismatch_lab.schema import SideSpec
 OnEvent = Callable[[dict[str, Any]], None]
 
 WORKER = "mismatch_lab.engines.worker"
+LONGEST_FOLDER = 50
+"""Characters; a socket's path has 107, of which SGLang and we need half."""
 LOG_LINES = 12
 """Lines of a dead worker's log that its error shows."""
 
@@ -90,7 +92,7 @@ def start(
             stderr=errors_to,
             text=True,
             start_new_session=True,
-            env=_environment(scratch, spec.python is not None),
+            env=_environment(scratch, spec),
         )
 
 
@@ -108,10 +110,16 @@ def _launcher(processes: int) -> list[str]:
     return ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
 
 
-def _environment(scratch: Path, foreign: bool) -> dict[str, str]:
-    """A foreign interpreter finds this package, and only it, through a link."""
+def _environment(scratch: Path, spec: SideSpec) -> dict[str, str]:
+    """A foreign interpreter finds this package, and only it, through a link.
+
+    SGLang leaves its sockets where temporary files go: that is the scratch folder, which is removed
+    whatever happens, as long as names of sockets have room there.
+    """
     environment = worker_environment()
-    if foreign:
+    if spec.engine == "sglang" and len(str(scratch)) < LONGEST_FOLDER:
+        environment["TMPDIR"] = str(scratch)
+    if spec.python is not None:
         package = Path(mismatch_lab.__file__).resolve().parent
         (scratch / "path").mkdir()
         (scratch / "path" / "mismatch_lab").symlink_to(package)

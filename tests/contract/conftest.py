@@ -6,6 +6,7 @@ that changes one tensor. Its last job is a prompt that does not fit, with which 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -18,14 +19,18 @@ from numpy.typing import NDArray
 
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.store import load_capture, save_capture
+from mismatch_lab.engines.interpreters import interpreter
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
 from mismatch_lab.errors import MismatchLabError
 from mismatch_lab.executors.local import run_task
 from mismatch_lab.mini import checkpoint_dir
 from mismatch_lab.schema import CapturePlan, Manifest, Prompt, Sampling, SideSpec
+from mismatch_lab.scorecard.architectures import make
 
 CONTEXT = 1024
 """Of mini-gpt-oss, and of the fake engine."""
+PRODUCTION = ("vllm", "sglang")
+"""Engines that sample for RL: they neither replay, nor train, nor run another module."""
 ONLY_SCORE = ("fsdp", "definition")
 """Engines that do not sample."""
 ROUNDINGS = 16
@@ -106,8 +111,9 @@ class Recorded:
 
 def make_spec(engine: str, model: str, **more: object) -> SideSpec:
     side = {"fsdp": "train", "hf": "ref"}.get(engine, "infer")
+    own = {"python": interpreter(engine, None)} if engine == "sglang" else {}
     spec = SideSpec.model_validate(
-        {"side": side, "engine": engine, "model": model, "dtype": "float32", **more}
+        {"side": side, "engine": engine, "model": model, "dtype": "float32", **own, **more}
     )
     return spec.model_copy(update={"model": "fake"}) if engine == "fake" and not more else spec
 
@@ -141,11 +147,11 @@ def _scoring_jobs(engine: str, source: str) -> list[Job]:
         score("prefill-cool", "decode-cool", probes=True, temperature=0.7),
         score("prefill-top-p", "decode-top-p"),
     ]
-    if engine != "vllm":
+    if engine not in PRODUCTION:
         own = f"{engine}-prefill"
         jobs.append(score("replay", probes=True, taps=True, replay_from=own))
         jobs.append(score("prefill-train-mode", train_mode=True))
-    else:
+    elif engine == "vllm":
         on_hf = {"id": "vllm-on-hf", "source": "hf-decode", "plan": PLAN, **everything}
         jobs.append(ScoreJob.model_validate(on_hf))
     return list(jobs)
@@ -162,12 +168,25 @@ class Lab:
         self.plugin.write_text(PLUGIN)
         save_capture(self.captures / "too-long", *_too_long())
         self.recorded = cache(self._record)
+        self._qwen3_moe = cache(self._small_qwen3_moe)
+
+    def model_of(self, engine: str) -> str:
+        """The embedded model, a GPT-OSS; of SGLang, which runs none on a CPU, a Qwen3-MoE."""
+        return str(self._qwen3_moe()) if engine == "sglang" else self.model
+
+    def _small_qwen3_moe(self) -> Path:
+        folder = self.folder / "qwen3-moe"
+        make("qwen3_moe", folder)
+        config = json.loads((folder / "config.json").read_text())
+        config["max_position_embeddings"] = CONTEXT
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
 
     def _record(self, engine: str) -> Recorded:
         if engine in (*ONLY_SCORE, "vllm"):
             self.recorded("hf")  # they score its tokens
         source = "hf" if engine in ONLY_SCORE else engine
-        spec = make_spec(engine, self.model)
+        spec = make_spec(engine, self.model_of(engine))
         changed = spec.model_copy(update={"plugin": f"{self.plugin}:halve"})
         clean = _sampling_jobs(engine) if engine not in ONLY_SCORE else []
         last: Job = ScoreJob(id=f"{engine}-long", source="too-long")
@@ -181,7 +200,9 @@ class Lab:
                 spec=spec.model_copy(update={"plugin": f"{self.plugin}:{name}"}),
                 jobs=[again.model_copy(update={"id": f"{engine}-{name}"})],
             )
-            for name in {"vllm": [], "fake": ["halved"]}.get(engine, ["halved", "compiled"])
+            for name in {"vllm": [], "sglang": [], "fake": ["halved"]}.get(
+                engine, ["halved", "compiled"]
+            )
         ]
         return self.run(
             engine,
@@ -216,9 +237,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("contract"), checkpoint_dir())
 
 
-SCORERS = ("fake", "hf", *ONLY_SCORE, pytest.param("vllm", marks=pytest.mark.vllm))
+REAL = (
+    pytest.param("vllm", marks=pytest.mark.vllm),
+    pytest.param("sglang", marks=pytest.mark.sglang),
+)
+SCORERS = ("fake", "hf", *ONLY_SCORE, *REAL)
 TRAINERS = ("fake", "hf", *ONLY_SCORE)
-SAMPLERS = ("fake", "hf", pytest.param("vllm", marks=pytest.mark.vllm))
+SAMPLERS = ("fake", "hf", *REAL)
 
 
 @pytest.fixture(scope="session", params=SCORERS)

@@ -50,6 +50,37 @@ def one_plan() -> dict[str, int]:
     return {"probe_positions": 24, "tap_rows": 2, "tap_tokens": 48}
 
 
+@pytest.mark.sglang
+def test_sglang_and_hf_agree_on_what_sglang_sampled(lab: Any, recorded: Any) -> None:
+    sglang = recorded("sglang")
+    spec = SideSpec(side="train", engine="hf", model=lab.model_of("sglang"), dtype="float32")
+    job = ScoreJob.model_validate(
+        {
+            **{"id": "hf-on-sglang", "source": "sglang-decode", "plan": one_plan()},
+            **{"probes": True, "taps": True, "routing": True, "fingerprint": True},
+        }
+    )
+    ran = lab.run("hf-on-sglang", Stage(spec=spec, jobs=[job]))
+    assert ran.ended_with is None
+    hf, prefill = ran.capture("on-sglang"), sglang.capture("prefill")
+    for scored in (sglang.capture("decode"), prefill):
+        delta = (hf.logp - scored.logp)[hf.rows.sampled]
+        assert len(delta) > 30
+        assert np.abs(delta).max() < 2e-5
+    np.testing.assert_allclose(prefill.probe_logp, hf.probe_logp, atol=1e-4)
+    np.testing.assert_array_equal(prefill.router_topk, hf.router_topk)
+    np.testing.assert_allclose(prefill.router_logits, hf.router_logits, atol=1e-4)
+    missing = set(hf.hidden) - set(prefill.hidden)
+    assert {name.removesuffix(":in").rpartition(".")[2] for name in missing} == {"q_norm", "k_norm"}
+    for name in set(hf.hidden) - missing:
+        tapped = np.isfinite(hf.hidden[name]).all(axis=-1)
+        np.testing.assert_allclose(
+            prefill.hidden[name][tapped], hf.hidden[name][tapped], atol=1e-4, err_msg=name
+        )
+    found = compare_weights([prefill.weights], hf.weights)
+    assert (found.differing, found.unseen) == ((), ())
+
+
 @pytest.mark.vllm
 def test_vllm_agrees_with_hf_on_sampled_tokens(recorded: Any) -> None:
     vllm, hf = recorded("vllm").capture("on-hf"), recorded("hf").capture("prefill")

@@ -13,7 +13,15 @@ from typing import Any
 
 import pytest
 
-ENGINES = ("fake", "hf", "fsdp", "definition", pytest.param("vllm", marks=pytest.mark.vllm))
+from mismatch_lab.engines.interpreters import interpreter
+
+ENGINES = (
+    *("fake", "hf", "fsdp", "definition"),
+    pytest.param("vllm", marks=pytest.mark.vllm),
+    pytest.param("sglang", marks=pytest.mark.sglang),
+)
+TYPED = {"vllm": {"max_model_len": "long"}, "sglang": {"context_length": "long"}}
+"""An option of a wrong type; of the others micro_batch."""
 TRY_SPECS = Path(__file__).with_name("try_specs.py")
 Outcomes = dict[str, dict[str, str]]
 BROKEN_IMPORT = "import a_module_that_is_not_there\n\ndef patch(model): ...\n"
@@ -42,7 +50,7 @@ ARCHITECTURES = {
 def wrong_specs(engine: str, model: str, folder: Path, plugin: Path) -> dict[str, dict[str, Any]]:
     """One spec per thing that can be wrong; the rest of it is right."""
     right = {"side": "infer", "engine": engine, "model": model, "dtype": "float32"}
-    typed = {"max_model_len": "long"} if engine == "vllm" else {"micro_batch": "four"}
+    typed = TYPED.get(engine, {"micro_batch": "four"})
     changes: dict[str, dict[str, Any]] = {
         "unknown option": {"args": {"no_such_option": 1}},
         "option of a wrong type": {"args": typed},
@@ -55,7 +63,7 @@ def wrong_specs(engine: str, model: str, folder: Path, plugin: Path) -> dict[str
         "plugin raises": {"plugin": f"{plugin}:fail"},
         "plugin returns a number": {"plugin": f"{plugin}:number"},
     }
-    if engine == "vllm":
+    if engine in TYPED:
         changes["plugin returns another module"] = {"plugin": f"{plugin}:wrapped"}
     if engine != "fake":  # its model is drawn from the name
         changes["unknown architecture"] = {"model": f"{folder}/unknown"}
@@ -82,10 +90,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, lab: Any) -> Path:
 
 
 def _try_in_one_process(engines: tuple[str, ...], lab: Any, folder: Path) -> dict[str, Outcomes]:
-    specs = {engine: wrong_specs(engine, lab.model, folder, lab.plugin) for engine in engines}
+    specs = {
+        engine: wrong_specs(engine, lab.model_of(engine), folder, lab.plugin) for engine in engines
+    }
     task = folder / f"{engines[0]}.json"
     task.write_text(json.dumps([spec for wrong in specs.values() for spec in wrong.values()]))
-    command = [sys.executable, str(TRY_SPECS), str(task)]
+    python = interpreter("sglang", None) if "sglang" in engines else sys.executable
+    command = [python, str(TRY_SPECS), str(task)]
     child = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     lines = [line for line in child.stdout.splitlines() if line.startswith("OUTCOMES ")]
     assert lines, child.stderr[-3000:]
@@ -95,10 +106,10 @@ def _try_in_one_process(engines: tuple[str, ...], lab: Any, folder: Path) -> dic
 
 @pytest.fixture(scope="module")
 def refusals(lab: Any, folder: Path) -> Callable[[str], Outcomes]:
-    """How an engine refused each wrong spec; vLLM in a process of its own."""
+    """How an engine refused each wrong spec; vLLM and SGLang in processes of their own."""
     run = cache(lambda engines: _try_in_one_process(engines, lab, folder))
     others = ("fake", "hf", "fsdp", "definition")
-    return lambda engine: run(("vllm",) if engine == "vllm" else others)[engine]
+    return lambda engine: run((engine,) if engine in TYPED else others)[engine]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -108,7 +119,7 @@ def test_the_error_names_what_is_wrong(
 ) -> None:
     error = refusals(engine)[what]
     assert error["kind"] == "InputError", error
-    typed = "max_model_len" if engine == "vllm" else "micro_batch"
+    (typed,) = TYPED.get(engine, {"micro_batch": ""})
     for word in REFUSED[what]:
         expected = word.format(folder=folder, option="no_such_option", typed=typed)
         assert expected in error["problem"], error
@@ -126,11 +137,11 @@ def test_an_architecture_it_cannot_run_is_named(
         assert word.format(folder=folder) in error["problem"], error
 
 
-@pytest.mark.vllm
-def test_vllm_refuses_another_module_than_its_own(
-    refusals: Callable[[str], Outcomes],
+@pytest.mark.parametrize("engine", ENGINES[-2:])
+def test_an_engine_with_processes_of_its_own_refuses_another_module_than_its_own(
+    refusals: Callable[[str], Outcomes], engine: str
 ) -> None:
-    error = refusals("vllm")["plugin returns another module"]
+    error = refusals(engine)["plugin returns another module"]
     assert error["kind"] == "InputError", error
     for word in KEPT:
         assert word in error["problem"], error

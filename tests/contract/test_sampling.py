@@ -62,9 +62,12 @@ def test_a_cooler_decode_returns_what_its_own_prefill_says_at_that_temperature(
     assert np.nanmean(decode.logp) > np.nanmean(warm)
 
 
-def test_truncated_sampling_returns_renormalised_log_probs(sampler: Any) -> None:
+def test_truncated_sampling_returns_renormalised_log_probs_but_for_sglang(sampler: Any) -> None:
     decode, prefill = sampler.capture("decode-top-p"), sampler.capture("prefill-top-p")
     gain = (decode.logp - prefill.logp)[decode.rows.sampled]
+    if sampler.engine == "sglang":  # after the temperature, and of the whole vocabulary
+        np.testing.assert_allclose(gain, 0, atol=5e-5)
+        return
     # The kept tokens hold between 0.6 and 1 of the mass: between 0 and log(1 / 0.6) is gained.
     assert gain.min() > -5e-5
     assert gain.max() < np.log(1 / 0.6) + 5e-5

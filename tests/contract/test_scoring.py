@@ -20,6 +20,9 @@ TAPPED = (
     "model.layers.{}.mlp.router", "model.layers.{}.mlp.experts",
 )  # fmt: skip
 
+ROUTERS = {"sglang": "gate"}
+"""Where the model is a Qwen3-MoE."""
+
 
 def in_tap_rows(capture: Capture) -> NDArray[np.bool_]:
     """[P] the probes that lie in one of the two rows whose hidden states are recorded."""
@@ -107,7 +110,9 @@ def test_routing_names_the_experts_of_every_token_best_first(scorer: Any) -> Non
 def test_taps_hold_every_module_in_and_out_in_tap_rows_and_nothing_elsewhere(scorer: Any) -> None:
     capture = scorer.capture("prefill")
     layers, experts = capture.router_logits.shape[1:]
-    names = [name.format(layer) for layer in range(layers) for name in TAPPED]
+    router = ROUTERS.get(scorer.engine, "router")
+    tapped_names = [name.replace("mlp.router", f"mlp.{router}") for name in TAPPED]
+    names = [name.format(layer) for layer in range(layers) for name in tapped_names]
     expected = {f"{name}{end}" for name in [*names, "model.norm"] for end in ("", ":in")}
     assert expected | {"model.embed_tokens"} <= set(capture.hidden)
     width = capture.hidden["model.embed_tokens"].shape[1]
@@ -120,7 +125,7 @@ def test_taps_hold_every_module_in_and_out_in_tap_rows_and_nothing_elsewhere(sco
         assert hidden[tapped].std() > 0, name
     for layer in range(layers):
         assert capture.hidden[f"model.layers.{layer}"].shape[1] == width
-        assert capture.hidden[f"model.layers.{layer}.mlp.router"].shape[1] == experts
+        assert capture.hidden[f"model.layers.{layer}.mlp.{router}"].shape[1] == experts
 
 
 def test_taps_stand_one_token_before_what_they_predict(scorer: Any) -> None:

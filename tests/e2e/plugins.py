@@ -52,3 +52,20 @@ def nucleus(model: Any) -> None:
         return original(self, logits, metadata, *more, **named)
 
     Sampler.sample = sample
+
+
+def sglang_decode_sees_one_key_less(model: Any) -> None:
+    """As SGLang's Triton backend does: of the sliding window, in decode alone."""
+    from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
+
+    forward = TorchNativeAttnBackend.forward_decode
+
+    def decode(self: Any, q: Any, k: Any, v: Any, layer: Any, *args: Any, **kwargs: Any) -> Any:
+        window = layer.sliding_window_size
+        layer.sliding_window_size = window - 1 if window and window > 0 else window
+        try:
+            return forward(self, q, k, v, layer, *args, **kwargs)
+        finally:
+            layer.sliding_window_size = window
+
+    TorchNativeAttnBackend.forward_decode = decode

@@ -52,6 +52,26 @@ def test_no_cuda_build_and_no_index_in_the_lock(lock: dict[str, Any]) -> None:
     )
 
 
+def test_sglangs_lock_is_hashed_and_has_no_cuda_and_no_index() -> None:
+    text = (REQUIREMENTS / "sglang.lock").read_text()
+    pins = re.findall(r"^(\S+)==(\S+) \\\n    --hash=sha256:", text, re.M)
+    names = {canonicalize_name(name) for name, _ in pins}
+    assert len(pins) == len(re.findall(r"^[a-z]", text, re.M)) == len(names)
+    assert {"sglang", "transformers", "numpy", "pydantic", "safetensors"} <= names
+    assert not LEFT_OUT & names
+    # nvidia-ml-py is Python that asks a driver what there is.
+    made_for_cuda = re.compile("nvidia|cuda|cudnn|nccl|flashinfer|sgl-kernel|sglang-kernel")
+    assert [name for name in names if made_for_cuda.search(name)] == ["nvidia-ml-py"]
+    assert not re.search(r"https?://|--(extra-)?index-url|--find-links|/tmp|/home", text)
+
+
+def test_sglangs_lock_has_what_torch_asks_for() -> None:
+    asked = (REQUIREMENTS / "sglang.in").read_text()
+    declared = [line for line in metadata.requires("torch") or [] if "extra ==" not in line]
+    named = {canonicalize_name(Requirement(line).name) for line in declared}
+    assert {name for name in named if not re.search(f"^{name}\\b", asked, re.M)} <= {"triton"}
+
+
 def test_what_is_left_out_is_what_left_out_txt_says() -> None:
     lines = (REQUIREMENTS / "left-out.txt").read_text().splitlines()
     assert {line.split(" ;")[0] for line in lines if line[:1].isalnum()} == LEFT_OUT

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 # fails on the call that holds the word in fail-on.txt.
 FAKE_PYTHON = """#!/bin/sh
 echo "$@" >> calls.txt
-if [ "$2" = venv ]; then mkdir -p .venv/bin && cp "$0" .venv/bin/python; fi
+if [ "$2" = venv ]; then mkdir -p "$4/bin" && cp "$0" "$4/bin/python"; fi
 case "$*" in *"$(cat fail-on.txt)"*) exit 1;; esac
 """
 
@@ -38,7 +38,7 @@ def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _calls(folder: Path) -> list[str]:
     """Which steps were taken, by a word that only that step has."""
-    words = ("--clear", "cpu.lock", "torch.txt", "--editable")
+    words = ("--clear", "cpu.lock", "sglang.lock", "torch.txt", "--editable")
     lines = (folder / "calls.txt").read_text().splitlines()
     return [word for line in lines for word in words if word in line]
 
@@ -59,6 +59,19 @@ def test_interrupted_environment_is_made_afresh(checkout: Path) -> None:
     (checkout / "fail-on.txt").write_text("nothing")
     assert _make(checkout, "env", python).returncode == 0
     assert _calls(checkout) == ["--clear", "cpu.lock", "torch.txt", "--editable"]
+
+
+def test_sglangs_environment_is_one_of_its_own(checkout: Path) -> None:
+    python = f"PYTHON={checkout / 'python'}"
+    (checkout / "fail-on.txt").write_text("torch.txt")
+    assert _make(checkout, "sglang", python).returncode == 2
+    assert not list((checkout / ".venv-sglang").glob(".*ed"))  # half of one passes for none
+    (checkout / "fail-on.txt").write_text("nothing")
+    assert _make(checkout, "sglang", python).returncode == 0
+    assert _calls(checkout) == ["--clear", "sglang.lock", "torch.txt", "--editable"]
+    assert _make(checkout, "sglang", python).returncode == 0
+    assert _calls(checkout) == []
+    assert not (checkout / ".venv").exists()
 
 
 def test_changed_pyproject_does_not_remake_the_environment(checkout: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mismatch_lab.attribution.knobs import engine, modules, sampling, trainer
+from mismatch_lab.attribution.knobs import engine, modules, sampling, sglang, trainer
 from mismatch_lab.attribution.knobs.base import Knob
 
 KNOBS: tuple[Knob, ...] = (
@@ -20,6 +20,14 @@ KNOBS: tuple[Knob, ...] = (
     engine.ATTENTION_BACKEND,
     engine.QUANTISATION,
     engine.ENGINE_FLOAT32,
+    # SGLang
+    sglang.RADIX_CACHE,
+    sglang.CHUNKED_PREFILL,
+    sglang.OVERLAP_SCHEDULE,
+    sglang.CUDA_GRAPHS,
+    sglang.DETERMINISTIC,
+    sglang.ON_POLICY_TARGET,
+    sglang.ORIGINAL_LOGPROB,
     # trainer
     trainer.PACKING_OFF,
     trainer.MICRO_BATCH_1,

@@ -91,7 +91,7 @@ CHUNKED_PREFILL = Knob(
 
 ATTENTION_BACKEND = Knob(
     id="attention-backend",
-    does="vLLM's own choice of attention kernels",
+    does="the engine's own choice of attention kernels",
     suspects=("infer", "decode"),
     turn=partial(_without, name="attention_backend"),
     may_clear=frozenset(KERNELS),

@@ -21,6 +21,14 @@ def vllm(**args: Any) -> RunSpec:
     return run_of(side("train", engine="fsdp"), side("infer", engine="vllm", args=args))
 
 
+def sglang(gpu: bool = False, **args: Any) -> RunSpec:
+    run = run_of(side("train", engine="fsdp"), side("infer", engine="sglang", args=args))
+    gpus = ["NVIDIA H200"] if gpu else []
+    return run.model_copy(
+        update={"provenance": run.provenance.model_copy(update={"accelerators": gpus})}
+    )
+
+
 def trainer(plugin: str | None = None, **args: Any) -> RunSpec:
     return run_of(side("train", engine="hf", args=args, plugin=plugin))
 
@@ -41,7 +49,7 @@ def test_a_cause_that_is_none_is_refused() -> None:
         all_but("logit-skale")
 
 
-@pytest.mark.parametrize("run", [vllm(), trainer()])
+@pytest.mark.parametrize("run", [vllm(), sglang(), trainer()])
 def test_what_stands_plain_already_is_not_turned(run: RunSpec) -> None:
     found = {c.knob.id for c in choices(run, "decode")}
     assert found == set()  # temperature 1, the whole distribution, nothing set
@@ -71,6 +79,31 @@ def test_what_the_engine_does_by_itself_can_be_turned_off() -> None:
     gpu = run.provenance.model_copy(update={"accelerators": ["one"]})
     found = {c.knob.id for c in choices(run.model_copy(update={"provenance": gpu}), "decode")}
     assert found >= {"eager-mode", "chunked-prefill"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "plain"),
+    [
+        ("disable_radix_cache", False, True),
+        ("chunked_prefill_size", 64, -1),
+        ("disable_overlap_schedule", False, True),
+        ("disable_cuda_graph", False, True),
+        ("original_logprob", True, False),
+        ("kv_cache_dtype", "fp8_e4m3", "auto"),
+    ],
+)
+def test_what_the_user_set_on_sglang_can_be_turned_back(name: str, value: Any, plain: Any) -> None:
+    (choice,) = choices(sglang(**{name: value}), "decode")
+    assert choice.turn.trial.spec.args == {name: plain}
+    assert choice.turn.likely == ASKED
+
+
+def test_sglang_is_asked_for_determinism_where_a_gpu_is() -> None:
+    found = {c.knob.id: c.turn.trial.spec.args for c in choices(sglang(gpu=True), "decode")}
+    assert found == {
+        "sglang-deterministic": {"enable_deterministic_inference": True},
+        "sglang-on-policy-target": {"rl_on_policy_target": "fsdp"},
+    }
 
 
 def test_temperature_is_turned_by_sampling_anew() -> None:
