@@ -67,6 +67,10 @@ def diagnose(
     trainer_arg: Annotated[ArgsOption | None, typer.Option(help="NAME=VALUE; repeatable.")] = None,
     engine_python: Annotated[str | None, typer.Option(help="Interpreter of the engine.")] = None,
     trainer_python: Annotated[str | None, typer.Option(help="Interpreter of the trainer.")] = None,
+    engine_url: Annotated[
+        ArgsOption | None,
+        typer.Option(help="Server that runs already, vLLM's or SGLang's; repeatable."),
+    ] = None,
     engine_plugin: Annotated[
         str | None, typer.Option(help="FILE.py:FUNC, called with the module; may return another.")
     ] = None,
@@ -119,6 +123,7 @@ def diagnose(
         ("mismatch-lab", *sys.argv[1:]),
         weights_before,
         weight_update,
+        tuple(engine_url or ()),
     )
     if dry_run:
         commands.run_dry(request, json_output, budget)

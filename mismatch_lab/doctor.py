@@ -18,6 +18,7 @@ NEEDS = {
     "fsdp": ("torch", "pip install 'mismatch-lab[train]'"),
     "hf": ("transformers", "pip install 'mismatch-lab[train]'"),
     "definition": ("torch", "pip install 'mismatch-lab[train]'"),
+    "http": ("httpx", "pip install 'mismatch-lab[train]'"),
     "fake": ("numpy", ""),
 }
 """engine -> (module it needs, how to get it)"""

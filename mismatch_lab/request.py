@@ -15,6 +15,7 @@ from mismatch_lab import suites
 from mismatch_lab.engines.base import ENGINES, UPDATING_ENGINES
 from mismatch_lab.engines.checkpoint import EMBEDDED, check_model_path, locate
 from mismatch_lab.engines.checkpoint_tensors import check_same_tensors
+from mismatch_lab.engines.http.address import checked_urls
 from mismatch_lab.engines.options import check_options
 from mismatch_lab.errors import InputError
 from mismatch_lab.plan import REF_ARGS
@@ -58,6 +59,7 @@ class DiagnoseRequest:
     command: tuple[str, ...] = ()
     weights_before: str | None = None
     weight_update: str | None = None
+    engine_urls: tuple[str, ...] = ()
 
 
 def build_run(request: DiagnoseRequest) -> RunSpec:
@@ -75,7 +77,7 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
     )
     sides = {
         "infer": (
-            request.engine,
+            _engine(request),
             request.engine_args,
             request.engine_plugin,
             request.engine_python,
@@ -102,7 +104,7 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
     }
     for spec in specs.values():
         check_options(spec)
-    specs["infer"] = specs["infer"].model_copy(update=_update(request))
+    specs["infer"] = specs["infer"].model_copy(update=_update(request) | _servers(request))
     fake = specs["train"].engine == "fake"
     ref = specs["train"].model_copy(
         update={
@@ -138,14 +140,42 @@ def _update(request: DiagnoseRequest) -> dict[str, str | None]:
             raise InputError(
                 "--weight-update needs the weights to start from.", "Add --weights-before DIR."
             )
-        if request.engine not in UPDATING_ENGINES:
+        if _engine(request) not in UPDATING_ENGINES:
             raise InputError(
-                f"Engine {request.engine} cannot be given new weights while it runs.",
+                f"Engine {_engine(request)} cannot be given new weights while it runs.",
                 f"These can: {', '.join(UPDATING_ENGINES)}; or leave --weight-update out.",
             )
     if before is not None:
         check_same_tensors(before, request.model)
     return {"weights_before": before, "weight_update": update}
+
+
+def _engine(request: DiagnoseRequest) -> str:
+    """Servers that are named are the engine, whatever else is the default."""
+    return "http" if request.engine_urls else request.engine
+
+
+def _servers(request: DiagnoseRequest) -> dict[str, tuple[str, ...]]:
+    """The field of the engine's spec that names servers.
+
+    Raises:
+        InputError: there are none, or something is asked for that would change them.
+    """
+    if _engine(request) != "http":
+        return {}
+    if not request.engine_urls:
+        raise InputError("Engine http has no server.", "Add --engine-url http://HOST:PORT.")
+    if request.engine not in ("http", DiagnoseRequest.engine):
+        raise InputError(
+            f"--engine {request.engine} does not go with --engine-url.",
+            "What a server is, is found out by asking it: leave --engine out.",
+        )
+    if request.engine_plugin is not None:
+        raise InputError(
+            "--engine-plugin changes a model in this process; a server that runs is not changed.",
+            "Leave it out, or leave out --engine-url.",
+        )
+    return {"urls": checked_urls(request.engine_urls)}
 
 
 def _label(model: str) -> str:

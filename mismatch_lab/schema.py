@@ -160,6 +160,8 @@ class SideSpec(Strict):
     python: str | None = None
     """Interpreter of the side's process; None is the one mismatch-lab runs in."""
     trust_remote_code: bool = False
+    urls: tuple[str, ...] = ()
+    """Servers that run already and share the work (engine http)."""
     stock: tuple[str, ...] = ()
     """Modules (`*` stands for any part of a name; `config` for the configuration) that are put back
     as the checkpoint has them after the plugin ran (transformers engines): a repair on trial."""
