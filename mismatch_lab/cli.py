@@ -143,6 +143,9 @@ def capture(
     dtype: Annotated[str | None, typer.Option(help="By default the checkpoint's.")] = None,
     arg: Annotated[ArgsOption | None, typer.Option(help="NAME=VALUE; repeatable.")] = None,
     python: Annotated[str | None, typer.Option(help="Interpreter to run it in.")] = None,
+    url: Annotated[
+        ArgsOption | None, typer.Option(help="Server that runs already; repeatable.")
+    ] = None,
     plugin: Annotated[
         str | None, typer.Option(help="FILE.py:FUNC, called with the module; may return another.")
     ] = None,
@@ -151,7 +154,10 @@ def capture(
     """Record one side alone: sample with it, or score the tokens of another capture."""
     from mismatch_lab import commands
 
-    commands.run_capture(model, out, engine, score, probe, dtype, tuple(arg or ()), python, plugin)
+    urls = tuple(url or ())
+    commands.run_capture(
+        model, out, engine, score, probe, dtype, tuple(arg or ()), python, plugin, urls
+    )
 
 
 @app.command()

@@ -427,6 +427,18 @@ class ExperimentRecord(Strict):
     result: str
 
 
+class ByHand(Strict):
+    """An experiment on a server that its user has to make."""
+
+    server_with: str
+    """Flags to start it with."""
+    command: str
+    """To run then."""
+    if_gone: str
+    """What it would mean that the difference is gone, and that it stays."""
+    if_it_stays: str
+
+
 class Verdict(Strict):
     """The answer."""
 
@@ -439,6 +451,8 @@ class Verdict(Strict):
     causes: list[Cause] = []
     ruled_out: list[RuledOut] = []
     experiments: list[ExperimentRecord] = []
+    by_hand: list[ByHand] = []
+    """What is left to try where the engine is a server, which is not changed."""
 
 
 class TensorVersion(Strict):

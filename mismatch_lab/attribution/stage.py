@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mismatch_lab.attribution.attribute import BUDGET_S, attribute
+from mismatch_lab.attribution.by_hand import to_try
 from mismatch_lab.attribution.inquest import Measured
 from mismatch_lab.attribution.knobs.base import Trial
 from mismatch_lab.attribution.suspects import SUSPECTS, charge_of, noise_of
@@ -16,6 +17,7 @@ from mismatch_lab.attribution.trials import SCORED, Rerun
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.store import load_capture, load_manifest
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
+from mismatch_lab.errors import EngineError
 from mismatch_lab.executors.local import run_task
 from mismatch_lab.findings.drawn import disproved, in_words
 from mismatch_lab.findings.weights import tensors_unlike
@@ -64,6 +66,13 @@ def with_causes(
             "causes": found.causes,
             "ruled_out": found.ruled_out,
             "experiments": found.experiments,
+            "by_hand": to_try(
+                run,
+                captures,
+                noise_of(floor, run.probe.limits),
+                found.causes,
+                load_manifest(out / "captures" / "decode"),
+            ),
         }
     )
     return findings.model_copy(
@@ -136,11 +145,21 @@ def _rerun(run: RunSpec, out: Path, on_event: OnEvent, after_task: AfterTask | N
             run_task(task, f"trial-{trial.spec.side}", out / "logs", on_event)
             if after_task is not None:
                 after_task(TASKS.get(trial.spec.side, EXPERIMENTS), folder)
+            _check_same_server(out / "captures", [folder / job.id for job in jobs])
             return {job.id: load_capture(folder / job.id)[0] for job in jobs}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     return rerun
+
+
+def _check_same_server(captures: Path, made: list[Path]) -> None:
+    """Raise EngineError where a trial asked another server than the run did, or a restarted one."""
+    asked = load_manifest(captures / "decode").options.get("identity")
+    for folder in made:
+        now = load_manifest(folder)
+        if now.side == "infer" and asked is not None and now.options.get("identity") != asked:
+            raise EngineError("The server is not the one that the run asked: it was restarted.")
 
 
 def _jobs(run: RunSpec, trial: Trial, captures: Path) -> list[Job]:
