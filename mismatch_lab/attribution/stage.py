@@ -11,6 +11,7 @@ from mismatch_lab.attribution.attribute import BUDGET_S, attribute
 from mismatch_lab.attribution.by_hand import to_try
 from mismatch_lab.attribution.inquest import Measured
 from mismatch_lab.attribution.knobs.base import Trial
+from mismatch_lab.attribution.server_defaults import causes_of, own_settings, spoiled_by
 from mismatch_lab.attribution.suspects import SUSPECTS, charge_of, noise_of
 from mismatch_lab.attribution.token_patterns import token_patterns
 from mismatch_lab.attribution.trials import SCORED, Rerun
@@ -47,8 +48,14 @@ def with_causes(
     if floor is None or findings.verdict.status == "error":
         return findings
     verdict = findings.verdict
+    decode = load_manifest(out / "captures" / "decode")
+    settings = own_settings(decode)
     if verdict.status != "mismatch":
-        spoiled = _constants(captures, floor, run) or _drawn_otherwise(findings.drawn)
+        spoiled = (
+            _constants(captures, floor, run)
+            or _drawn_otherwise(findings.drawn)
+            or spoiled_by(settings)
+        )
         if not spoiled:
             return findings
         verdict = verdict.model_copy(update=spoiled)
@@ -61,17 +68,18 @@ def with_causes(
         BUDGET_S if budget_s is None else budget_s,
         _costs(findings.timings_s),
     )
+    causes = [*found.causes, *causes_of(settings, {cause.id for cause in found.causes})]
     verdict = verdict.model_copy(
         update={
-            "causes": found.causes,
+            "causes": sorted(causes, key=lambda cause: -cause.confidence),
             "ruled_out": found.ruled_out,
             "experiments": found.experiments,
             "by_hand": to_try(
                 run,
                 captures,
                 noise_of(floor, run.probe.limits),
-                found.causes,
-                load_manifest(out / "captures" / "decode"),
+                causes,
+                decode,
             ),
         }
     )

@@ -19,6 +19,7 @@ from mismatch_lab.engines.http import gaps
 from mismatch_lab.engines.http.address import api_key, checked_urls
 from mismatch_lab.engines.http.client import Client
 from mismatch_lab.engines.http.find import find_server, logprob_space
+from mismatch_lab.engines.http.inherited import inherited
 from mismatch_lab.engines.http.models import last_part
 from mismatch_lab.engines.http.options import HttpOptions
 from mismatch_lab.engines.http.pool import share
@@ -102,6 +103,8 @@ class HttpEngine:
             "max_model_len": self.context_length,
             "identity": self._watch.words,
         }
+        own = self._run(inherited(servers[0], prompts, salt))
+        self.options.update({f"inherits.{name}": share for name, share in own.items()})
 
     def generate(self, prompts: list[Prompt], sampling: Sampling, progress: Progress) -> Capture:
         """See `Engine.generate`; prefixes are shared within this call and with nobody else."""

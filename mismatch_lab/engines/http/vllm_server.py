@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -71,10 +72,19 @@ class VllmServer:
         return found
 
     async def sample(
-        self, ids: list[int], sampling: Sampling, seed: int, salt: str, top: int = 0
+        self,
+        ids: list[int],
+        sampling: Sampling,
+        seed: int,
+        salt: str,
+        top: int = 0,
+        extra: Mapping[str, float] | None = None,
     ) -> Sampled:
-        """See `Server.sample`. What the run does not set is left to the server, as its users do."""
+        """See `Server.sample`. What the run does not set is left to the server, as its users do,
+        but for `extra`.
+        """
         body = {
+            **(extra or {}),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,

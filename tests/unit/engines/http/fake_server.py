@@ -41,6 +41,8 @@ class Settings:
     started: float = 1000.0
     version: str = "0.32.0"
     weight_version: str = "default"
+    top_k: int = 0
+    """Its own, where a request names none."""
     routing: str = ""
     """`real`, or `zeros`."""
     spoil: Callable[[str, Any], Any] = field(default=lambda _path, body: body)
@@ -75,10 +77,12 @@ def answer(settings: Settings, path: str, body: Any) -> tuple[int, Any]:
     return 404, {"detail": "Not Found"}
 
 
-def _draw(ids: list[int], temperature: float, count: int, seed: int) -> list[int]:
+def _draw(ids: list[int], temperature: float, count: int, seed: int, top_k: int = 0) -> list[int]:
     generator, found = np.random.default_rng(seed), []
     for _ in range(count):
         p = np.exp(distribution(found[-1] if found else ids[-1], temperature))
+        if top_k:
+            p[np.argsort(-p)[top_k:]] = 0
         found.append(int(generator.choice(VOCABULARY, p=p / p.sum())))
     return found
 
@@ -102,7 +106,8 @@ def _complete(settings: Settings, body: Any) -> tuple[int, Any]:
             said = f"Requested {count}, which is greater than max allowed: {settings.max_logprobs}"
             return 400, {"error": {"message": said, "code": 400}}
     temperature = body.get("temperature", 1.0)
-    drawn = _draw(ids, temperature, body["max_tokens"], body.get("seed", 0))
+    top_k = body.get("top_k", settings.top_k)
+    drawn = _draw(ids, temperature, body["max_tokens"], body.get("seed", 0), top_k)
     space = temperature if settings.processed else 1.0
     steps = _steps(ids, drawn, space)
     choice: dict[str, Any] = {

@@ -110,8 +110,9 @@ def test_several_servers_share_the_work_and_a_stale_one_is_refused(
     alone = sample(connect(fakes.Settings()))
     np.testing.assert_array_equal(rows.token_ids, alone.rows.token_ids)
     served = [sum(path == "/v1/completions" for _, path, _ in one.asked) for one in two]
-    # Of each its limit, the space of its log-probs (2) and a prompt to compare; and 4 answers.
-    assert sum(served) == 2 * (1 + 2 + 1) + 4
+    # Of each its limit, the space of its log-probs (2) and a prompt to compare; of one whether it
+    # samples by settings of its own (3 prompts, with all said and with nothing); and 4 answers.
+    assert sum(served) == 2 * (1 + 2 + 1) + 2 * 3 + 4
     assert set(engine.options["served_by"].split()) == {"0", "1"}
 
     def older(path: str, body: Any) -> Any:
@@ -179,6 +180,15 @@ def test_only_reads_and_completions_are_ever_asked(
     }  # fmt: skip
     salts = {body["cache_salt"] for method, _, body in settings.asked if body and "seed" in body}
     assert all(len(salt) >= 32 for salt in salts)
+
+
+def test_what_a_server_samples_with_by_itself_is_found_out(connect: Connect, fakes: Any) -> None:
+    plain = connect(fakes.Settings(processed=False)).options
+    assert not [name for name in plain if name.startswith("inherits")]
+    own = connect(fakes.Settings(processed=False, top_k=4)).options
+    found = {name: share for name, share in own.items() if name.startswith("inherits")}
+    assert list(found) == ["inherits.top_k"]
+    assert found["inherits.top_k"] > 0.2
 
 
 def test_sampling_and_scoring_share_no_prefix(connect: Connect, fakes: Any, sample: Any) -> None:
