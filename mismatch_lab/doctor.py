@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
 
+from mismatch_lab.engines.http.address import KEY
 from mismatch_lab.errors import MismatchLabError
 from mismatch_lab.mini import checkpoint_dir
 from mismatch_lab.provenance import gather
@@ -37,6 +39,8 @@ def print_report() -> None:
     for engine, (module, how) in NEEDS.items():
         ready = find_spec(module) is not None
         console.print(f"engine    {engine}: {'ready' if ready else f'not installed; {how}'}")
+    key = "is set" if os.environ.get(KEY) else "is not set; servers that want a key need it"
+    console.print(f"servers   {KEY} {key}")
     for label, check in (("model", checkpoint_dir), ("probes", _check_probes)):
         try:
             console.print(f"{label:<9} {check()}", soft_wrap=True)

@@ -52,3 +52,15 @@ def nucleus(model: Any) -> None:
         return original(self, logits, metadata, *more, **named)
 
     Sampler.sample = sample
+
+
+def head_in_bf16(model: Any) -> None:
+    """Trainer: its head multiplies in bfloat16."""
+    import torch
+    from torch.nn import functional
+
+    def narrow(module: Any, args: Any, output: Any) -> Any:
+        hidden, weight = args[0].to(torch.bfloat16), module.weight.to(torch.bfloat16)
+        return functional.linear(hidden, weight).to(output.dtype)
+
+    model.get_output_embeddings().register_forward_hook(narrow)

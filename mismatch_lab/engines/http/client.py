@@ -1,14 +1,15 @@
 """HTTP to one server: bounded in time, size and tries; nothing it says is trusted.
 
 A request ends when its time is up, wherever it hangs; an answer ends at its limit of bytes, which
-follows from what was asked. A redirect is an error, since the key would go with it. Only GETs and
-completions go through here, which change nothing: they are tried again where the server refused
-them (429, 503), could not be reached, or closed the connection without a word.
+follows from what was asked. A redirect is an error, since the key would go with it. Only GETs,
+completions and checksums go through here, which change nothing: they are tried again where the
+server refused them (429, 503), could not be reached, or closed the connection without a word.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import random
 import ssl
@@ -23,6 +24,8 @@ from mismatch_lab.errors import EngineError, InputError
 CONNECT_S = 10.0
 TRIES = 6
 """Of one request that is safe to send again."""
+TRIES_UNREACHED = 3
+"""Where nobody answers."""
 LONGEST_WAIT_S = 15.0
 """Between two of them, whatever the server asks for."""
 SMALL_BYTES = 1 << 20
@@ -83,6 +86,19 @@ class Client:
         """What the server said, fit for people."""
         return quoted(text, self._key)
 
+    async def digest(self, path: str, hint: str) -> str:
+        """Of the checksums of its weights that a server computes.
+
+        Raises:
+            InputError: it does not.
+        """
+        answer = await self.post(path, {"action": "checksum"}, 64 * SMALL_BYTES)
+        body = answer.body if isinstance(answer.body, dict) else {}
+        sums = body.get("checksums") or body.get("per_engine_checksum") or body.get("ranks")
+        if answer.status != 200 or not sums:
+            raise InputError(f"{self.root} computes no checksum (HTTP {answer.status}).", hint)
+        return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:16]
+
     async def ask(
         self,
         method: str,
@@ -122,7 +138,7 @@ class Client:
             try:
                 answer, wait_s = await self._once(method, where, body, limit, as_json)
             except (httpx.ConnectError, httpx.ConnectTimeout, _NoWordError) as error:
-                if not left:
+                if left <= TRIES - TRIES_UNREACHED:
                     raise self._unreachable(where, error) from None
                 wait_s = 0.0
             except httpx.TimeoutException:

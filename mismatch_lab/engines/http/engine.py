@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.captures.capture import Capture, Float32, Rows
 from mismatch_lab.captures.fingerprint import Fingerprint
-from mismatch_lab.engines.assemble import RowRecord, assemble, local_probes
+from mismatch_lab.engines.assemble import RowRecord, assemble
 from mismatch_lab.engines.base import CACHED_TOKENS, Progress, ScoreRequest
 from mismatch_lab.engines.checkpoint import check_lengths, load_config
 from mismatch_lab.engines.http import gaps
@@ -30,7 +30,7 @@ from mismatch_lab.engines.multi_turn import sample_conversations
 from mismatch_lab.engines.options import parse_options
 from mismatch_lab.engines.seeds import seed_of
 from mismatch_lab.engines.tokenise import Tokeniser
-from mismatch_lab.errors import InputError
+from mismatch_lab.errors import EngineError, InputError
 from mismatch_lab.schema import OptionValue, Prompt, Sampling, SideSpec
 
 Found = TypeVar("Found")
@@ -67,7 +67,7 @@ class HttpEngine:
         self._clients = [Client(url, api_key(), given.timeout_s) for url in urls]
         try:
             self._servers = self._run(self._find(given.served_model or last_part(spec.model)))
-            self._watch = Watch(self._servers, self._run)
+            self._watch = Watch(self._servers, self._run, given.checksum)
             self._look(urls)
         except BaseException:
             self.close()
@@ -149,49 +149,72 @@ class HttpEngine:
         check_lengths(np.diff(rows.row_offsets).tolist(), 0, self.context_length, self.spec.model)
         self._watch.unchanged()
         ids = [rows.token_ids[a:b].tolist() for a, b in rows.spans()]
-        whole = self._whole_rows(rows, request)
         missing = gaps.always(request)
-        if len(request.probe_positions) and not whole:
+        if not self._can_be_sent(len(request.probe_positions)):
             missing["distributions"] = gaps.no_distributions(self.top_logprobs, self.vocabulary)
             request = replace(request, probe_positions=request.probe_positions[:0])
-        few = 0 if request.temperature == 1 else min(self.top_logprobs, SOME)
-        salt = secrets.token_hex(16)
+        top, salt = self._top(rows, request), secrets.token_hex(16)
 
-        async def one(server: Server, at: int, row: list[int]) -> Scored:
-            return await server.score(row, self.vocabulary if at in whole else few, salt)
+        async def one(server: Server, _: int, row: list[int]) -> Scored:
+            return await server.score(row, top, salt)
 
         found = self._run(share(self._servers, ids, one, self.concurrency, progress))
         for number, answer in found:
             self._watch.saw(number, answer.weight_version)
-        self._watch.unchanged()
         records = [
             self._record(rows, row, answer, request) for row, (_, answer) in enumerate(found)
         ]
         missing |= self._unclear(rows, records, request, [answer for _, answer in found])
         if request.routing and "routing" in missing:
             records = [replace(record, router_topk=None) for record in records]
-        return replace(assemble(rows, request, records), not_recorded=missing)
+        scored = assemble(rows, request, records)
+        if len(request.probe_positions):
+            scored = replace(scored, probe_logp=self._distributions(rows, request, salt))
+        self._watch.unchanged()
+        return replace(scored, not_recorded=missing)
 
-    def _whole_rows(self, rows: Rows, request: ScoreRequest) -> frozenset[int]:
-        """Rows of which whole distributions are asked for: all that need them, or none."""
-        if self.top_logprobs < self.vocabulary:
-            return frozenset()
-        lengths = np.diff(rows.row_offsets)
-        probed = set(rows.row_ids()[request.probe_positions].tolist())
-        for wanted in (set(range(rows.n_rows)) if request.temperature != 1 else probed, probed):
-            sizes = [int(lengths[row]) * self.vocabulary for row in wanted]
-            if sizes and max(sizes) <= ROW_ENTRIES and sum(sizes) <= RUN_ENTRIES:
-                return frozenset(wanted)
-        return frozenset()
+    def _can_be_sent(self, distributions: int) -> bool:
+        """Whether so many whole distributions can be had."""
+        has_all = self.top_logprobs >= self.vocabulary
+        return not distributions or (has_all and distributions * self.vocabulary <= RUN_ENTRIES)
+
+    def _top(self, rows: Rows, request: ScoreRequest) -> int:
+        """How many log-probs beside its own are asked for at each position of a row: none at
+        temperature 1, else all, or as many as are worth their while.
+        """
+        if request.temperature == 1:
+            return 0
+        longest = int(np.diff(rows.row_offsets).max()) * self.vocabulary
+        small = longest <= ROW_ENTRIES and rows.n_tokens * self.vocabulary <= RUN_ENTRIES
+        whole = small and self.top_logprobs >= self.vocabulary
+        return self.vocabulary if whole else min(self.top_logprobs, SOME)
+
+    def _distributions(self, rows: Rows, request: ScoreRequest, salt: str) -> Float32:
+        """[P, V] each from a request of its own: a row's would come with those of every token."""
+        starts = rows.row_offsets[rows.row_ids()[request.probe_positions]]
+        prefixes = [
+            rows.token_ids[start:stop].tolist()
+            for start, stop in zip(starts, request.probe_positions, strict=True)
+        ]
+
+        async def one(server: Server, _: int, ids: list[int]) -> dict[int, float]:
+            return await server.following(ids, self.vocabulary, salt)
+
+        shared = share(self._servers, prefixes, one, self.concurrency, lambda *_: None)
+        steps = [step for _, step in self._run(shared)]
+        for step in steps:
+            if len(step) < self.vocabulary:
+                raise EngineError(
+                    f"A server returned {len(step)} log-probs of {self.vocabulary} tokens.",
+                    "Is MODEL the model that it serves?",
+                )
+        return whole_logp(steps, request.temperature, self.vocabulary)
 
     def _record(self, rows: Rows, row: int, answer: Scored, request: ScoreRequest) -> RowRecord:
         start, stop = int(rows.row_offsets[row]), int(rows.row_offsets[row + 1])
         ids = rows.token_ids[start:stop].tolist()
         logp = own_logp(answer, ids, request.temperature, self.vocabulary, self.spec.dtype)
         record = RowRecord(logp)
-        if len(request.probe_positions):
-            at = local_probes(rows, request.probe_positions, row)
-            record.probe_logp = whole_logp(answer, at, request.temperature, self.vocabulary)
         if request.routing:
             record.router_topk = gaps.experts(answer.experts, len(ids), self._experts_per_token())
         return record

@@ -18,6 +18,9 @@ class HttpOptions:
     """Requests at a time, of each server."""
     timeout_s: float = 600.0
     """Seconds for one request, with all its tries."""
+    checksum: bool = False
+    """Compare a checksum of the weights before and after each pass: the server computes it, which
+    takes as long as reading all weights. vLLM has it with VLLM_SERVER_DEV_MODE=1."""
     served_model: str = ""
     """Name of the model on a server that serves several."""
 

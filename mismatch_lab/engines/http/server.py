@@ -74,6 +74,14 @@ class Server(Protocol):
         """Ask who it is, by GETs alone."""
         ...
 
+    async def checksum(self) -> str:
+        """Let it compute a checksum of its weights; only where that was asked for by name.
+
+        Raises:
+            InputError: it does not.
+        """
+        ...
+
     async def sample(
         self, ids: list[int], sampling: Sampling, seed: int, salt: str, top: int = 0
     ) -> Sampled:
@@ -82,6 +90,10 @@ class Server(Protocol):
 
     async def score(self, ids: list[int], top: int, salt: str) -> Scored:
         """Let it score token ids in one forward."""
+        ...
+
+    async def following(self, ids: list[int], top: int, salt: str) -> dict[int, float]:
+        """Log-probs at temperature 1 of the likeliest tokens behind these, nothing taken away."""
         ...
 
 

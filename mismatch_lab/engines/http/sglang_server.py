@@ -67,6 +67,10 @@ class SglangServer:
             "weights": str(model.get("weight_version")),
         }
 
+    async def checksum(self) -> str:
+        """See `Server.checksum`."""
+        return await self.client.digest("/weights_checker", "SGLang does so from 0.5.20 on.")
+
     async def sample(
         self, ids: list[int], sampling: Sampling, seed: int, salt: str, top: int = 0
     ) -> Sampled:
@@ -120,6 +124,13 @@ class SglangServer:
         experts = self.read.experts(meta.get("routed_experts"), True, len(ids) - fills)
         whole = np.concatenate([np.full(1, np.nan, np.float32), logp])
         return Scored(whole, top_ids, top_logp, experts, _weights_of(meta))
+
+    async def following(self, ids: list[int], top: int, salt: str) -> dict[int, float]:
+        """See `Server.following`."""
+        parameters = {"temperature": 1.0, "max_new_tokens": 1}
+        answer = await self._generate(ids, parameters, {"top_logprobs_num": top}, salt, top + 2)
+        meta = self.read.field(answer, "meta_info", dict)
+        return self._tops(meta.get("output_top_logprobs"), 1)[0]
 
     async def _generate(
         self,

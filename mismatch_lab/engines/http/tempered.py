@@ -66,12 +66,12 @@ def _rest(
     return np.where(others > 0, even[0], 0.0), np.where(others > 0, high, 0.0)
 
 
-def whole_logp(scored: Scored, at: NDArray[np.int64], temperature: float, width: int) -> Float32:
-    """[p, V] distributions at some positions of a row that was scored with the whole vocabulary."""
-    found = np.full((len(at), width), -np.inf, np.float64)
-    for row, position in enumerate(at):
-        ids = scored.top_ids[position]
-        found[row, ids[ids >= 0]] = scored.top_logp[position][ids >= 0]
+def whole_logp(steps: list[dict[int, float]], temperature: float, width: int) -> Float32:
+    """[p, V] distributions, from the log-probs of all tokens at temperature 1."""
+    found = np.full((len(steps), width), -np.inf, np.float64)
+    for row, step in enumerate(steps):
+        ids = np.fromiter(step.keys(), np.int64, len(step))
+        found[row, ids] = np.fromiter(step.values(), np.float64, len(step))
     if temperature != 1:
         found /= temperature
         peak = found.max(1, keepdims=True)

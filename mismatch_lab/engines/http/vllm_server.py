@@ -71,6 +71,12 @@ class VllmServer:
             found["weights"] = str(sorted(weights.body.items()))[:1000]
         return found
 
+    async def checksum(self) -> str:
+        """See `Server.checksum`."""
+        return await self.client.digest(
+            "/weight_checker", "vLLM does so when it is started with VLLM_SERVER_DEV_MODE=1."
+        )
+
     async def sample(
         self,
         ids: list[int],
@@ -138,6 +144,13 @@ class VllmServer:
             experts,
             str(answer.body.get("system_fingerprint") or ""),
         )
+
+    async def following(self, ids: list[int], top: int, salt: str) -> dict[int, float]:
+        """See `Server.following`."""
+        body = {**NEUTRAL, "max_tokens": 1, "logprobs": top, "seed": 0}
+        choice, _ = await self._complete(ids, body, salt, top + 2)
+        found = self.read.field(choice, "logprobs", dict).get("top_logprobs")
+        return self._tops(found, 1)[0]
 
     async def _complete(
         self, ids: list[int], body: dict[str, Any], salt: str, entries: int

@@ -20,7 +20,7 @@ APART_NATS = 0.05
 """mean |delta| of one prompt between servers, from which on they do not run the same model."""
 NAMES = {
     "version": "another version", "model": "another model", "started": "another start",
-    "weights": "another version of its weights",
+    "weights": "another version of its weights", "checksum": "other weights",
 }  # fmt: skip
 AGAIN = "What came before and after is not one policy. Run it again once the server is left alone."
 
@@ -28,11 +28,21 @@ AGAIN = "What came before and after is not one policy. Run it again once the ser
 class Watch:
     """Compares what servers say of themselves with what they said at first."""
 
-    def __init__(self, servers: Sequence[Server], run: Run) -> None:
+    def __init__(self, servers: Sequence[Server], run: Run, checksum: bool = False) -> None:
+        """Args:
+        servers: as they are now.
+        run: runs a coroutine.
+        checksum: have them compute one each time.
+        """
         self.servers = servers
         self.run = run
-        self.first: list[Identity] = [run(server.identity()) for server in servers]
+        self.checksum = checksum
+        self.first: list[Identity] = [run(self._asked(server)) for server in servers]
         self.weights: dict[int, str] = {}
+
+    async def _asked(self, server: Server) -> Identity:
+        found = await server.identity()
+        return found | {"checksum": await server.checksum()} if self.checksum else found
 
     @property
     def words(self) -> str:
@@ -47,7 +57,7 @@ class Watch:
             EngineError: a server is not what it was.
         """
         for server, before in zip(self.servers, self.first, strict=True):
-            now = self.run(server.identity())
+            now = self.run(self._asked(server))
             changed = [name for name in before if now.get(name) != before[name]]
             if changed:
                 raise self._changed(server, NAMES[changed[0]])

@@ -41,6 +41,7 @@ class Settings:
     started: float = 1000.0
     version: str = "0.32.0"
     weight_version: str = "default"
+    checksum: str = ""
     top_k: int = 0
     """Its own, where a request names none."""
     routing: str = ""
@@ -60,6 +61,8 @@ def answer(settings: Settings, path: str, body: Any) -> tuple[int, Any]:
         return 200, {"data": [card | {"owned_by": settings.kind}]}
     if path == "/metrics":
         return 200, f"# HELP x\nprocess_start_time_seconds {settings.started}\n"
+    if path in ("/weight_checker", "/weights_checker") and settings.checksum:
+        return 200, {"checksums": {"lm_head.weight": settings.checksum}}
     if settings.kind == "vllm":
         if path == "/version":
             return 200, {"version": settings.version}

@@ -164,6 +164,20 @@ def test_weights_that_change_between_two_answers_are_an_error(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_checksum_that_was_asked_for_sees_weights_that_changed_in_silence(
+    kind: str, connect: Connect, fakes: Any, sample: Any
+) -> None:
+    settings = fakes.Settings(kind=kind, checksum="a")
+    engine = connect(settings, checksum=True)
+    sample(engine)
+    settings.checksum = "b"
+    with pytest.raises(EngineError, match="other weights"):
+        sample(engine)
+    with pytest.raises(InputError, match="computes no checksum"):
+        connect(fakes.Settings(kind=kind), checksum=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_only_reads_and_completions_are_ever_asked(
     kind: str, connect: Connect, fakes: Any, sample: Any
 ) -> None:

@@ -60,7 +60,8 @@ def test_at_temperature_1_it_is_what_the_server_said() -> None:
 
 
 def test_whole_distributions_are_put_in_the_order_of_ids() -> None:
-    found = whole_logp(scored([2, 0, 3, 1], 0), np.array([1]), 0.5, 4)
+    step = {i: log(P[i]) for i in (2, 0, 3, 1)}
+    found = whole_logp([step], 0.5, 4)
     np.testing.assert_allclose(np.exp(found[0]), np.square(P) / 0.365, rtol=1e-5)
-    plain = whole_logp(scored([2, 0, 3, 1], 0), np.array([1]), 1.0, 4)
+    plain = whole_logp([step], 1.0, 4)
     np.testing.assert_allclose(np.exp(plain[0]), P, rtol=1e-5)
