@@ -78,7 +78,7 @@ def to_try(
     wrong = [s for s in ENGINE if charge_of(s, captures, noise_nats).error_nats > noise_nats]
     named = {cause.id for cause in causes if cause.side != "train"}
     shown = [setting for setting in SETTINGS if set(setting.knob.suspects) & set(wrong)]
-    about = [setting for setting in shown if setting.knob.cures & named]
+    about = [setting for setting in SETTINGS if setting.knob.cures & named]
     command = with_option(run.provenance.command, "--depth", run.depth)
     return [
         _by_hand(setting, flags, command, named)

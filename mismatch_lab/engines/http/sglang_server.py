@@ -113,7 +113,7 @@ class SglangServer:
         entries = meta.get("input_token_logprobs")
         if not isinstance(entries, list) or len(entries) != len(ids) or not _opens(entries[0]):
             raise self.read.wrong(f"no input_token_logprobs of {len(ids)} tokens")
-        logp = self._own(entries[1:], ids[1:], "input_token_logprobs")
+        logp = self._own(self._unclipped(entries[1:], ids[1:]), ids[1:], "input_token_logprobs")
         tops: list[dict[int, float]] = [{} for _ in ids]
         if top:
             listed = meta.get("input_top_logprobs")
@@ -163,6 +163,16 @@ class SglangServer:
         if found.get("prompt_token_ids") is not None:  # older versions do not know the field
             self.read.same_ids(found["prompt_token_ids"], ids, "prompt_token_ids")
         return found
+
+    def _unclipped(self, entries: list[Any], ids: list[int]) -> list[Any]:
+        """With the vocabulary's last id where it belongs: SGLang (0.5.21) writes 0 for it among
+        inputs, as it does for ids of images. The log-prob beside it is that of the real one.
+        """
+        last = self.read.vocabulary - 1
+        return [
+            [*entry[:1], last] if token == last and _pairs([entry]) and entry[1] == 0 else entry
+            for entry, token in zip(entries, ids, strict=True)
+        ]
 
     def _own(self, value: Any, ids: list[int], name: str) -> Any:
         """[n] log-probs of these tokens, from [[log-prob, id, text], …]."""

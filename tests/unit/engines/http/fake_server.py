@@ -163,7 +163,7 @@ def _generate(settings: Settings, body: Any) -> tuple[int, Any]:
     if body.get("logprob_start_len") == 0:
         inputs = list(zip(map(distribution, ids[:-1]), ids[1:], strict=True))
         meta["input_token_logprobs"] = [[None, ids[0], None]] + [
-            [float(s[t]), t, None] for s, t in inputs
+            [float(s[t]), t if t < VOCABULARY - 1 else 0, None] for s, t in inputs
         ]
         meta["input_top_logprobs"] = [None] + [listed(s) for s, _ in inputs]
     if body["return_routed_experts"]:

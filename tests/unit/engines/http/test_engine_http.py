@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mismatch_lab.captures.capture import Rows
 from mismatch_lab.engines.base import ScoreRequest
 from mismatch_lab.errors import EngineError, InputError
 from mismatch_lab.schema import Sampling
@@ -83,6 +84,15 @@ def test_what_twenty_log_probs_do_not_tell_is_left_out_and_said(
         f"of {rows.sampled.sum()} sampled tokens"
         in found.not_recorded["log-probs at the temperature"]
     )
+
+
+def test_the_last_id_of_the_vocabulary_is_known_where_sglang_writes_0(
+    connect: Connect, fakes: Any, expected: Any
+) -> None:
+    rows = Rows.build([[5, 575, 0, 575]], [1], [[False, True, True, True]])
+    engine = connect(fakes.Settings(kind="sglang"))
+    found = engine.score(rows, ScoreRequest(), quiet)
+    np.testing.assert_allclose(found.logp, expected(rows), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
