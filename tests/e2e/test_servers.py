@@ -1,22 +1,24 @@
-"""`diagnose --engine-url` against a real vLLM server, as `vllm serve` starts it: raw log-probs.
+"""`diagnose --engine-url` against a real vLLM server as it starts by itself (raw log-probs), and a
+real SGLang server where its environment is there (`make sglang`).
 
 The verdicts are those of the direct runs in `test_diagnose_real.py` and of the scorecard.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # `serving` stands beside the tests
+
+from serving import VLLM, free_port, started, vllm_command
 
 from mismatch_lab.mini import checkpoint_dir
 
@@ -24,57 +26,16 @@ Diagnose = Callable[..., dict[str, Any]]
 
 PLUGINS = Path(__file__).with_name("plugins.py")
 SECRET = "sk-of-this-test-alone"
-START_S = 240
-
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of `vllm serve` with the embedded model in float32; it ends with the module."""
-    port, log = free_port(), tmp_path_factory.mktemp("serve") / "log"
-    environment = os.environ | {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_API_KEY": SECRET,
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(checkpoint_dir()),
-        "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager",
-        "--served-model-name", "mini", "--max-logprobs", "-1", "--max-num-seqs", "16",
-    ]  # fmt: skip
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            command, stdout=stream, stderr=stream, env=environment, start_new_session=True
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(url, process, log)
+    """vLLM's server with the embedded model in float32."""
+    log = tmp_path_factory.mktemp("serve") / "log"
+    command = vllm_command(checkpoint_dir())
+    with started(command, log, **VLLM, VLLM_API_KEY=SECRET) as url:
         yield url
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Until the server is healthy."""
-    began = time.monotonic()
-    while time.monotonic() - began < START_S:
-        assert process.poll() is None, log.read_text()[-3000:]
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.5)
-    pytest.fail(f"no server within {START_S} s: {log.read_text()[-3000:]}")
 
 
 @pytest.fixture
@@ -131,3 +92,65 @@ def test_a_server_that_is_gone_is_two_lines_and_code_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "No server answers at http://127.0.0.1" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# ---- SGLang ------------------------------------------------------------------------------------
+
+SGLANG = os.environ.get("MISMATCH_LAB_SGLANG_PYTHON") or str(
+    Path(__file__).parents[2] / ".venv-sglang" / "bin" / "python"
+)
+"""Its own interpreter: it pins other versions than vLLM."""
+
+
+@pytest.fixture(scope="module")
+def sglang_server(tmp_path_factory: pytest.TempPathFactory, qwen3_moe: Path) -> Iterator[str]:
+    """SGLang's server with a small Qwen3-MoE in float32."""
+    found = subprocess.run(
+        [SGLANG, "-c", "import sglang, mismatch_lab.engines.sglang_cpu"],
+        capture_output=True, check=False, env=without_path(),
+    ) if Path(SGLANG).exists() else None  # fmt: skip
+    if found is None or found.returncode:
+        pytest.skip("SGLang's environment is not there (make sglang)")
+    command = [
+        SGLANG, str(Path(__file__).with_name("launch_sglang.py")),
+        "--model-path", str(qwen3_moe), "--dtype", "float32", "--device", "cpu",
+        "--attention-backend", "torch_native", "--sampling-backend", "pytorch",
+        "--grammar-backend", "none", "--disable-cuda-graph", "--disable-overlap-schedule",
+        "--skip-server-warmup", "--context-length", "1024", "--max-total-tokens", "8192",
+        "--max-running-requests", "8", "--mem-fraction-static", "0.5", "--random-seed", "0",
+    ]  # fmt: skip
+    log = tmp_path_factory.mktemp("serve-sglang") / "log"
+    with started(command, log, PYTHONPATH="") as url:
+        yield url
+
+
+def without_path() -> dict[str, str]:
+    """The environment of a program with packages of its own."""
+    return {**os.environ, "PYTHONPATH": ""}
+
+
+def test_a_healthy_sglang_server_matches_at_a_temperature(
+    sglang_server: str, diagnose: Diagnose, qwen3_moe: Path
+) -> None:
+    """What it returns while sampling is processed; inputs are scored at temperature 1."""
+    findings = diagnose(
+        str(qwen3_moe), "--engine-url", sglang_server, "--probe", "temperature",
+        "--dtype", "float32", "--max-tokens", "24",
+    )  # fmt: skip
+    assert findings["verdict"]["status"] == "match", findings["verdict"]
+    for edge in ("decode_train", "decode_prefill", "prefill_train"):
+        assert 0 < findings["edges"][edge]["abs_delta_mean"]["value"] < 1e-5
+    manifest = json.loads((findings["out"] / "captures" / "decode" / "manifest.json").read_text())
+    assert manifest["engine_version"].startswith("sglang ")
+    assert manifest["logprob_space"] == "processed"
+
+
+def test_a_fault_of_the_trainer_is_found_through_sglang(
+    sglang_server: str, diagnose: Diagnose, qwen3_moe: Path
+) -> None:
+    findings = diagnose(
+        str(qwen3_moe), "--engine-url", sglang_server, "--dtype", "float32",
+        "--max-tokens", "24", "--trainer-plugin", f"{PLUGINS}:head_in_bf16", budget_s=180,
+    )  # fmt: skip
+    causes = findings["verdict"]["causes"]
+    assert (causes[0]["id"], causes[0]["side"]) == ("lm-head-precision", "train"), causes

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import fake_server as fake  # by conftest.py
@@ -346,3 +350,38 @@ def test_a_url_is_an_address_and_nothing_more(url: str, words: str) -> None:
         checked_url(url)
     assert SECRET not in str(caught.value)
     assert checked_url("http://host:8000/v1/") == "http://host:8000"
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("HTML", "what is no JSON: <html>Bearer …"),
+        ("drip", "no whole answer within 2 s"),
+        ("null", "null as a log-prob"),
+    ],
+)
+def test_the_command_line_ends_with_two_lines_and_code_2(
+    what: str, words: str, fakes: Any, tmp_path: Path
+) -> None:
+    settings = fakes.Settings()
+    if what == "HTML":
+        settings.spoil = whole(f"<html>Bearer {SECRET}</html>", "models")
+    elif what == "drip":
+        settings.raw = fakes.drip
+    else:
+        settings.spoil = in_logprobs(token_logprobs=[None])
+    with fakes.serving(settings) as url:
+        done = subprocess.run(
+            [
+                sys.executable, "-m", "mismatch_lab.cli", "diagnose", "--engine-url", url,
+                "--engine-arg", "timeout_s=2", "--out", str(tmp_path / "run"),
+            ],
+            capture_output=True, text=True, check=False, timeout=120,
+            env=os.environ | {KEY: SECRET},
+        )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    written = [done.stdout.encode(), done.stderr.encode()]
+    written += [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [text for text in written if SECRET.encode() in text]
