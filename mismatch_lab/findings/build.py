@@ -101,7 +101,7 @@ def _notes(run: RunSpec, captures: dict[str, Capture], no_versions: bool) -> lis
     if run.infer.engine in BLACK_BOXES and "prefill" in captures:
         unseen = {**captures["decode"].not_recorded, **captures["prefill"].not_recorded}
         unseen.pop("routing", None)
-        notes += [f"Not seen of the server: {what}. {why}." for what, why in unseen.items()]
+        notes += [f"Not seen of the server: {what} ({why})." for what, why in unseen.items()]
     plan, rows = capture_plan(run), captures["decode"].rows
     cut = cut_rows(rows, plan) if run.depth != "quick" else ()
     if cut:
@@ -115,9 +115,10 @@ def _notes(run: RunSpec, captures: dict[str, Capture], no_versions: bool) -> lis
 def next_command(run: RunSpec, decision: Decision) -> str:
     """What to try next: the user's own command with one option changed."""
     deeper = {"quick": "standard", "standard": "deep"}
-    if decision.status == "mismatch" and run.depth in deeper:
+    shown = run.infer.engine not in BLACK_BOXES  # else neither modules nor another precision
+    if decision.status == "mismatch" and run.depth in deeper and shown:
         return with_option(run.provenance.command, "--depth", deeper[run.depth])
-    if decision.status in ("mismatch", "numerics") and floor_dtype(run) != "float32":
+    if decision.status in ("mismatch", "numerics") and floor_dtype(run) != "float32" and shown:
         return with_option(run.provenance.command, "--dtype", "float32")
     if decision.status == "underpowered" and 0 < len(run.prompts) < run.probe.limits.min_rows:
         return with_option(run.provenance.command, "--probe", "moe")

@@ -27,7 +27,7 @@ from mismatch_lab.engines.http.server import Sampled, Scored, Server
 from mismatch_lab.engines.http.tempered import own_logp, whole_logp
 from mismatch_lab.engines.http.watch import Watch, check_alike
 from mismatch_lab.engines.multi_turn import sample_conversations
-from mismatch_lab.engines.options import parse_options
+from mismatch_lab.engines.options import DTYPES, parse_options
 from mismatch_lab.engines.seeds import seed_of
 from mismatch_lab.engines.tokenise import Tokeniser
 from mismatch_lab.errors import EngineError, InputError
@@ -82,6 +82,7 @@ class HttpEngine:
     def _look(self, urls: tuple[str, ...]) -> None:
         """What the servers are, for the manifest."""
         servers, salt = self._servers, secrets.token_hex(16)
+        self._check_dtype()
         prompts = [self.tokeniser.encode_prompt(Prompt(id="", text=text)) for text in TRIED]
         check_alike(servers, prompts[1], self._run)
         facts = servers[0].facts
@@ -105,6 +106,19 @@ class HttpEngine:
         }
         own = self._run(inherited(servers[0], prompts, salt))
         self.options.update({f"inherits.{name}": share for name, share in own.items()})
+
+    def _check_dtype(self) -> None:
+        """Raise InputError for a server that computes in another precision than the run says: the
+        noise floor would be that of another.
+        """
+        for server in self._servers:
+            said = str(server.facts.said.get("dtype", "")).removeprefix("torch.")
+            if said in DTYPES and said not in ("auto", self.spec.dtype):
+                raise InputError(
+                    f"{server.client.root} runs in {said}, and the run is in {self.spec.dtype}: "
+                    "the noise floor would be wrong.",
+                    f"Add --dtype {said}; --trainer-arg param_dtype=… gives the trainer another.",
+                )
 
     def generate(self, prompts: list[Prompt], sampling: Sampling, progress: Progress) -> Capture:
         """See `Engine.generate`; prefixes are shared within this call and with nobody else."""
@@ -150,6 +164,8 @@ class HttpEngine:
         self._watch.unchanged()
         ids = [rows.token_ids[a:b].tolist() for a, b in rows.spans()]
         missing = gaps.always(request)
+        if "dtype" not in self.options:
+            missing["dtype"] = gaps.dtype_taken(self.spec.dtype)
         if not self._can_be_sent(len(request.probe_positions)):
             missing["distributions"] = gaps.no_distributions(self.top_logprobs, self.vocabulary)
             request = replace(request, probe_positions=request.probe_positions[:0])

@@ -36,6 +36,11 @@ def always(request: ScoreRequest) -> dict[str, str]:
     return found
 
 
+def dtype_taken(dtype: str) -> str:
+    """What the noise floor rests on."""
+    return f"the server does not say in which precision it computes: taken to be {dtype} (--dtype)"
+
+
 def no_distributions(returned: int, vocabulary: int) -> str:
     """Why there are no whole distributions."""
     if returned < vocabulary:

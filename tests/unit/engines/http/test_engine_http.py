@@ -41,7 +41,8 @@ def test_sampled_and_scored_log_probs_are_those_of_the_server(
     np.testing.assert_allclose(prefill.logp, wanted, atol=1e-6)
     assert prefill.probe_logp.shape == (4 * 6, 576)
     np.testing.assert_allclose(np.exp(prefill.probe_logp).sum(-1), 1, atol=1e-5)
-    assert set(prefill.not_recorded) == {"fingerprints"}
+    silent = {"dtype"} if kind == "vllm" else set()
+    assert set(prefill.not_recorded) == {"fingerprints"} | silent
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -213,6 +214,15 @@ def test_what_a_server_samples_with_by_itself_is_found_out(connect: Connect, fak
     found = {name: share for name, share in own.items() if name.startswith("inherits")}
     assert list(found) == ["inherits.top_k"]
     assert found["inherits.top_k"] > 0.2
+
+
+def test_a_server_in_another_precision_is_refused(connect: Connect, fakes: Any) -> None:
+    def half(path: str, body: Any) -> Any:
+        return body | {"dtype": "bfloat16"} if path == "/server_info" else body
+
+    with pytest.raises(InputError, match="runs in bfloat16, and the run is in float32") as caught:
+        connect(fakes.Settings(kind="sglang", spoil=half))
+    assert "--dtype bfloat16" in caught.value.hint
 
 
 def test_sampling_and_scoring_share_no_prefix(connect: Connect, fakes: Any, sample: Any) -> None:
