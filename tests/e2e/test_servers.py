@@ -106,7 +106,7 @@ SGLANG = os.environ.get("MISMATCH_LAB_SGLANG_PYTHON") or str(
 def sglang_server(tmp_path_factory: pytest.TempPathFactory, qwen3_moe: Path) -> Iterator[str]:
     """SGLang's server with a small Qwen3-MoE in float32."""
     found = subprocess.run(
-        [SGLANG, "-c", "import sglang, mismatch_lab.engines.sglang_cpu"],
+        [SGLANG, "-P", "-c", "import sglang, mismatch_lab.engines.sglang_cpu"],
         capture_output=True, check=False, env=without_path(),
     ) if Path(SGLANG).exists() else None  # fmt: skip
     if found is None or found.returncode:
