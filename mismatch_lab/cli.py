@@ -79,6 +79,10 @@ def diagnose(
     trainer_arg: Annotated[ArgsOption | None, typer.Option(help="NAME=VALUE; repeatable.")] = None,
     engine_python: Annotated[str | None, typer.Option(help="Interpreter of the engine.")] = None,
     trainer_python: Annotated[str | None, typer.Option(help="Interpreter of the trainer.")] = None,
+    engine_url: Annotated[
+        ArgsOption | None,
+        typer.Option(help="Server that runs already, vLLM's or SGLang's; repeatable."),
+    ] = None,
     engine_plugin: Annotated[
         str | None, typer.Option(help="FILE.py:FUNC, called with the module; may return another.")
     ] = None,
@@ -137,6 +141,7 @@ def diagnose(
         repeats,
         engine_config,
         context,
+        tuple(engine_url or ()),
     )
     if dry_run:
         commands.run_dry(request, json_output, budget)
@@ -156,6 +161,9 @@ def capture(
     dtype: Annotated[str | None, typer.Option(help="By default the checkpoint's.")] = None,
     arg: Annotated[ArgsOption | None, typer.Option(help="NAME=VALUE; repeatable.")] = None,
     python: Annotated[str | None, typer.Option(help="Interpreter to run it in.")] = None,
+    url: Annotated[
+        ArgsOption | None, typer.Option(help="Server that runs already; repeatable.")
+    ] = None,
     plugin: Annotated[
         str | None, typer.Option(help="FILE.py:FUNC, called with the module; may return another.")
     ] = None,
@@ -164,7 +172,10 @@ def capture(
     """Record one side alone: sample with it, or score the tokens of another capture."""
     from mismatch_lab import commands
 
-    commands.run_capture(model, out, engine, score, probe, dtype, tuple(arg or ()), python, plugin)
+    urls = tuple(url or ())
+    commands.run_capture(
+        model, out, engine, score, probe, dtype, tuple(arg or ()), python, plugin, urls
+    )
 
 
 @app.command()

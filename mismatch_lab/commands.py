@@ -12,6 +12,7 @@ from mismatch_lab import console as view
 from mismatch_lab.captures.store import load_capture
 from mismatch_lab.diagnose import FINDINGS_FILE, RUN_FILE, diagnose
 from mismatch_lab.engines.checkpoint import check_model_path, locate
+from mismatch_lab.engines.http.address import checked_urls
 from mismatch_lab.engines.interpreters import interpreter
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
 from mismatch_lab.engines.options import check_options
@@ -93,6 +94,7 @@ def run_capture(
     args: tuple[str, ...],
     python: str | None,
     plugin: str | None,
+    urls: tuple[str, ...] = (),
 ) -> None:
     """One side alone."""
     probe = load_probe(probe_name)
@@ -102,7 +104,8 @@ def run_capture(
     side = "infer" if score is None else "train"
     spec = SideSpec(
         side=side,  # type: ignore[arg-type]
-        engine=check_engine(engine),
+        engine=check_engine("http" if urls else engine),
+        urls=checked_urls(urls),
         model=model,
         dtype=resolve_dtype(dtype, model),
         args=parse_args(args, "--arg"),
@@ -126,7 +129,7 @@ def run_capture(
         )
     task = WorkerTask(captures_dir=str(out.resolve().parent), stages=[Stage(spec=spec, jobs=[job])])
     with view.progress(Console(stderr=True)) as on_event:
-        run_task(task, f"{out.name}.{engine}", out.resolve().parent, on_event)
+        run_task(task, f"{out.name}.{spec.engine}", out.resolve().parent, on_event)
     Console().print(f"capture: {out}", highlight=False, soft_wrap=True)
 
 

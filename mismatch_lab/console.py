@@ -71,6 +71,10 @@ def progress(console: Console) -> Iterator[OnEvent]:
         yield handle
 
 
+BY_HAND_SHOWN = 3
+"""Experiments left to the user that the terminal shows; the report has all."""
+
+
 def summary(console: Console, findings: Findings, report: Path | None) -> None:
     """The answer, the edges, where it starts, and what to do next."""
     verdict = findings.verdict
@@ -92,6 +96,11 @@ def summary(console: Console, findings: Findings, report: Path | None) -> None:
     if findings.drawn is not None and not disproved(findings.drawn):
         console.print(f"  - {what_would_be_noticed(findings.drawn)}", highlight=False)
     print_causes(console, verdict)
+    for one in verdict.by_hand[:BY_HAND_SHOWN]:
+        outcome = f"gone: {one.if_gone}; stays: {one.if_it_stays}"
+        console.print(
+            f"  try:  the server with {escape(one.server_with)} ({outcome})", highlight=False
+        )
     if report is not None:
         console.print(f"report: {report}", highlight=False, soft_wrap=True)
     following = escape(visible(verdict.next_command))

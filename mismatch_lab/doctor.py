@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
 
+from mismatch_lab.engines.http.address import KEY
 from mismatch_lab.engines.interpreters import HOW, SGLANG_PYTHON, sglang_python
 from mismatch_lab.errors import MismatchLabError
 from mismatch_lab.mini import checkpoint_dir
@@ -19,6 +21,7 @@ NEEDS = {
     "fsdp": ("torch", "pip install 'mismatch-lab[train]'"),
     "hf": ("transformers", "pip install 'mismatch-lab[train]'"),
     "definition": ("torch", "pip install 'mismatch-lab[train]'"),
+    "http": ("httpx", "pip install 'mismatch-lab[train]'"),
     "fake": ("numpy", ""),
 }
 """engine -> (module it needs, how to get it)"""
@@ -38,6 +41,8 @@ def print_report() -> None:
         ready = "ready" if find_spec(module) is not None else f"not installed; {how}"
         console.print(f"engine    {engine}: {ready}", soft_wrap=True)
     console.print(f"engine    sglang: {_sglang()}", soft_wrap=True)
+    key = "is set" if os.environ.get(KEY) else "is not set; servers that want a key need it"
+    console.print(f"servers   {KEY} {key}")
     for label, check in (("model", checkpoint_dir), ("probes", _check_probes)):
         try:
             console.print(f"{label:<9} {check()}", soft_wrap=True)

@@ -9,6 +9,7 @@ from mismatch_lab.attribution.knobs.base import ASKED, DEFAULT, PLANTED
 from mismatch_lab.attribution.knobs.choose import choices
 from mismatch_lab.attribution.predictions import hypotheses_for
 from mismatch_lab.attribution.suspects import SUSPECTS, side_of
+from mismatch_lab.engines.base import BLACK_BOXES
 from mismatch_lab.engines.checkpoint import read_config
 from mismatch_lab.engines.checkpoint_tensors import tensor_names
 from mismatch_lab.engines.jobs import Job
@@ -202,5 +203,6 @@ def _knobs(run: RunSpec) -> list[PlannedKnob]:
         *(
             PlannedKnob(side=side, does=AGAIN, takes_away=[*OF_WEIGHTS], why=UNLIKE)
             for side in ("train", "infer")
+            if side == "train" or run.infer.engine not in BLACK_BOXES
         ),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mismatch_lab.engines.base import BLACK_BOXES
 from mismatch_lab.engines.checkpoint import locate, read_config
 from mismatch_lab.engines.checkpoint_tensors import differing_names, stored_tensors
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
@@ -66,7 +67,7 @@ def _train_jobs(run: RunSpec) -> list[Job]:
         _self(run, "train_micro_batch", micro_batch=1),
         _self(run, "train_mode", as_tapped=run.depth != "quick", train_mode=True),
     ]
-    if run.depth != "quick":
+    if _replays(run):
         jobs.append(_replay(run, "train_on_infer"))
     return jobs
 
@@ -82,7 +83,7 @@ def reference_stages(run: RunSpec) -> list[Stage]:
     stages = []
     for name, dtype in (("ref", "float32"), ("floor", HIGHER[floor_dtype(run)])):
         jobs: list[Job] = [_score(run, name, fingerprint=name == "ref")]
-        if run.depth != "quick":
+        if _replays(run):
             jobs.append(_replay(run, f"{name}_on_infer"))
         if name == "ref":
             jobs += _version_jobs(run)
@@ -104,7 +105,7 @@ def _version_jobs(run: RunSpec) -> list[Job]:
         return {"alter": (Alteration(name="weights_from", value=folder, tensors=tensors),)}
 
     jobs: list[Job] = [_score(run, OLD, **stale(groups))]
-    if run.depth == "quick":
+    if not _replays(run):
         return jobs
     for old in replay_slots(groups):
         jobs.append(_replay(run, replay_id(old), **stale([g for g in groups if g.slot in old])))
@@ -173,6 +174,11 @@ def _tap_tokens_that_fit(model: str) -> int | None:
     if not width or not layers:
         return None
     return TAP_BYTES // (4 * TAPS_PER_LAYER * int(width) * int(layers))
+
+
+def _replays(run: RunSpec) -> bool:
+    """Whether modules are fed the engine's inputs: it must have recorded them."""
+    return run.depth != "quick" and run.infer.engine not in BLACK_BOXES
 
 
 def _replay(run: RunSpec, name: str, **more: Any) -> ScoreJob:

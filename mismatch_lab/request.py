@@ -22,6 +22,7 @@ from mismatch_lab.engines.engine_config import (
     read_engine_config,
     sampling_of,
 )
+from mismatch_lab.engines.http.address import checked_urls
 from mismatch_lab.engines.interpreters import interpreter
 from mismatch_lab.engines.options import check_options
 from mismatch_lab.engines.settings import second_start
@@ -75,6 +76,7 @@ class DiagnoseRequest:
     repeats: int = 1
     engine_config: Path | None = None
     context: int | None = None
+    engine_urls: tuple[str, ...] = ()
 
 
 def build_run(request: DiagnoseRequest) -> RunSpec:
@@ -90,7 +92,7 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
     dtype = resolve_dtype(request.dtype or (dtype_of(config) if config else None), model)
     sides = {
         "infer": (
-            config.engine if config else request.engine or DEFAULT_ENGINE,
+            _engine(request, config),
             request.engine_args,
             request.engine_plugin,
             request.engine_python,
@@ -120,7 +122,8 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
         specs["infer"] = specs["infer"].model_copy(update={"args": {**args_of(config), **own}})
     for spec in specs.values():
         check_options(spec)
-    specs["infer"] = specs["infer"].model_copy(update=_update(request))
+    more = _update(request, config) | _servers(request, config)
+    specs["infer"] = specs["infer"].model_copy(update=more)
     prompts = _prompts(request, probe, specs["infer"])
     provenance = gather(list(request.command))
     fake = specs["train"].engine == "fake"
@@ -148,7 +151,7 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
     )
 
 
-def _update(request: DiagnoseRequest) -> dict[str, str | None]:
+def _update(request: DiagnoseRequest, config: EngineConfig | None) -> dict[str, str | None]:
     """Fields of the engine's spec that speak of a weight update."""
     before, update = request.weights_before, request.weight_update
     if update is not None:
@@ -161,7 +164,7 @@ def _update(request: DiagnoseRequest) -> dict[str, str | None]:
             raise InputError(
                 "--weight-update needs the weights to start from.", "Add --weights-before DIR."
             )
-        engine = request.engine or DEFAULT_ENGINE
+        engine = _engine(request, config)
         if engine not in UPDATING_ENGINES:
             raise InputError(
                 f"Engine {engine} cannot be given new weights while it runs.",
@@ -176,6 +179,41 @@ def _repeats(repeats: int) -> int:
     if repeats < 1:
         raise InputError(f"--repeats {repeats}: at least once.", "5 give an interval over runs.")
     return repeats
+
+
+def _engine(request: DiagnoseRequest, config: EngineConfig | None) -> str:
+    """Servers that are named are the engine, then what its file is of, whatever is the default."""
+    if request.engine_urls:
+        return "http"
+    return config.engine if config else request.engine or DEFAULT_ENGINE
+
+
+def _servers(request: DiagnoseRequest, config: EngineConfig | None) -> dict[str, tuple[str, ...]]:
+    """The field of the engine's spec that names servers.
+
+    Raises:
+        InputError: there are none, or something is asked for that would change them.
+    """
+    if _engine(request, config) != "http":
+        return {}
+    if config is not None:
+        raise InputError(
+            "--engine-config says how an engine is started; a server runs already.",
+            "What it runs with is found out by asking it: leave --engine-config out.",
+        )
+    if not request.engine_urls:
+        raise InputError("Engine http has no server.", "Add --engine-url http://HOST:PORT.")
+    if request.engine not in ("http", None):
+        raise InputError(
+            f"--engine {request.engine} does not go with --engine-url.",
+            "What a server is, is found out by asking it: leave --engine out.",
+        )
+    if request.engine_plugin is not None:
+        raise InputError(
+            "--engine-plugin changes a model in this process; a server that runs is not changed.",
+            "Leave it out, or leave out --engine-url.",
+        )
+    return {"urls": checked_urls(request.engine_urls)}
 
 
 def _label(model: str) -> str:

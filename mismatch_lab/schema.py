@@ -162,6 +162,8 @@ class SideSpec(Strict):
     python: str | None = None
     """Interpreter of the side's process; None is the one mismatch-lab runs in."""
     trust_remote_code: bool = False
+    urls: tuple[str, ...] = ()
+    """Servers that run already and share the work (engine http)."""
     stock: tuple[str, ...] = ()
     """Modules (`*` stands for any part of a name; `config` for the configuration) that are put back
     as the checkpoint has them after the plugin ran (transformers engines): a repair on trial."""
@@ -475,6 +477,18 @@ class ExperimentRecord(Strict):
     result: str
 
 
+class ByHand(Strict):
+    """An experiment on a server that its user has to make."""
+
+    server_with: str
+    """Flags to start it with."""
+    command: str
+    """To run then."""
+    if_gone: str
+    """What it would mean that the difference is gone, and that it stays."""
+    if_it_stays: str
+
+
 class Verdict(Strict):
     """The answer."""
 
@@ -487,6 +501,8 @@ class Verdict(Strict):
     causes: list[Cause] = []
     ruled_out: list[RuledOut] = []
     experiments: list[ExperimentRecord] = []
+    by_hand: list[ByHand] = []
+    """What is left to try where the engine is a server, which is not changed."""
 
 
 class TensorVersion(Strict):

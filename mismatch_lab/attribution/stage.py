@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mismatch_lab.attribution.attribute import BUDGET_S, attribute
+from mismatch_lab.attribution.by_hand import to_try
 from mismatch_lab.attribution.inquest import Measured
 from mismatch_lab.attribution.knobs.base import Trial
 from mismatch_lab.attribution.odd_causes import odd_causes, with_odd
+from mismatch_lab.attribution.server_defaults import causes_of, own_settings, spoiled_by
 from mismatch_lab.attribution.suspects import SUSPECTS, charge_of, noise_of
 from mismatch_lab.attribution.token_patterns import token_patterns
 from mismatch_lab.attribution.trials import SCORED, Rerun
@@ -18,6 +20,7 @@ from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.store import load_capture, load_manifest
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
 from mismatch_lab.engines.settings import hookable
+from mismatch_lab.errors import EngineError
 from mismatch_lab.executors.local import run_task
 from mismatch_lab.findings.drawn import disproved, in_words
 from mismatch_lab.findings.odd_tokens import only_finite
@@ -48,8 +51,14 @@ def with_causes(
     if floor is None or findings.verdict.status == "error":
         return findings
     verdict = findings.verdict
+    decode = load_manifest(out / "captures" / "decode")
+    settings = own_settings(decode)
     if verdict.status != "mismatch":
-        spoiled = _constants(captures, floor, run) or _drawn_otherwise(findings.drawn)
+        spoiled = (
+            _constants(captures, floor, run)
+            or _drawn_otherwise(findings.drawn)
+            or spoiled_by(settings)
+        )
         if not spoiled:
             return findings
         verdict = verdict.model_copy(update=spoiled)
@@ -62,12 +71,21 @@ def with_causes(
         BUDGET_S if budget_s is None else budget_s,
         _costs(findings.timings_s),
     )
+    of_server = causes_of(settings, {cause.id for cause in found.causes})
     odd = odd_causes(findings.odd_tokens, captures, findings.edges)
+    causes = with_odd([*found.causes, *of_server], odd)
     verdict = verdict.model_copy(
         update={
-            "causes": with_odd(found.causes, odd),
+            "causes": sorted(causes, key=lambda cause: -cause.confidence),
             "ruled_out": found.ruled_out,
             "experiments": found.experiments,
+            "by_hand": to_try(
+                run,
+                captures,
+                noise_of(floor, run.probe.limits),
+                causes,
+                decode,
+            ),
         }
     )
     return findings.model_copy(
@@ -142,11 +160,21 @@ def _rerun(run: RunSpec, out: Path, on_event: OnEvent, after_task: AfterTask | N
             if after_task is not None:
                 after_task(TASKS.get(trial.spec.side, EXPERIMENTS), folder)
             ids = [job.id for stage in stages for job in stage.jobs]
+            _check_same_server(out / "captures", [folder / name for name in ids])
             return {name: load_capture(folder / name)[0] for name in ids}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     return rerun
+
+
+def _check_same_server(captures: Path, made: list[Path]) -> None:
+    """Raise EngineError where a trial asked another server than the run did, or a restarted one."""
+    asked = load_manifest(captures / "decode").options.get("identity")
+    for folder in made:
+        now = load_manifest(folder)
+        if now.side == "infer" and asked is not None and now.options.get("identity") != asked:
+            raise EngineError("The server is not the one that the run asked: it was restarted.")
 
 
 def _stages(run: RunSpec, trial: Trial, captures: Path) -> list[Stage]:

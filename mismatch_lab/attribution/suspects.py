@@ -45,7 +45,7 @@ class Charge:
     sound: Float64
     """[T]"""
     error_nats: float
-    """mean |observed - sound| over sampled tokens."""
+    """mean |observed - sound| over sampled tokens; NaN where none has both."""
     noise_nats: float
     """What a sound program's error may come to."""
 
@@ -116,7 +116,9 @@ def charge_of(suspect: Suspect, captures: Mapping[str, Capture], noise_nats: flo
     observed = captures[CAPTURED[suspect]].logp.astype(np.float64)
     sound = captures[SOUND[suspect]].logp.astype(np.float64)
     error = np.abs(observed - sound)[captures["decode"].rows.sampled]
-    return Charge(suspect, observed, sound, float(np.nanmean(error)), noise_nats)
+    known = error[~np.isnan(error)]
+    mean = float(known.mean()) if len(known) else math.nan
+    return Charge(suspect, observed, sound, mean, noise_nats)
 
 
 def _likelier(captures: Mapping[str, Capture], floor: NoiseFloor, noise: float) -> Charge:

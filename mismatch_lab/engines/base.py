@@ -89,6 +89,7 @@ ENGINES = {
     "fsdp": "mismatch_lab.engines.fsdp:FsdpEngine",
     "hf": "mismatch_lab.engines.hf:HfEngine",
     "definition": "mismatch_lab.engines.definition:DefinitionEngine",
+    "http": "mismatch_lab.engines.http.engine:HttpEngine",
     "fake": "mismatch_lab.engines.fake:FakeEngine",
 }
 """name -> class. Adding an engine is one module and one row here (and the contract suite)."""
@@ -99,6 +100,7 @@ ENGINE_ABOUT = {
     "fsdp": "PyTorch FSDP2 under torchrun: the trainer",
     "hf": "transformers in one process: engine or trainer, and the fp32 reference",
     "definition": "the architecture written once more in this package, apart from transformers",
+    "http": "a server of vLLM or SGLang that runs already, asked and left as it is (--engine-url)",
     "fake": "numpy model with plantable defects, for tests of the tool itself",
 }
 
@@ -109,9 +111,13 @@ CACHED_TOKENS = "cached_prefix_tokens"
 UPDATING_ENGINES = ("vllm", "sglang")
 """Engines that can be given new weights while they run (`SideSpec.weight_update`)."""
 
+BLACK_BOXES = ("http",)
+"""Engines whose modules nobody sees: nothing is replayed on their inputs."""
+
 ENGINE_EXTRAS = {
     "vllm": "vllm",
     "sglang": "sglang",
+    "http": "train",
     "fsdp": "train",
     "hf": "train",
     "definition": "train",

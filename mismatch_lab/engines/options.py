@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mismatch_lab.engines.http.options import HttpOptions
 from mismatch_lab.errors import InputError
 from mismatch_lab.schema import OptionValue, SideSpec
 
@@ -109,7 +110,9 @@ class FakeOptions:
     defect_size: float = 0.5
 
 
-OPTIONS: dict[str, type] = {"hf": TorchOptions, "fsdp": FsdpOptions, "fake": FakeOptions}
+OPTIONS: dict[str, type] = {
+    "hf": TorchOptions, "fsdp": FsdpOptions, "http": HttpOptions, "fake": FakeOptions,
+}  # fmt: skip
 """engine -> its options; vLLM's are its own engine arguments."""
 
 

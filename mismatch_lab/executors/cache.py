@@ -87,6 +87,8 @@ def task_key(task: WorkerTask) -> str | None:
 
 def _is_seen(spec: SideSpec) -> bool:
     """Whether everything the side reads is in the key."""
+    if spec.urls:  # what a server is, and whether it is still the same, it alone knows
+        return False
     if spec.python is not None:  # its packages are not those of this interpreter
         return False
     if not checkpoint_state(spec.model) and spec.engine != "fake":

@@ -14,6 +14,7 @@ from mismatch_lab.attribution.verdict import Decision, Evidence, decide
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.probes import cut_rows
 from mismatch_lab.captures.store import MANIFEST, load_capture
+from mismatch_lab.engines.base import BLACK_BOXES
 from mismatch_lab.engines.checkpoint import read_config
 from mismatch_lab.findings.drawn import measure_drawn
 from mismatch_lab.findings.edges import measure_edges
@@ -141,6 +142,10 @@ def _notes(run: RunSpec, captures: dict[str, Capture], no_versions: bool) -> lis
         why = captures[name].not_recorded.get("routing") if name in captures else None
         if why is not None:
             notes.append(f"Choices of experts were not compared ({name}): {why}")
+    if run.infer.engine in BLACK_BOXES and "prefill" in captures:
+        unseen = {**captures["decode"].not_recorded, **captures["prefill"].not_recorded}
+        unseen.pop("routing", None)
+        notes += [f"Not seen of the server: {what} ({why})." for what, why in unseen.items()]
     plan, rows = capture_plan(run), captures["decode"].rows
     known = thresholds(read_config(run.infer.model), run.infer.args)
     notes += not_reached(known, int(np.diff(rows.row_offsets).max(initial=0)))
@@ -156,18 +161,19 @@ def _notes(run: RunSpec, captures: dict[str, Capture], no_versions: bool) -> lis
 def next_command(run: RunSpec, decision: Decision) -> str:
     """What to try next: the user's own command with one option changed."""
     deeper = {"quick": "standard", "standard": "deep"}
-    if decision.status == "mismatch" and run.depth in deeper:
-        return _with_option(run.provenance.command, "--depth", deeper[run.depth])
-    if decision.status in ("mismatch", "numerics") and floor_dtype(run) != "float32":
-        return _with_option(run.provenance.command, "--dtype", "float32")
+    shown = run.infer.engine not in BLACK_BOXES  # else neither modules nor another precision
+    if decision.status == "mismatch" and run.depth in deeper and shown:
+        return with_option(run.provenance.command, "--depth", deeper[run.depth])
+    if decision.status in ("mismatch", "numerics") and floor_dtype(run) != "float32" and shown:
+        return with_option(run.provenance.command, "--dtype", "float32")
     if decision.status == "underpowered" and 0 < len(run.prompts) < run.probe.limits.min_rows:
-        return _with_option(run.provenance.command, "--probe", "moe")
+        return with_option(run.provenance.command, "--probe", "moe")
     if decision.status == "underpowered":
         more = str(4 * run.probe.sampling.max_tokens)
-        return _with_option(run.provenance.command, "--max-tokens", more)
+        return with_option(run.provenance.command, "--max-tokens", more)
     if decision.status != "error":
         other = "long-context" if run.probe.name != "long-context" else "temperature"
-        return _with_option(run.provenance.command, "--probe", other)
+        return with_option(run.provenance.command, "--probe", other)
     return "mismatch-lab doctor"
 
 
@@ -175,7 +181,8 @@ _OF_ONE_RUN = {"--out": 1, "--overwrite": 0, "--json": 0, "--debug": 0}
 """Options of the last run that the next must not repeat, with their number of values."""
 
 
-def _with_option(argv: list[str], option: str, value: str) -> str:
+def with_option(argv: list[str], option: str, value: str) -> str:
+    """The command of a run with one option set otherwise, less what belongs to that run."""
     words, skip = [], 0
     for word in argv[1:] or ["diagnose"]:
         name = word.partition("=")[0]

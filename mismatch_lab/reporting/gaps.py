@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from mismatch_lab.engines.base import BLACK_BOXES
 from mismatch_lab.findings.edges import EDGE_ABOUT
 from mismatch_lab.reporting.edges import DRAWN, MEAN_ABS_DELTA
 from mismatch_lab.reporting.run_files import RunFiles
@@ -21,7 +22,10 @@ def gaps(run: RunFiles) -> list[tuple[str, str]]:
     if findings.noise_floor is None:
         found.append(("noise floor", "no reference was captured, so no edge can be judged by it"))
     if findings.localisation is None:
-        found.append(("localisation", "hidden states are recorded with --depth standard or deep"))
+        server = run.spec is not None and run.spec.infer.engine in BLACK_BOXES
+        why = "a server returns no hidden states; an engine that is started here has them"
+        how = "hidden states are recorded with --depth standard or deep"
+        found.append(("localisation", why if server else how))
     if findings.routing is None:
         found.append(("routing", "the model has no routers, or their choices were not recorded"))
     if findings.calibration is None:

@@ -7,6 +7,7 @@ that changes one tensor. Its last job is a prompt that does not fit, with which 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))  # `serving` stands there
+
+from serving import VLLM, started, vllm_command
 
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.store import load_capture, save_capture
@@ -182,7 +187,19 @@ class Lab:
         (folder / "config.json").write_text(json.dumps(config))
         return folder
 
+    def _record_server(self) -> Recorded:
+        """A server of vLLM, started for these jobs; it shows no modules."""
+        processed = ("--logprobs-mode", "processed_logprobs", "--generation-config", "vllm")
+        command = vllm_command(Path(self.model), *processed)
+        scored = ("http-prefill", "http-prefill-cool", "http-prefill-top-p")
+        with started(command, self.folder / "server.log", **VLLM) as url:
+            spec = make_spec("http", self.model, urls=(url,), args={"concurrency": 1})
+            jobs = [job for job in _scoring_jobs("http", "http") if job.id in scored]
+            return self.run("http", Stage(spec=spec, jobs=[*_sampling_jobs("http"), *jobs]))
+
     def _record(self, engine: str) -> Recorded:
+        if engine == "http":
+            return self._record_server()
         if engine in (*ONLY_SCORE, "vllm"):
             self.recorded("hf")  # they score its tokens
         source = "hf" if engine in ONLY_SCORE else engine
@@ -243,7 +260,7 @@ REAL = (
 )
 SCORERS = ("fake", "hf", *ONLY_SCORE, *REAL)
 TRAINERS = ("fake", "hf", *ONLY_SCORE)
-SAMPLERS = ("fake", "hf", *REAL)
+SAMPLERS = ("fake", "hf", *REAL, pytest.param("http", marks=pytest.mark.vllm))
 
 
 @pytest.fixture(scope="session", params=SCORERS)

@@ -69,3 +69,15 @@ def sglang_decode_sees_one_key_less(model: Any) -> None:
             layer.sliding_window_size = window
 
     TorchNativeAttnBackend.forward_decode = decode
+
+
+def head_in_bf16(model: Any) -> None:
+    """Trainer: its head multiplies in bfloat16."""
+    import torch
+    from torch.nn import functional
+
+    def narrow(module: Any, args: Any, output: Any) -> Any:
+        hidden, weight = args[0].to(torch.bfloat16), module.weight.to(torch.bfloat16)
+        return functional.linear(hidden, weight).to(output.dtype)
+
+    model.get_output_embeddings().register_forward_hook(narrow)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -231,3 +232,39 @@ def test_prompts_are_the_probes_unless_given(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"token_ids": [1, 2]}\n')
     assert [p.token_ids for p in build_run(replace(FAKE, prompts=path)).prompts] == [[1, 2]]
+
+
+# ---- Servers -----------------------------------------------------------------------------------
+
+
+def test_servers_that_are_named_are_the_engine() -> None:
+    asked = replace(FAKE, engine="vllm", engine_urls=("http://a:1/v1", "https://b"))
+    infer = build_run(asked).infer
+    assert (infer.engine, infer.urls) == ("http", ("http://a:1", "https://b"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"engine": "http"}, "has no server"),
+        ({"engine": "hf", "engine_urls": ("http://a:1",)}, "--engine hf does not go with"),
+        ({"engine_plugin": "a.py:f", "engine_urls": ("http://a:1",)}, "--engine-plugin changes"),
+        ({"engine_urls": ("http://a:1", "http://a:1/")}, "is given twice"),
+        ({"engine_urls": ("http://u:p@a:1",)}, "holds a user or a password"),
+        (
+            {"engine_urls": ("http://a:1",), "engine_args": ("max_model_len=5",)},
+            "has no option 'max_model_len'",
+        ),
+        (
+            {
+                "engine_urls": ("http://a:1",),
+                "weight_update": "reload_weights",
+                "weights_before": "m",
+            },
+            "Engine http cannot be given new weights",
+        ),
+    ],
+)
+def test_what_a_server_cannot_be_asked_is_refused(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        build_run(replace(FAKE, **{"engine": "vllm", **changed}))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mismatch_lab.attribution.hypotheses import Suspect
 from mismatch_lab.attribution.knobs import KNOBS
 from mismatch_lab.attribution.knobs.base import Knob, Turn
+from mismatch_lab.engines.base import BLACK_BOXES
 from mismatch_lab.schema import RunSpec
 
 
@@ -24,9 +25,15 @@ def choices(run: RunSpec, suspect: Suspect) -> list[Choice]:
     found = []
     for knob in KNOBS:
         turn = knob.turn(run) if suspect in knob.suspects else None
-        if turn is not None:
+        if turn is not None and _is_ours(run, turn):
             found.append(Choice(knob, turn))
     return found
+
+
+def _is_ours(run: RunSpec, turn: Turn) -> bool:
+    """Whether the side can be set so: a server that runs is asked otherwise, never changed."""
+    spec = turn.trial.spec
+    return spec.engine not in BLACK_BOXES or spec == run.infer
 
 
 def next_choice(open_choices: list[Choice], causes: Collection[str]) -> Choice | None:

@@ -1,0 +1,1 @@
+"""Engine `http`: servers that run already, vLLM's or SGLang's, asked and left as they are."""

@@ -1,0 +1,156 @@
+"""`diagnose --engine-url` against a real vLLM server as it starts by itself (raw log-probs), and a
+real SGLang server where its environment is there (`make sglang`).
+
+The verdicts are those of the direct runs in `test_diagnose_real.py` and of the scorecard.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # `serving` stands beside the tests
+
+from serving import VLLM, free_port, started, vllm_command
+
+from mismatch_lab.mini import checkpoint_dir
+
+Diagnose = Callable[..., dict[str, Any]]
+
+PLUGINS = Path(__file__).with_name("plugins.py")
+SECRET = "sk-of-this-test-alone"
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """vLLM's server with the embedded model in float32."""
+    log = tmp_path_factory.mktemp("serve") / "log"
+    command = vllm_command(checkpoint_dir())
+    with started(command, log, **VLLM, VLLM_API_KEY=SECRET) as url:
+        yield url
+
+
+@pytest.fixture
+def on_server(
+    server: str, diagnose: Diagnose, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, Any]]:
+    """`diagnose` against it, in float32."""
+    monkeypatch.setenv("MISMATCH_LAB_API_KEY", SECRET)
+    return lambda *options, **more: diagnose(
+        "--engine-url", server, "--dtype", "float32", "--max-tokens", "32", *options, **more
+    )
+
+
+def test_a_healthy_server_matches(on_server: Diagnose) -> None:
+    findings = on_server("--depth", "standard")
+    delta = findings["edges"]["decode_train"]["abs_delta_mean"]
+    assert findings["verdict"]["status"] == "match", findings["verdict"]
+    assert 0 < delta["value"] < 1e-5
+    assert (delta["n"] > 256, delta["n_dropped"]) == (True, 0)
+    assert findings["edges"]["prefill_train"]["kl_infer_train_exact"]["n"] > 0
+    said = " ".join(findings["notes"])
+    assert "no hidden states" in said
+    assert "--enable-return-routed-experts" in said
+    for file in findings["out"].rglob("*"):
+        assert file.is_dir() or SECRET.encode() not in file.read_bytes(), file
+
+
+def test_raw_log_probs_at_another_temperature_are_named(on_server: Diagnose) -> None:
+    findings = on_server("--probe", "temperature", budget_s=180)
+    verdict = findings["verdict"]
+    assert verdict["status"] == "mismatch"
+    assert [c["id"] for c in verdict["causes"]] == ["raw-logprobs-temperature"], verdict
+    assert verdict["causes"][0]["confirmed_by"]
+    flags = [one["server_with"] for one in verdict["by_hand"]]
+    assert flags == ["--logprobs-mode processed_logprobs"]
+    # The server's own model is sound: its re-scoring, at this temperature, is the trainer's.
+    assert findings["edges"]["prefill_train"]["abs_delta_mean"]["value"] < 1e-5
+
+
+def test_a_fault_of_the_trainer_is_the_trainers(on_server: Diagnose) -> None:
+    findings = on_server("--trainer-plugin", f"{PLUGINS}:head_in_bf16", budget_s=180)
+    causes = findings["verdict"]["causes"]
+    assert findings["verdict"]["status"] == "mismatch"
+    assert (causes[0]["id"], causes[0]["side"]) == ("lm-head-precision", "train"), causes
+    assert findings["verdict"]["by_hand"] == []
+
+
+def test_a_server_that_is_gone_is_two_lines_and_code_2(tmp_path: Path) -> None:
+    options = ["--engine-url", f"http://127.0.0.1:{free_port()}", "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", "mismatch_lab.cli", "diagnose", *options],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "No server answers at http://127.0.0.1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# ---- SGLang ------------------------------------------------------------------------------------
+
+SGLANG = os.environ.get("MISMATCH_LAB_SGLANG_PYTHON") or str(
+    Path(__file__).parents[2] / ".venv-sglang" / "bin" / "python"
+)
+"""Its own interpreter: it pins other versions than vLLM."""
+
+
+@pytest.fixture(scope="module")
+def sglang_server(tmp_path_factory: pytest.TempPathFactory, qwen3_moe: Path) -> Iterator[str]:
+    """SGLang's server with a small Qwen3-MoE in float32."""
+    found = subprocess.run(
+        [SGLANG, "-P", "-c", "import sglang, mismatch_lab.engines.sglang_cpu"],
+        capture_output=True, check=False, env=without_path(),
+    ) if Path(SGLANG).exists() else None  # fmt: skip
+    if found is None or found.returncode:
+        pytest.skip("SGLang's environment is not there (make sglang)")
+    command = [
+        SGLANG, str(Path(__file__).with_name("launch_sglang.py")),
+        "--model-path", str(qwen3_moe), "--dtype", "float32", "--device", "cpu",
+        "--attention-backend", "torch_native", "--sampling-backend", "pytorch",
+        "--grammar-backend", "none", "--disable-cuda-graph", "--disable-overlap-schedule",
+        "--skip-server-warmup", "--context-length", "1024", "--max-total-tokens", "8192",
+        "--max-running-requests", "8", "--mem-fraction-static", "0.5", "--random-seed", "0",
+    ]  # fmt: skip
+    log = tmp_path_factory.mktemp("serve-sglang") / "log"
+    with started(command, log, PYTHONPATH="") as url:
+        yield url
+
+
+def without_path() -> dict[str, str]:
+    """The environment of a program with packages of its own."""
+    return {**os.environ, "PYTHONPATH": ""}
+
+
+def test_a_healthy_sglang_server_matches_at_a_temperature(
+    sglang_server: str, diagnose: Diagnose, qwen3_moe: Path
+) -> None:
+    """What it returns while sampling is processed; inputs are scored at temperature 1."""
+    findings = diagnose(
+        str(qwen3_moe), "--engine-url", sglang_server, "--probe", "temperature",
+        "--dtype", "float32", "--max-tokens", "24",
+    )  # fmt: skip
+    assert findings["verdict"]["status"] == "match", findings["verdict"]
+    for edge in ("decode_train", "decode_prefill", "prefill_train"):
+        assert 0 < findings["edges"][edge]["abs_delta_mean"]["value"] < 1e-5
+    manifest = json.loads((findings["out"] / "captures" / "decode" / "manifest.json").read_text())
+    assert manifest["engine_version"].startswith("sglang ")
+    assert manifest["logprob_space"] == "processed"
+
+
+def test_a_fault_of_the_trainer_is_found_through_sglang(
+    sglang_server: str, diagnose: Diagnose, qwen3_moe: Path
+) -> None:
+    findings = diagnose(
+        str(qwen3_moe), "--engine-url", sglang_server, "--dtype", "float32",
+        "--max-tokens", "24", "--trainer-plugin", f"{PLUGINS}:head_in_bf16", budget_s=180,
+    )  # fmt: skip
+    causes = findings["verdict"]["causes"]
+    assert (causes[0]["id"], causes[0]["side"]) == ("lm-head-precision", "train"), causes
