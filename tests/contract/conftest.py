@@ -29,6 +29,7 @@ from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerT
 from mismatch_lab.errors import MismatchLabError
 from mismatch_lab.executors.local import run_task
 from mismatch_lab.mini import checkpoint_dir
+from mismatch_lab.engines.settings import PLAIN_VLLM
 from mismatch_lab.schema import CapturePlan, Manifest, Prompt, Sampling, SideSpec
 from mismatch_lab.scorecard.architectures import make
 
@@ -116,7 +117,11 @@ class Recorded:
 
 def make_spec(engine: str, model: str, **more: object) -> SideSpec:
     side = {"fsdp": "train", "hf": "ref"}.get(engine, "infer")
-    own = {"python": interpreter(engine, None)} if engine == "sglang" else {}
+    own: dict[str, object] = {"python": interpreter(engine, None)} if engine == "sglang" else {}
+    if engine == "vllm":  # log-probs of what was drawn from, as the other engines give them
+        given = more.pop("args", {})
+        assert isinstance(given, dict)
+        own["args"] = {**PLAIN_VLLM, **given}
     spec = SideSpec.model_validate(
         {"side": side, "engine": engine, "model": model, "dtype": "float32", **own, **more}
     )

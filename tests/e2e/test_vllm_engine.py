@@ -19,6 +19,7 @@ from mismatch_lab.captures.store import load_capture
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
 from mismatch_lab.executors.local import run_task
 from mismatch_lab.mini import checkpoint_dir
+from mismatch_lab.engines.settings import PLAIN_VLLM
 from mismatch_lab.schema import CapturePlan, Prompt, Sampling, SideSpec
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
@@ -33,6 +34,7 @@ WHOLE: dict[str, Any] = {"probes": True, "taps": True, "routing": True, "draws":
 
 def spec(engine: str, model: Path, dtype: str = "float32", **args: Any) -> SideSpec:
     side = "infer" if engine == "vllm" else "ref"
+    args = {**PLAIN_VLLM, **args} if engine == "vllm" else args
     return SideSpec.model_validate(
         {"side": side, "engine": engine, "model": str(model), "dtype": dtype, "args": args}
     )
