@@ -275,7 +275,7 @@ def _start_error(model: str, error: Exception) -> Exception:
     lowered = f"{type(error).__name__}: {error}".lower()
     if "not supported" in lowered or "are not supported for now" in lowered:
         return InputError(f"vLLM does not support {model}: {text}", INSTEAD["infer"])
-    if any(word in lowered for word in ("memory", "kv cache", "cache blocks")):
+    if any(word in lowered for word in ("memory", "available kv cache", "cache blocks")):
         return EngineError(
             f"vLLM ran out of memory with {model}: {text}",
             "Lower --engine-arg max_model_len=… or max_num_seqs=…, on a GPU raise "

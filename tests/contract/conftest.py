@@ -26,10 +26,10 @@ from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.store import load_capture, save_capture
 from mismatch_lab.engines.interpreters import interpreter
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
+from mismatch_lab.engines.settings import PLAIN_VLLM
 from mismatch_lab.errors import MismatchLabError
 from mismatch_lab.executors.local import run_task
 from mismatch_lab.mini import checkpoint_dir
-from mismatch_lab.engines.settings import PLAIN_VLLM
 from mismatch_lab.schema import CapturePlan, Manifest, Prompt, Sampling, SideSpec
 from mismatch_lab.scorecard.architectures import make
 

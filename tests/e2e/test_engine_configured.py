@@ -1,4 +1,4 @@
-"""The engine as people run it: vLLM's own defaults, a file that configures it, prompts in chunks."""
+"""The engine as people run it: vLLM's defaults, a file that configures it, prompts in chunks."""
 
 from __future__ import annotations
 
@@ -25,32 +25,34 @@ def causes(findings: dict[str, Any]) -> list[str]:
     return [cause["id"] for cause in findings["verdict"]["causes"]]
 
 
-def test_penalties_that_the_checkpoint_asks_for_are_named_without_an_option(
-    diagnose: Diagnose, tmp_path: Path
-) -> None:
-    """vLLM takes them from generation_config.json by itself; raw log-probs do not show them."""
+@pytest.fixture
+def with_penalties(tmp_path: Path) -> Path:
+    """The embedded model, whose generation_config.json asks for a repetition penalty."""
     model = tmp_path / "model"
     shutil.copytree(checkpoint_dir(), model)
     file = model / "generation_config.json"
-    asked = json.loads(file.read_text()) | {"repetition_penalty": 1.3}
-    file.write_text(json.dumps(asked))
-    options = (str(model), "--dtype", "float32", "--max-tokens", "48")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"repetition_penalty": 1.3}))
+    return model
+
+
+def test_penalties_that_the_checkpoint_asks_for_are_named_without_an_option(
+    diagnose: Diagnose, with_penalties: Path
+) -> None:
+    """vLLM takes them by itself; its raw log-probs do not show them, the drawn tokens do."""
+    options = (str(with_penalties), "--dtype", "float32", "--max-tokens", "48")
     findings = diagnose(*options, budget_s=60)
     assert findings["verdict"]["status"] == "mismatch", findings["verdict"]["headline"]
     assert causes(findings)[0] == "sampling-penalties"
+
+
+def test_a_file_that_leaves_them_out_is_heeded(
+    diagnose: Diagnose, with_penalties: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "serve.yaml"
     file.write_text("generation-config: vllm\nport: 8000\n")
-    findings = diagnose(*options, "--engine-config", str(file))
-    assert findings["verdict"]["status"] == "match", findings["verdict"]["headline"]
-
-
-def test_a_cache_in_fp8_from_a_file_is_named(diagnose: Diagnose, tmp_path: Path) -> None:
-    file = tmp_path / "serve.yaml"
-    file.write_text("kv-cache-dtype: fp8\n")
     options = ("--dtype", "float32", "--max-tokens", "32", "--engine-config", str(file))
-    findings = diagnose(*options, budget_s=60)
-    assert findings["verdict"]["status"] == "mismatch", findings["verdict"]["headline"]
-    assert causes(findings)[0] == "kv-cache-quantisation"
+    findings = diagnose(str(with_penalties), *options)
+    assert findings["verdict"]["status"] == "match", findings["verdict"]["headline"]
 
 
 def test_prompts_in_chunks_are_held_against_the_engines_own_eager_code(

@@ -17,9 +17,9 @@ import pytest
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.store import load_capture
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
+from mismatch_lab.engines.settings import PLAIN_VLLM
 from mismatch_lab.executors.local import run_task
 from mismatch_lab.mini import checkpoint_dir
-from mismatch_lab.engines.settings import PLAIN_VLLM
 from mismatch_lab.schema import CapturePlan, Prompt, Sampling, SideSpec
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
