@@ -238,7 +238,7 @@ def test_prompts_are_the_probes_unless_given(tmp_path: Path) -> None:
 
 
 def test_servers_that_are_named_are_the_engine() -> None:
-    asked = replace(FAKE, engine="vllm", engine_urls=("http://a:1/v1", "https://b"))
+    asked = replace(FAKE, engine=None, engine_urls=("http://a:1/v1", "https://b"))
     infer = build_run(asked).infer
     assert (infer.engine, infer.urls) == ("http", ("http://a:1", "https://b"))
 
@@ -267,4 +267,4 @@ def test_servers_that_are_named_are_the_engine() -> None:
 )
 def test_what_a_server_cannot_be_asked_is_refused(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        build_run(replace(FAKE, **{"engine": "vllm", **changed}))
+        build_run(replace(FAKE, **{"engine": None, **changed}))

@@ -39,6 +39,6 @@ CAUSE = CauseEntry(
         "https://github.com/huggingface/transformers/blob/main/src/transformers/models/gemma2/modeling_gemma2.py",
         "https://github.com/vllm-project/vllm/blob/main/vllm/model_executor/models/gemma2.py",
     ),
-    fault="attention-scale",
+    fault="scores-scaled",
     neighbours=("rope-scaling", "attention-softcap", "attention-sinks-dropped"),
 )

@@ -18,8 +18,11 @@ from calls import FAKE, Call, refused
         (["diagnose", "--probe", "quikc"], ["'quikc'", "quick, long-context"]),
         (["diagnose", "--probe", "mine.toml"], ["mine.toml does not exist"]),
         (["diagnose", "--dtype", "fp8"], ["'fp8'", "float32, bfloat16, float16"]),
-        (["diagnose", "--engine", "vlm"], ["'vlm'", "fake, fsdp, hf, http, vllm"]),
-        (["diagnose", "--trainer", "megatron"], ["'megatron'", "fake, fsdp, hf, http, vllm"]),
+        (["diagnose", "--engine", "vlm"], ["'vlm'", "fake, fsdp, hf, http, sglang, vllm"]),
+        (
+            ["diagnose", "--trainer", "megatron"],
+            ["'megatron'", "fsdp, hf, http, sglang, vllm"],
+        ),
         (["diagnose", "--depth", "abyss"], ["'abyss'", "quick, standard, deep"]),
         (["diagnose", "--prompts", "mine.jsonl"], ["mine.jsonl does not exist"]),
         (["diagnose", "--engine-arg", "seed"], ["--engine-arg 'seed'", "NAME=VALUE"]),

@@ -11,6 +11,7 @@ import pytest
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.store import load_capture, save_capture
 from mismatch_lab.engines.plugin import load_plugin
+from mismatch_lab.engines.settings import PLAIN_VLLM
 from mismatch_lab.errors import InputError
 from mismatch_lab.faults import FAULTS, load_fault
 from mismatch_lab.faults.base import SEVERITIES, Fault
@@ -195,7 +196,7 @@ def test_gemma_runs_with_its_softcap_unless_that_is_what_is_planted(tmp_path: Pa
     bench = Bench(tmp_path, find_model=str)
     run = build_case_run(case, MINI, Setup(trainer_args={"micro_batch": 2}), bench)
     assert run.train.args == {"attn_implementation": "eager", "micro_batch": 2}
-    assert run.infer.args == {}  # vLLM has no such option
+    assert run.infer.args == PLAIN_VLLM  # vLLM has no such option
     dropped = Setup(trainer_args={"attn_implementation": "sdpa"})
     assert build_case_run(case, MINI, dropped, bench).train.args == dropped.trainer_args
 
