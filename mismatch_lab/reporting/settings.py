@@ -12,6 +12,7 @@ NOT_A_SETTING = ("seed_of_each_request", "cached_prefix_tokens", "dtype", "trust
 """Options of a capture that are facts of the run, or are shown elsewhere."""
 
 TYPED, BY_ITSELF = "--engine-arg", "the engine's own default"
+ON_THIS_MACHINE = "mismatch-lab, on a CPU"
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ def _setting(name: str, value: OptionValue, chosen_by: str) -> Setting:
     concern = CONCERNS.get(name)
     if concern is None:
         return Setting(name, value, chosen_by, "", False)
-    # Of a value that may be anything, one that somebody chose is worth a look.
-    matters = value not in concern.unlike if concern.unlike else chosen_by != BY_ITSELF
+    # Of a value that may be anything, one that the user chose is worth a look.
+    own = chosen_by != BY_ITSELF and not chosen_by.startswith(ON_THIS_MACHINE)
+    matters = value not in concern.unlike if concern.unlike else own
     return Setting(name, value, chosen_by, concern.why, matters)
 
 
@@ -69,5 +71,5 @@ def _chosen_by(
     if name in spec.infer.args:
         return TYPED
     if on_cpu and name in ON_CPU:
-        return f"mismatch-lab, on a CPU: {ON_CPU[name][1]}"
+        return f"{ON_THIS_MACHINE}: {ON_CPU[name][1]}"
     return BY_ITSELF
