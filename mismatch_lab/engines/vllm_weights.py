@@ -36,9 +36,15 @@ class Held(NamedTuple):
     """Whether its elements are in the checkpoint's order."""
 
 
-def held_fingerprints(model: nn.Module) -> dict[str, Fingerprint]:
-    """Of the parameters, packed ones included, by name."""
-    return {held.name: _fingerprint(held) for held in parameters(model)}
+def held_fingerprints(model: nn.Module, by_expert: bool = False) -> dict[str, Fingerprint]:
+    """Of the parameters, packed ones included, by name.
+
+    Args:
+        model: vLLM's.
+        by_expert: each expert's matrices apart, where the checkpoint has them apart: which one is
+            stale then has a name. A side that holds all of a layer as one is compared as one.
+    """
+    return {held.name: _fingerprint(held) for held in parameters(model, by_expert)}
 
 
 def copied_fingerprints(model: nn.Module) -> dict[str, Fingerprint]:
@@ -52,13 +58,14 @@ def _fingerprint(held: Held) -> Fingerprint:
 
 
 @torch.no_grad()
-def parameters(model: nn.Module) -> Iterator[Held]:
+def parameters(model: nn.Module, by_expert: bool = False) -> Iterator[Held]:
     """Parameters and persistent buffers with values; packed matrices as they are read."""
     fusings = getattr(model, "packed_modules_mapping", None) or {}
     for path, module in model.named_modules():
         for name, tensor in _tensors(module):
             if hasattr(module, "w13_weight"):
-                yield Held(f"{path}.{name}", *_experts(module, name, tensor))
+                held = Held(f"{path}.{name}", *_experts(module, name, tensor))
+                yield from _each_expert(module, path, name, held) if by_expert else (held,)
             else:
                 yield from _parts(path, name, tensor, module, fusings)
 
@@ -129,6 +136,23 @@ def _experts(module: Any, name: str, tensor: Tensor) -> tuple[Tensor, bool]:
     if type(module).__name__ == "GptOssRoutedExperts":
         tensor = tensor.transpose(1, 2)  # the checkpoint's matrices are [in, out]
     return tensor, True
+
+
+_EXPERT_PARTS = {"w13_weight": ("gate_proj", "up_proj"), "w2_weight": ("down_proj",)}
+"""What vLLM puts above one another in an expert's matrix."""
+
+
+def _each_expert(module: Any, path: str, name: str, held: Held) -> Iterator[Held]:
+    """The matrices of each, where all experts are here and the checkpoint has them apart."""
+    parts = _EXPERT_PARTS.get(name, ())
+    here = held.tensor.shape[0] == getattr(module, "global_num_experts", None)
+    fused = type(module).__name__ == "GptOssRoutedExperts"
+    if not parts or not held.ordered or not here or fused or held.tensor.shape[1] % len(parts):
+        yield held
+        return
+    for expert, matrix in enumerate(held.tensor):
+        for part, rows in zip(parts, matrix.chunk(len(parts)), strict=True):
+            yield Held(f"{path}.{expert}.{part}.weight", rows)
 
 
 def _unpacked(tensor: Tensor, isa: str) -> Tensor:

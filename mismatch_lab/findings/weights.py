@@ -33,13 +33,13 @@ _FUSINGS = (
         ".fused_qkv_a_proj.weight",
     ),
     Fusing(
-        re.compile(r"\.experts\.(?P<expert>\d+)\.(?P<part>gate_proj|up_proj|w1|w3)\.weight$"),
-        ("gate_proj", "w1", "up_proj", "w3"),
+        re.compile(r"\.experts\.(?P<expert>\d+)\.(?P<part>gate_proj|up_proj)\.weight$"),
+        ("gate_proj", "up_proj"),
         ".experts.w13_weight",
     ),
     Fusing(
-        re.compile(r"\.experts\.(?P<expert>\d+)\.(?P<part>down_proj|w2)\.weight$"),
-        ("down_proj", "w2"),
+        re.compile(r"\.experts\.(?P<expert>\d+)\.(?P<part>down_proj)\.weight$"),
+        ("down_proj",),
         ".experts.w2_weight",
     ),
     Fusing(
@@ -50,6 +50,9 @@ _FUSINGS = (
 
 _RENAMED = (
     (re.compile(r"\.experts\.routed_experts\."), ".experts."),
+    (re.compile(r"(\.experts\.\d+)\.w1\.weight$"), r"\1.gate_proj.weight"),
+    (re.compile(r"(\.experts\.\d+)\.w3\.weight$"), r"\1.up_proj.weight"),
+    (re.compile(r"(\.experts\.\d+)\.w2\.weight$"), r"\1.down_proj.weight"),
     (re.compile(r"\.experts\.gate_up_proj$"), ".experts.w13_weight"),
     (re.compile(r"\.experts\.gate_up_proj_bias$"), ".experts.w13_bias"),
     (re.compile(r"\.experts\.down_proj$"), ".experts.w2_weight"),

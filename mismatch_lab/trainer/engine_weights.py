@@ -95,7 +95,7 @@ def look(worker: Any, folder: str) -> Held:
     copies, head = copied_fingerprints(model), fp32_head.held(model)
     if head is not None:
         copies[HEAD] = fingerprint_tensor(head)
-    return Held("", held_fingerprints(model), copies, expected)
+    return Held("", held_fingerprints(model, by_expert=True), copies, expected)
 
 
 def compare(held: Sequence[Held]) -> Transfer:
