@@ -22,12 +22,13 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help env sglang diagnose test scorecard-ci lint format benchmark lock chromium clean clean-env
+.PHONY: help env sglang diagnose test test-long scorecard-ci lint format benchmark lock chromium clean clean-env
 
 help:
 	@echo "make diagnose    the embedded model through vLLM and FSDP2 on this CPU, with a report"
 	@echo "                 (ENGINE=sglang: through SGLang, on a small Llama; MODEL=FOLDER: yours)"
 	@echo "make test        linters, then every test that needs no GPU"
+	@echo "make test-long   the tests of more models, faults and servers, which take minutes each"
 	@echo "make scorecard-ci  a few planted faults through real engines; fails where an aim is missed"
 	@echo "make lint        ruff and mypy;  make format: let ruff mend what it can"
 	@echo "make benchmark   the performance claims, in full size"
@@ -54,6 +55,11 @@ test: lint chromium
 	@echo "tests: about 14 minutes on 2 cores (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
 	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --ignore tests/benchmarks $(PYTEST_ARGS)
 	@$(if $(PYTEST_ARGS),true,$(BIN)/python -m pytest tests/benchmarks)
+
+# More models, faults and servers than `make test` has time for.
+test-long: env
+	@echo "tests: the long ones alone (about 20 minutes on 2 cores)"
+	@MISMATCH_LAB_LONG=1 $(BIN)/python -m pytest -m long -n $(TEST_JOBS) --dist loadfile tests/e2e
 
 # The card goes to a folder that is then removed; what it prints says what was missed.
 scorecard-ci: env

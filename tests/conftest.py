@@ -39,7 +39,12 @@ def _missing_browser() -> str:
     return "" if shutil.which("chromium") else "chromium is not installed (make chromium)"
 
 
+def _left_out() -> str:
+    return "" if os.environ.get("MISMATCH_LAB_LONG") else "minutes long (make test-long)"
+
+
 MISSING: dict[str, Callable[[], str]] = {
+    "long": _left_out,
     "gpu": _missing_gpu,
     "vllm": _missing_vllm,
     "sglang": _missing_sglang,

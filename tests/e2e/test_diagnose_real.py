@@ -148,9 +148,11 @@ def test_tokens_drawn_as_reported_over_a_large_vocabulary(
     ("plugin", "inherited", "name", "value", "cause"),
     [
         ("colder_than_reported", {}, "temperature", 0.77, "raw-logprobs-temperature"),
-        ("nucleus", {}, "top_p", 0.83, "sampler-truncation"),
+        pytest.param("nucleus", {}, "top_p", 0.83, "sampler-truncation", marks=pytest.mark.long),
         (None, {"top_k": 33}, "top_k", 33, "sampler-truncation"),
-        (None, {"min_p": 0.07}, "min_p", 0.07, "sampler-truncation"),
+        pytest.param(
+            None, {"min_p": 0.07}, "min_p", 0.07, "sampler-truncation", marks=pytest.mark.long
+        ),
         (None, {"repetition_penalty": 1.15}, "repetition_penalty", 1.15, "sampling-penalties"),
     ],
     ids=["temperature", "top-p", "top-k", "min-p", "repetition-penalty"],

@@ -75,6 +75,7 @@ def test_raw_log_probs_at_another_temperature_are_named(on_server: Diagnose) -> 
     assert findings["edges"]["prefill_train"]["abs_delta_mean"]["value"] < 1e-5
 
 
+@pytest.mark.long
 def test_a_fault_of_the_trainer_is_the_trainers(on_server: Diagnose) -> None:
     findings = on_server("--trainer-plugin", f"{PLUGINS}:head_in_bf16", budget_s=180)
     causes = findings["verdict"]["causes"]
@@ -145,6 +146,7 @@ def test_a_healthy_sglang_server_matches_at_a_temperature(
     assert manifest["logprob_space"] == "processed"
 
 
+@pytest.mark.long
 def test_a_fault_of_the_trainer_is_found_through_sglang(
     sglang_server: str, diagnose: Diagnose, qwen3_moe: Path
 ) -> None:

@@ -92,6 +92,7 @@ def test_the_same_policy_is_a_match_in_float32_and_numerics_in_bfloat16(
     assert rounded["verdict"]["status"] == "numerics"
 
 
+@pytest.mark.long
 def test_a_decode_that_sees_one_key_less_is_named(diagnose: Any, tmp_path: Path) -> None:
     make("gemma3_text", tmp_path / "gemma3")
     plugin = ("--engine-plugin", f"{PLUGIN}:sglang_decode_sees_one_key_less")
@@ -132,6 +133,7 @@ def test_a_prefix_from_the_radix_cache_changes_nothing(captured: Run, llama: Pat
     np.testing.assert_allclose(scored.logp[sampled], again.logp[sampled], atol=2e-5)
 
 
+@pytest.mark.long
 def test_original_log_probs_are_those_before_the_temperature(captured: Run, llama: Path) -> None:
     stage = Stage(
         spec=spec_of(llama, args={"original_logprob": True}),
@@ -150,6 +152,7 @@ def test_original_log_probs_are_those_before_the_temperature(captured: Run, llam
     assert np.abs(cool.logp - at_half)[sampled].max() > 0.01
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["reload_weights", "weights_iterator"])
 def test_an_update_delivers_every_tensor(
     captured: Run, llama: Path, tmp_path: Path, how: str

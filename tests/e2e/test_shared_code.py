@@ -17,12 +17,15 @@ HF = ("--engine", "hf", "--engine-python", sys.executable)
 """An engine that is whole: an interpreter of its own is not given this one's PYTHONPATH."""
 
 
+LONG = pytest.mark.long
+
+
 @pytest.mark.parametrize(
     ("broken", "module", "cause"),
     [
-        ("sinks", "model.layers.0.self_attn", "attention-sinks-dropped"),
-        ("rotary", "model.layers.0.self_attn", None),
-        ("norm", "model.layers.0.input_layernorm", None),
+        pytest.param("sinks", "model.layers.0.self_attn", "attention-sinks-dropped", marks=LONG),
+        pytest.param("rotary", "model.layers.0.self_attn", None, marks=LONG),
+        pytest.param("norm", "model.layers.0.input_layernorm", None, marks=LONG),
         ("router", "model.layers.0.mlp", None),
     ],
 )

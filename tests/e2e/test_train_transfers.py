@@ -13,7 +13,7 @@ from mismatch_lab.trainer.metrics import read_metrics
 from mismatch_lab.trainer.rollout import Transfer
 from mismatch_lab.trainer.rollout_vllm import VllmRollout
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 SETTINGS: dict[str, Any] = {
     "dtype": "bfloat16", "eval_every": 0, "checkpoint_every": 0, "data.n_heldout": 4,

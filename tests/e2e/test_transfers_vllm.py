@@ -101,8 +101,15 @@ def checkpoint(request: pytest.FixtureRequest) -> Callable[[str], Path]:
     return named
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("model", MODELS)
+QUICK = (("mini-gpt-oss", "bfloat16"), ("qwen3_moe", "float32"), ("glm4_moe", "bfloat16"))
+CASES = [
+    pytest.param(model, dtype, marks=() if (model, dtype) in QUICK else pytest.mark.long)
+    for model in MODELS
+    for dtype in ("bfloat16", "float32")
+]
+
+
+@pytest.mark.parametrize(("model", "dtype"), CASES)
 def test_what_arrives_is_confirmed_and_what_does_not_is_named(
     model: str, dtype: str, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
