@@ -54,6 +54,10 @@ OBSERVED, EXPECTED, VARIANCE = range(3)
 if the supposition holds."""
 
 
+LARGEST_EXPONENT = 700.0
+"""exp of more overflows: a likelihood so flat bounds nothing on that side."""
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """Suppositions with one free number."""
@@ -72,7 +76,9 @@ class Family:
 
     def off_line(self, value: float) -> float:
         """And back."""
-        return exp(value) if self.neutral == 1 else value
+        if self.neutral != 1:
+            return value
+        return exp(value) if value < LARGEST_EXPONENT else float("inf")
 
 
 def _steps(low: float, high: float, step: float) -> tuple[float, ...]:

@@ -40,6 +40,9 @@ def ready(command: str) -> list[str]:
     if words[0] == "train":
         words = [str(ROOT / word) if word.endswith(".toml") else word for word in words]
         return words + SHORT + (["--seeds", "1"] if "--compare" in words else [])
+    if any(option in words for option in ("--engine-arg", "--engine-config", "--engine-url")):
+        of_engine = ["mini-gpt-oss" if word == "CHECKPOINT" else word for word in words]
+        return [*of_engine, "--dry-run"]  # options of a real engine: planned, not run
     real = "plugin" in command or "weights-before" in command
     model = "mini-gpt-oss" if real else "fake-model"
     words = [model if word in ("CHECKPOINT", "OLD") else word for word in words]
@@ -56,6 +59,7 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.timeout(600)
 def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
+    (tmp_path / "serve.yaml").write_text("generation-config: vllm\n", encoding="utf-8")
     for words in dict.fromkeys(tuple(ready(command)) for command in COMMANDS):
         done = subprocess.run(
             [sys.executable, "-m", "mismatch_lab.cli", *words],

@@ -147,3 +147,10 @@ def test_a_true_report_gains_as_little_as_is_said(seed: int) -> None:
     for nats in (1.0, 2.0, 3.0, 4.0):
         share = float(np.mean(np.array(best) >= nats))
         assert share <= exp(-nats) + 3 * sqrt(exp(-nats) / 3000)
+
+
+def test_a_likelihood_so_flat_that_it_bounds_nothing_has_no_end() -> None:
+    family = FAMILIES["temperature"]
+    assert family.off_line(1225.5) == float("inf")
+    assert family.off_line(-1225.5) == 0.0
+    assert family.off_line(0.0) == 1.0
