@@ -21,6 +21,7 @@ import yaml
 from mismatch_lab.engines.framework_options import (
     FRAMEWORKS,
     GENERATION,
+    GENERATION_ARGUMENT,
     OF_TRAINING,
     SAMPLING,
     SERVER,
@@ -54,13 +55,19 @@ def args_of(config: EngineConfig) -> dict[str, OptionValue]:
     asked = _of(config, GENERATION)
     generation = {n: v for n, v in asked.items() if v not in NEUTRAL.get(n, (0,))}
     if generation:
-        args["override_generation_config"] = json.dumps(generation)
+        args[GENERATION_ARGUMENT] = json.dumps(generation)
     return args
 
 
 def _of(config: EngineConfig, targets: Iterable[str]) -> dict[str, OptionValue]:
     wanted = set(targets)
     return {m.target: m.value for m in config.mapped if m.target in wanted}
+
+
+def source_of(config: EngineConfig, argument: str) -> str:
+    """Where in the file an engine argument of `args_of` comes from, for people."""
+    targets = GENERATION if argument == GENERATION_ARGUMENT else (argument,)
+    return ", ".join(one.source for one in config.mapped if one.target in targets)
 
 
 _SGLANG_ONLY = ("model_path", "tp_size", "mem_fraction_static", "disable_radix_cache",
@@ -130,11 +137,12 @@ def _rollout_part(path: Path, entries: dict[str, Any]) -> tuple[str, dict[str, A
         part = {n: v for n, v in entries.items() if n.startswith("vllm_") or n in rollout}
         more = entries.get("generation_kwargs")
         return "trl", part | (_mapping(path, "generation_kwargs", more) if more else {}), ""
-    inference = entries.get("inference", entries)
-    if isinstance(inference, dict) and isinstance(inference.get("vllm"), dict):
-        sampling = entries.get("orchestrator", {}).get("train", {}).get("sampling", {})
+    of_vllm = _within(entries, "inference", "vllm") or _within(entries, "vllm")
+    if of_vllm:
         prefix = "inference.vllm" if "inference" in entries else "vllm"
-        return "prime-rl", inference["vllm"] | _prime_sampling(sampling), prefix
+        sampling = _within(entries, "orchestrator", "train", "sampling")
+        drawn = {name: sampling[name] for name in ("temperature",) if name in sampling}
+        return "prime-rl", _mapping(path, prefix, of_vllm) | drawn, prefix
     if any(isinstance(value, dict) and name in ("model", "parallel", "server")
            for name, value in entries.items()):  # fmt: skip
         raise InputError(
@@ -145,9 +153,12 @@ def _rollout_part(path: Path, entries: dict[str, Any]) -> tuple[str, dict[str, A
     return ("sglang" if any(n in entries for n in _SGLANG_ONLY) else "flat"), entries, ""
 
 
-def _prime_sampling(sampling: Any) -> dict[str, Any]:
-    found = sampling if isinstance(sampling, dict) else {}
-    return {"temperature": found["temperature"]} if "temperature" in found else {}
+def _within(entries: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A table inside tables; empty where there is none."""
+    found: Any = entries
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _mapping(path: Path, name: str, value: Any) -> dict[str, Any]:
@@ -163,33 +174,32 @@ def _own_file(path: Path, engine: str, entries: dict[str, Any]) -> EngineConfig:
         if name in SERVER:
             left.append(LeftOption(source=name, why=SERVER[name]))
         elif value is not None:
-            mapped.append(MappedOption(source=name, target=name, value=_scalar(path, name, value)))
+            mapped.append(_mapped(path, name, name, value))
     return EngineConfig(file=str(path), kind=engine, engine=engine, mapped=mapped, left=left)
 
 
 def _read(path: Path, kind: str, part: dict[str, Any], prefix: str, engine: str) -> EngineConfig:
     framework = FRAMEWORKS[kind]
-    mapped: dict[str, MappedOption] = {}
-    if engine == "vllm":
-        mapped = {
-            n: MappedOption(source=f"{kind} itself", target=n, value=v)
-            for n, v in framework.always.items()
-        }
+    always = framework.always if engine == "vllm" else {}
+    mapped = [_mapped(path, f"{kind} itself", name, value) for name, value in always.items()]
     left: list[LeftOption] = []
-    own = part.get("engine_kwargs") if kind == "verl" else None
-    passed = _mapping(path, f"{prefix}.engine_kwargs", own).get(engine) if own else None
     for name, value in part.items():
         source = f"{prefix}.{name}" if prefix else name
         target = framework.options.get(name)
         if name in framework.left:
             left.append(LeftOption(source=source, why=framework.left[name]))
-        elif name == "engine_kwargs" or value is None:
+        elif value is None:
             continue
-        elif target is not None or kind == "prime-rl":  # whose other options are vLLM's own
-            target = target or name.replace("-", "_")
-            mapped[target] = MappedOption(
-                source=source, target=target, value=_scalar(path, source, value)
-            )
+        elif name == framework.passes_on:
+            given = _mapping(path, source, value).get(engine) or {}
+            options = _mapping(path, f"{source}.{engine}", given)
+            mapped += [
+                _mapped(path, f"{source}.{engine}.{own}", own, what)
+                for own, what in options.items()
+                if what is not None
+            ]
+        elif target is not None or framework.others_are_the_engines:
+            mapped.append(_mapped(path, source, target or name, value))
         else:
             known = [*framework.options, *framework.left]
             raise InputError(
@@ -197,16 +207,14 @@ def _read(path: Path, kind: str, part: dict[str, Any], prefix: str, engine: str)
                 f"{nearest(name, known)}Read as of {framework.version}; leave it out, or give what "
                 "it means with --engine-arg.",
             )
-    for name, value in (passed or {}).items():
-        source = f"{prefix}.engine_kwargs.{engine}.{name}"
-        if value is not None:
-            target = str(name).replace("-", "_")
-            mapped[target] = MappedOption(
-                source=source, target=target, value=_scalar(path, source, value)
-            )
+    last = {one.target: one for one in mapped}  # what stands later stands over it
     return EngineConfig(
-        file=str(path), kind=kind, engine=engine, mapped=list(mapped.values()), left=left
+        file=str(path), kind=kind, engine=engine, mapped=list(last.values()), left=left
     )
+
+
+def _mapped(path: Path, source: str, target: str, value: Any) -> MappedOption:
+    return MappedOption(source=source, target=target, value=_scalar(path, source, value))
 
 
 def _scalar(path: Path, name: str, value: Any) -> OptionValue:
@@ -233,12 +241,9 @@ def _of_slime(path: Path, text: str) -> EngineConfig:
         if name in framework.left:
             left.append(LeftOption(source=f"--{name}", why=framework.left[name]))
         elif name.startswith("sglang_"):
-            target = name.removeprefix("sglang_")
-            mapped.append(MappedOption(source=f"--{name}", target=target, value=value))
+            mapped.append(_mapped(path, f"--{name}", name.removeprefix("sglang_"), value))
         elif name in framework.options:
-            mapped.append(
-                MappedOption(source=f"--{name}", target=framework.options[name], value=value)
-            )
+            mapped.append(_mapped(path, f"--{name}", framework.options[name], value))
         else:
             left.append(LeftOption(source=f"--{name}", why=OF_TRAINING))
     if not mapped:

@@ -15,12 +15,30 @@ SAMPLING = ("temperature", "top_p", "seed")
 """Targets that are a run's own sampling options."""
 
 GENERATION = ("top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
-"""Sampling fields that a run leaves to the engine: they go into `override_generation_config`."""
+"""Sampling fields that a run leaves to the engine: they go into `GENERATION_ARGUMENT`."""
+
+GENERATION_ARGUMENT = "override_generation_config"
+"""vLLM's argument of sampling fields that a request may leave out."""
 
 _MEMORY = "memory and scheduling alone"
 _LENGTH = "the probe says how long answers are; see --max-tokens"
 OF_TRAINING = "of training, not of the engine"
 _LOGGING = "of logging and serving"
+
+
+SERVER = {
+    **dict.fromkeys(("host", "port", "uds", "uvicorn_log_level", "api_key", "served_model_name",
+                     "root_path", "middleware", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs",
+                     "allow_credentials", "allowed_origins", "allowed_methods", "allowed_headers",
+                     "chat_template", "response_role", "enable_auto_tool_choice",
+                     "tool_call_parser", "reasoning_parser", "enable_log_requests",
+                     "disable_log_requests", "disable_log_stats", "disable_uvicorn_access_log",
+                     "api_server_count", "log_level", "log_requests", "enable_metrics"), _LOGGING),
+    **dict.fromkeys(("model", "model_path", "tokenizer", "tokenizer_path", "model_tag"),
+                    "the model is the one that is diagnosed"),
+    "trust_remote_code": "asked for by --trust-remote-code alone",
+}  # fmt: skip
+"""Options of the engines' own files that are not of the engine."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,10 @@ class Framework:
     """What it sets by itself; the file's options stand over it."""
     left: Mapping[str, str] = field(default_factory=dict)
     """Option -> why it is no matter here."""
+    passes_on: str = ""
+    """Option that holds the engine's own arguments, by the engine's name."""
+    others_are_the_engines: bool = False
+    """Whether every other option is an argument of the engine, by its own name."""
 
 
 FRAMEWORKS = {
@@ -69,6 +91,7 @@ FRAMEWORKS = {
                             OF_TRAINING),
             **dict.fromkeys(("trace", "profiler", "prometheus", "disable_log_stats"), _LOGGING),
         },
+        passes_on="engine_kwargs",
     ),
     "trl": Framework(
         version="grpo_config.py and vllm_generation.py of 2026-11",
@@ -99,11 +122,12 @@ FRAMEWORKS = {
         options={},
         always={"logprobs_mode": "processed_logprobs"},
         left={
-            **dict.fromkeys(("model", "chat_template", "tool_call_parser", "reasoning_parser",
-                             "api_server_count", "data_parallel_rpc_port", "lora_target_modules",
-                             "max_loras", "max_cpu_loras", "max_lora_rank", "enable_lora"),
-                            _LOGGING),
+            **SERVER,
+            "data_parallel_rpc_port": _LOGGING,
+            **dict.fromkeys(("lora_target_modules", "max_loras", "max_cpu_loras", "max_lora_rank",
+                             "enable_lora"), "no adapter is loaded: MODEL holds the policy"),
         },
+        others_are_the_engines=True,
     ),
     "slime": Framework(
         version="arguments.py of 2026-08",
@@ -118,17 +142,3 @@ FRAMEWORKS = {
 }  # fmt: skip
 """kind -> how it is read. TRL's file holds the trainer's options too: of those only what begins
 with `vllm_` or is sampling is the rollout part."""
-
-SERVER = {
-    **dict.fromkeys(("host", "port", "uds", "uvicorn_log_level", "api_key", "served_model_name",
-                     "root_path", "middleware", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs",
-                     "allow_credentials", "allowed_origins", "allowed_methods", "allowed_headers",
-                     "chat_template", "response_role", "enable_auto_tool_choice",
-                     "tool_call_parser", "reasoning_parser", "enable_log_requests",
-                     "disable_log_requests", "disable_log_stats", "disable_uvicorn_access_log",
-                     "api_server_count", "log_level", "log_requests", "enable_metrics"), _LOGGING),
-    **dict.fromkeys(("model", "model_path", "tokenizer", "tokenizer_path", "model_tag"),
-                    "the model is the one that is diagnosed"),
-    "trust_remote_code": "asked for by --trust-remote-code alone",
-}  # fmt: skip
-"""Options of the engines' own files that are not of the engine."""

@@ -20,6 +20,10 @@ HOOKABLE: dict[str, dict[str, OptionValue]] = {
 }
 """engine -> options under which its modules can be hooked."""
 
+NEED_A_START = ("enforce_eager", "enable_chunked_prefill")
+"""Those of them without which nothing can be hooked. A prefix cache is in nobody's way: a request
+that asks for log-probs of its prompt reads none."""
+
 _COMPILED = ("compilation_config", "max_num_batched_tokens")
 """Options that speak of compiled graphs and of chunks: a start without those has no use for them,
 and vLLM refuses a batch shorter than the context where prompts are not cut."""
@@ -38,37 +42,33 @@ ON_CPU = {
 }
 """Option -> (what holds on a CPU where the user says nothing, why not vLLM's own default)."""
 
-_ON_GPU: dict[str, dict[str, OptionValue]] = {
-    "vllm": {"enforce_eager": False, "enable_chunked_prefill": True},
-}
-"""engine -> what holds on a GPU where the user says nothing; on a CPU `HOOKABLE` does
-(`ON_CPU`)."""
-
 DEFAULTS: dict[str, dict[str, OptionValue]] = {
     "vllm": {
+        "enforce_eager": False,
+        "enable_chunked_prefill": True,
         "enable_prefix_caching": True,
         "logprobs_mode": "raw_logprobs",
         "generation_config": "auto",
         "kv_cache_dtype": "auto",
     },
 }
-"""engine -> what holds on any machine where the user says nothing, of what moves log-probs."""
+"""engine -> what holds where the user says nothing, of what moves log-probs (`ON_CPU` over it)."""
 
 
 def held(spec: SideSpec, on_gpu: bool) -> dict[str, OptionValue]:
     """Options in force of those that are known here: the user's over the engine's own defaults."""
-    machine = _ON_GPU if on_gpu else HOOKABLE
-    defaults = {**machine.get(spec.engine, {}), **DEFAULTS.get(spec.engine, {})}
-    return {**defaults, **spec.args}
+    defaults = DEFAULTS.get(spec.engine, {})
+    machine = {} if on_gpu else {name: value for name, (value, _) in ON_CPU.items()}
+    return {**defaults, **(machine if defaults else {}), **spec.args}
 
 
 PLAIN_VLLM: dict[str, OptionValue] = {
+    **HOOKABLE["vllm"],
     "logprobs_mode": "processed_logprobs",
     "generation_config": "vllm",
-    "enable_prefix_caching": False,
 }
 """vLLM as the scorecard asks for it, so that a case holds the fault that was planted and no other:
-log-probs of what was drawn from, and nothing inherited from the checkpoint."""
+eager, log-probs of what was drawn from, and nothing inherited from the checkpoint."""
 
 
 def hookable(spec: SideSpec) -> SideSpec:
@@ -81,8 +81,6 @@ def hookable(spec: SideSpec) -> SideSpec:
 def second_start(spec: SideSpec, on_gpu: bool) -> SideSpec | None:
     """What hooks need beside the engine as configured; None where it can be hooked itself.
 
-    A prefix cache alone needs none: a request that asks for log-probs of its prompt reads none.
-
     Args:
         spec: the engine as configured.
         on_gpu: whether it runs on one, where vLLM compiles and cuts prompts unless told not to.
@@ -90,7 +88,7 @@ def second_start(spec: SideSpec, on_gpu: bool) -> SideSpec | None:
     if spec.engine not in HOOKABLE:
         return None
     options, wanted = held(spec, on_gpu), HOOKABLE[spec.engine]
-    hooked = all(options[name] == wanted[name] for name in _ON_GPU[spec.engine])
+    hooked = all(options[name] == wanted[name] for name in NEED_A_START)
     return None if hooked else hookable(spec)
 
 

@@ -47,10 +47,9 @@ def resolve_options(spec: SideSpec, model_context: int, on_cpu: bool) -> dict[st
     context = spec.args.get("max_model_len", model_context)
     if not isinstance(context, int):
         raise InputError(f"vLLM's max_model_len is a number of tokens, not {context!r}.")
-    arguments: dict[str, Any] = (
-        {name: value for name, (value, _) in ON_CPU.items()} if on_cpu else {}
-    )
+    arguments: dict[str, Any] = {}
     if on_cpu:
+        arguments = {name: value for name, (value, _) in ON_CPU.items()}
         arguments["max_model_len"] = min(context, CONTEXT_ON_CPU)
     arguments |= {name: _parsed(name, value) for name, value in spec.args.items()}
     if arguments.get("enable_chunked_prefill") is False:
@@ -66,13 +65,13 @@ def resolve_options(spec: SideSpec, model_context: int, on_cpu: bool) -> dict[st
 
 
 def _parsed(name: str, value: OptionValue) -> Any:
-    """An option; what is written as a JSON object is one."""
-    if not isinstance(value, str) or not value.startswith("{"):
+    """An option; what is written as a JSON object or list is one."""
+    if not isinstance(value, str) or not value.startswith(("{", "[")):
         return value
     try:
         return json.loads(value)
     except json.JSONDecodeError as error:
-        raise InputError(f"--engine-arg {name} is no JSON object: {error}.") from error
+        raise InputError(f"--engine-arg {name} is no JSON: {error}.") from error
 
 
 def settings_in_force(llm: Any) -> dict[str, OptionValue]:

@@ -71,7 +71,7 @@ def measure_edges(captures: Mapping[str, Capture]) -> dict[str, Measures]:
         if CONFIGURED not in captures:
             if name in EAGER_EDGES:
                 continue
-            roles = (roles[0].replace(CONFIGURED, HOOKED), roles[1].replace(CONFIGURED, HOOKED))
+            roles = (roles[0], HOOKED if roles[1] == CONFIGURED else roles[1])
         a, b = roles
         if a in captures and b in captures:
             whole = _same_rows(captures[a], captures[b], name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mismatch_lab.engines.engine_config import args_of, source_of
 from mismatch_lab.engines.settings import CONCERNS, HOOKABLE, ON_CPU
 from mismatch_lab.schema import Manifest, OptionValue, RunSpec
 
@@ -36,13 +37,11 @@ def engine_settings(spec: RunSpec, manifests: dict[str, Manifest]) -> list[Setti
     decode = manifests.get("decode")
     if decode is None or spec.infer.engine not in HOOKABLE:
         return []
-    mapped = spec.engine_config.mapped if spec.engine_config else []
-    from_file = {one.target: one.source for one in mapped}
     in_force = {n: v for n, v in decode.options.items() if n not in NOT_A_SETTING}
     on_cpu = not spec.provenance.accelerators
     found = []
     for name, value in in_force.items():
-        chosen_by = _chosen_by(name, value, spec, from_file, on_cpu)
+        chosen_by = _chosen_by(name, spec, on_cpu)
         concern = CONCERNS.get(name)
         if chosen_by == BY_ITSELF and concern is None and not name.startswith("inherited."):
             continue
@@ -63,12 +62,11 @@ def _setting(name: str, value: OptionValue, chosen_by: str) -> Setting:
     return Setting(name, value, chosen_by, concern.why, matters)
 
 
-def _chosen_by(
-    name: str, value: OptionValue, spec: RunSpec, from_file: dict[str, str], on_cpu: bool
-) -> str:
-    if name in from_file and spec.infer.args.get(name) == value:
-        return f"{spec.engine_config.file if spec.engine_config else ''}: {from_file[name]}"
-    if name in spec.infer.args:
+def _chosen_by(name: str, spec: RunSpec, on_cpu: bool) -> str:
+    file, given = spec.engine_config, spec.infer.args
+    if file is not None and name in given and args_of(file).get(name) == given[name]:
+        return f"{file.file}: {source_of(file, name)}"
+    if name in given:
         return TYPED
     if on_cpu and name in ON_CPU:
         return f"{ON_THIS_MACHINE}: {ON_CPU[name][1]}"

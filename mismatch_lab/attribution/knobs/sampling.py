@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mismatch_lab.attribution.knobs.base import ASKED, Knob, Trial, Turn, all_but, with_option
+from mismatch_lab.engines.framework_options import GENERATION_ARGUMENT
 from mismatch_lab.engines.settings import held
 from mismatch_lab.schema import RunSpec
 
@@ -21,6 +22,15 @@ def _option(run: RunSpec, name: str, wanted: str) -> Turn | None:
     """Of engines that have it; those know what holds where the user says nothing."""
     in_force = held(run.infer, on_gpu=False)
     return with_option(run.infer, name, wanted, in_force.get(name, wanted))
+
+
+def _no_generation_config(run: RunSpec) -> Turn | None:
+    """Neither the checkpoint's nor what overrides it."""
+    if GENERATION_ARGUMENT not in run.infer.args:
+        return _option(run, "generation_config", "vllm")
+    args = {name: value for name, value in run.infer.args.items() if name != GENERATION_ARGUMENT}
+    plain = {**args, "generation_config": "vllm"}
+    return Turn(Trial(run.infer.model_copy(update={"args": plain})), ASKED)
 
 
 TEMPERATURE_1 = Knob(
@@ -54,7 +64,7 @@ GENERATION_CONFIG = Knob(
     id="generation-config",
     does="nothing taken from the checkpoint's generation_config",
     suspects=("decode",),
-    turn=lambda run: _option(run, "generation_config", "vllm"),
+    turn=_no_generation_config,
     may_clear=frozenset({"sampler-truncation", "sampling-penalties"}),
     keeps=all_but("sampler-truncation", "sampling-penalties"),
 )

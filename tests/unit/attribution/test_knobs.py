@@ -106,6 +106,13 @@ def test_sglang_is_asked_for_determinism_where_a_gpu_is() -> None:
     }
 
 
+def test_no_generation_config_is_no_override_either() -> None:
+    run = vllm(override_generation_config='{"top_k": 20}')
+    (choice,) = choices(run, "decode")
+    assert (choice.knob.id, choice.turn.likely) == ("generation-config", ASKED)
+    assert choice.turn.trial.spec.args == PLAIN_VLLM
+
+
 def test_temperature_is_turned_by_sampling_anew() -> None:
     run = vllm()
     sampling = run.probe.sampling.model_copy(update={"temperature": 0.6})

@@ -12,6 +12,7 @@ from mismatch_lab.engines.engine_config import (
     dtype_of,
     read_engine_config,
     sampling_of,
+    source_of,
 )
 from mismatch_lab.errors import InputError
 
@@ -143,6 +144,8 @@ def test_slime_from_the_script_that_starts_it(tmp_path: Path) -> None:
         ("--sglang-dtype $DTYPE", "c.sh", None, "a variable of the script"),
         ("echo", "c.sh", None, "sets nothing of the engine"),
         ("seed: 2020-01-01", "c.yaml", None, "no option's value"),
+        ("actor_rollout_ref: {rollout: {engine_kwargs: {vllm: 3}}}", "c.yaml", None,
+         "actor_rollout_ref.rollout.engine_kwargs.vllm is not a mapping"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said(
@@ -156,3 +159,17 @@ def test_what_is_wrong_is_said(
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_engine_config(tmp_path / "none.yaml")
+
+
+def test_a_table_that_is_none_is_passed_over(tmp_path: Path) -> None:
+    text = "orchestrator = 3\n[inference.vllm]\ntrust_remote_code = true\nmax_model_len = 64\n"
+    config = read(tmp_path, text, "rl.toml")
+    assert args_of(config)["max_model_len"] == 64
+    assert [one.source for one in config.left] == ["inference.vllm.trust_remote_code"]
+
+
+def test_where_an_argument_comes_from(tmp_path: Path) -> None:
+    config = read(tmp_path, TRL)
+    assert source_of(config, "max_model_len") == "vllm_max_model_length"
+    assert source_of(config, "override_generation_config") == "repetition_penalty, min_p"
+    assert source_of(config, "logprobs_mode") == "trl itself"
