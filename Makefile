@@ -52,13 +52,13 @@ $(SMALL_LLAMA): | env
 	  from mismatch_lab.scorecard.architectures import make; make("llama", Path("$@"))'
 
 test: lint chromium
-	@echo "tests: about 14 minutes on 2 cores (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
+	@echo "tests: some minutes on 2 cores (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
 	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --ignore tests/benchmarks $(PYTEST_ARGS)
 	@$(if $(PYTEST_ARGS),true,$(BIN)/python -m pytest tests/benchmarks)
 
 # More models, faults and servers than `make test` has time for.
 test-long: env
-	@echo "tests: the long ones alone (about 20 minutes on 2 cores)"
+	@echo "tests: the long ones alone"
 	@MISMATCH_LAB_LONG=1 $(BIN)/python -m pytest -m long -n $(TEST_JOBS) --dist loadfile tests/e2e
 
 # The card goes to a folder that is then removed; what it prints says what was missed.

@@ -90,44 +90,61 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
     model = request.model
     check_model_path(locate(model))
     dtype = resolve_dtype(request.dtype or (dtype_of(config) if config else None), model)
-    sides = {
-        "infer": (
-            _engine(request, config),
-            request.engine_args,
-            request.engine_plugin,
-            request.engine_python,
-        ),
-        "train": (
-            request.trainer,
-            request.trainer_args,
-            request.trainer_plugin,
-            request.trainer_python,
-        ),
-    }
-    specs = {
-        side: SideSpec(
-            side=side,  # type: ignore[arg-type]
-            engine=check_engine(engine),
-            model=model,
-            dtype=dtype,
-            args=parse_args(args, "--engine-arg" if side == "infer" else "--trainer-arg"),
-            plugin=plugin,
-            python=interpreter(engine, python),
-            trust_remote_code=request.trust_remote_code,
-        )
-        for side, (engine, args, plugin, python) in sides.items()
-    }
-    if config is not None:
-        own = specs["infer"].args
-        specs["infer"] = specs["infer"].model_copy(update={"args": {**args_of(config), **own}})
-    for spec in specs.values():
+    infer, train = _sides(request, config, dtype)
+    for spec in (infer, train):
         check_options(spec)
-    more = _update(request, config) | _servers(request, config)
-    specs["infer"] = specs["infer"].model_copy(update=more)
-    prompts = _prompts(request, probe, specs["infer"])
+    infer = infer.model_copy(update=_update(request, config) | _servers(request, config))
+    prompts = _prompts(request, probe, infer)
     provenance = gather(list(request.command))
-    fake = specs["train"].engine == "fake"
-    ref = specs["train"].model_copy(
+    return RunSpec(
+        id=f"{_label(request.model)}-{probe.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}",
+        probe=probe,
+        depth=request.depth or probe.depth,
+        infer=infer,
+        infer_eager=second_start(infer, on_gpu=bool(provenance.accelerators)),
+        engine_config=config,
+        train=train,
+        ref=_reference(train),
+        prompts=prompts,
+        provenance=provenance,
+        repeats=_repeats(request.repeats),
+    )
+
+
+def _sides(
+    request: DiagnoseRequest, config: EngineConfig | None, dtype: str
+) -> tuple[SideSpec, SideSpec]:
+    """The engine, whose typed options stand over its file's, and the trainer."""
+    engine = check_engine(_engine(request, config))
+    from_file = args_of(config) if config is not None else {}
+    infer = SideSpec(
+        side="infer",
+        engine=engine,
+        model=request.model,
+        dtype=dtype,
+        args={**from_file, **parse_args(request.engine_args, "--engine-arg")},
+        plugin=request.engine_plugin,
+        python=interpreter(engine, request.engine_python),
+        trust_remote_code=request.trust_remote_code,
+    )
+    trainer = check_engine(request.trainer)
+    train = SideSpec(
+        side="train",
+        engine=trainer,
+        model=request.model,
+        dtype=dtype,
+        args=parse_args(request.trainer_args, "--trainer-arg"),
+        plugin=request.trainer_plugin,
+        python=interpreter(trainer, request.trainer_python),
+        trust_remote_code=request.trust_remote_code,
+    )
+    return infer, train
+
+
+def _reference(train: SideSpec) -> SideSpec:
+    """The trainer's model in float32 and transformers' plainest code."""
+    fake = train.engine == "fake"
+    return train.model_copy(
         update={
             "side": "ref",
             "engine": "fake" if fake else "hf",
@@ -135,19 +152,6 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
             "args": {} if fake else dict(REF_ARGS),
             "plugin": None,
         }
-    )
-    return RunSpec(
-        id=f"{_label(request.model)}-{probe.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}",
-        probe=probe,
-        depth=request.depth or probe.depth,
-        infer=specs["infer"],
-        infer_eager=second_start(specs["infer"], on_gpu=bool(provenance.accelerators)),
-        engine_config=config,
-        train=specs["train"],
-        ref=ref,
-        prompts=prompts,
-        provenance=provenance,
-        repeats=_repeats(request.repeats),
     )
 
 

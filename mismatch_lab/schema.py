@@ -380,6 +380,21 @@ class NoiseFloor(Strict):
     """The engine's error while sampling."""
     typical: TypicalRatios | None = None
 
+    def ratios(self) -> dict[str, EstimateRecord]:
+        """Every error over the floor, of those measured: `infer_ratio`, …, `typical.infer`, …"""
+        means = {name: getattr(self, f"{name}_ratio") for name in TypicalRatios.model_fields}
+        found = {f"{name}_ratio": mean for name, mean in means.items() if mean is not None}
+        typical = dict(self.typical or ())
+        return found | {f"typical.{name}": ratio for name, ratio in typical.items()}
+
+    def with_ratios(self, ratios: dict[str, EstimateRecord]) -> NoiseFloor:
+        """The same with other estimates of the ratios by these names."""
+        means = {name: ratio for name, ratio in ratios.items() if "." not in name}
+        if self.typical is None:
+            return self.model_copy(update=means)
+        typical = {n.removeprefix("typical."): r for n, r in ratios.items() if "." in n}
+        return self.model_copy(update={**means, "typical": self.typical.model_copy(update=typical)})
+
 
 class SuppositionRecord(Strict):
     """A way of sampling otherwise than is reported, at the number under which the drawn tokens are

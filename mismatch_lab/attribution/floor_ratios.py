@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from mismatch_lab.attribution.wording import number
 from mismatch_lab.schema import EstimateRecord, Limits, NoiseFloor
 
 OWN_ERROR = 0.5
@@ -89,3 +89,16 @@ def leaving(floor: NoiseFloor, limits: Limits) -> list[FloorRatio]:
         if ratio.leaves and not known & said:
             found.append(ratio)
     return found
+
+
+def number(estimate: EstimateRecord) -> str:
+    """With its interval, where there is one."""
+    low, high = estimate.ci95
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return figure(estimate.value)
+    return f"{figure(estimate.value)} [{figure(low)}, {figure(high)}]"
+
+
+def figure(value: float) -> str:
+    """Three figures, without an exponent where people would write none."""
+    return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"

@@ -9,8 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mismatch_lab.attribution.floor_ratios import floor_ratios, leaving, own_ratios
-from mismatch_lab.attribution.wording import figure, number
+from mismatch_lab.attribution.floor_ratios import (
+    figure,
+    floor_ratios,
+    leaving,
+    number,
+    own_ratios,
+)
 from mismatch_lab.findings.odd_tokens import in_words, not_measurable
 from mismatch_lab.schema import (
     Cause,

@@ -11,10 +11,21 @@ from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.engines.base import Progress
 from mismatch_lab.engines.checkpoint import check_lengths
 from mismatch_lab.engines.tokenise import Tokeniser
-from mismatch_lab.schema import Prompt
+from mismatch_lab.schema import Prompt, Sampling
 
 SampleTurn = Callable[[list[list[int]]], list[tuple[list[int], list[float]]]]
 """[prompt ids] -> [(sampled ids, their log-probs)], in order."""
+
+
+WARM_TOKENS = 4
+"""Sampled of every prompt before an update: caches then hold what the old weights made."""
+
+
+def to_warm(prompts: list[Prompt], sampling: Sampling) -> tuple[list[Prompt], Sampling]:
+    """What fills an engine's caches before an update: first turns alone, a few tokens each."""
+    first = [prompt.model_copy(update={"follow_ups": []}) for prompt in prompts]
+    few = min(WARM_TOKENS, sampling.max_tokens)
+    return first, sampling.model_copy(update={"max_tokens": few})
 
 
 @dataclass

@@ -6,6 +6,7 @@ Light: they are checked before an engine, or what it needs, is loaded.
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -13,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mismatch_lab.engines.http.options import HttpOptions
 from mismatch_lab.errors import InputError
 from mismatch_lab.schema import OptionValue, SideSpec
 
@@ -21,6 +21,9 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 SET_BY_US = ("model", "dtype", "trust_remote_code", "tokenizer", "skip_tokenizer_init")
 """Engine arguments of vLLM that options of ours set."""
+
+MOST_REQUESTS = 256
+"""At a time, of each server that engine http asks."""
 
 Options = TypeVar("Options")
 
@@ -91,6 +94,27 @@ class FsdpOptions(TorchOptions):
                     f"Option {name} of engine fsdp: {getattr(self, name)!r} is not a dtype.",
                     f"Known: {', '.join(DTYPES)}.",
                 )
+
+
+@dataclass(frozen=True)
+class HttpOptions:
+    """How the servers are asked."""
+
+    concurrency: int = 8
+    """Requests at a time, of each server."""
+    timeout_s: float = 600.0
+    """Seconds for one request, with all its tries."""
+    checksum: bool = False
+    """Compare a checksum of the weights before and after each pass: the server computes it, which
+    takes as long as reading all weights. vLLM has it with VLLM_SERVER_DEV_MODE=1."""
+    served_model: str = ""
+    """Name of the model on a server that serves several."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.concurrency <= MOST_REQUESTS:
+            raise InputError(f"Option concurrency of engine http: 1 to {MOST_REQUESTS}.")
+        if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
+            raise InputError("Option timeout_s of engine http is a number of seconds above 0.")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from mismatch_lab.engines.base import CACHED_TOKENS, Progress, ScoreRequest
 from mismatch_lab.engines.checkpoint import check_lengths, context_length, load_config, locate
 from mismatch_lab.engines.failures import INSTEAD
 from mismatch_lab.engines.interpreters import HOW
-from mismatch_lab.engines.multi_turn import sample_conversations
+from mismatch_lab.engines.multi_turn import sample_conversations, to_warm
 from mismatch_lab.engines.plugin import load_plugin
 from mismatch_lab.engines.seeds import seed_of
 from mismatch_lab.engines.sglang_agent import AgentSetting
@@ -139,12 +139,9 @@ class SglangEngine:
         if self._updated or self.spec.weight_update is None:
             return
         from mismatch_lab.engines.sglang_update import update_weights
-        from mismatch_lab.engines.vllm_update import WARM_TOKENS
 
         self._updated = True
-        first = [prompt.model_copy(update={"follow_ups": []}) for prompt in prompts]
-        few = min(WARM_TOKENS, sampling.max_tokens)
-        self.generate(first, sampling.model_copy(update={"max_tokens": few}), lambda *_: None)
+        self.generate(*to_warm(prompts, sampling), lambda *_: None)
         self.options.pop(CACHED_TOKENS, None)
         update_weights(self._process, self.spec.model, self.spec.weight_update)
         self.patched.append(

@@ -18,7 +18,7 @@ from mismatch_lab.engines.assemble import assemble
 from mismatch_lab.engines.base import CACHED_TOKENS, Progress, ScoreRequest
 from mismatch_lab.engines.checkpoint import check_lengths, context_length, load_config, locate
 from mismatch_lab.engines.failures import INSTEAD, in_words
-from mismatch_lab.engines.multi_turn import sample_conversations
+from mismatch_lab.engines.multi_turn import sample_conversations, to_warm
 from mismatch_lab.engines.plugin import apply_plugin, load_plugin
 from mismatch_lab.engines.seeds import seed_of
 from mismatch_lab.engines.tokenise import Tokeniser
@@ -167,13 +167,11 @@ class VllmEngine:
         """Warm the caches with the old weights, then update through vLLM's own path, once."""
         if self._updated or self.spec.weight_update is None:
             return
-        from mismatch_lab.engines.vllm_update import WARM_TOKENS, update_weights
+        from mismatch_lab.engines.vllm_update import update_weights
 
         self._updated = True
-        first = [prompt.model_copy(update={"follow_ups": []}) for prompt in prompts]
-        few = min(WARM_TOKENS, sampling.max_tokens)
-        if first:
-            self.generate(first, sampling.model_copy(update={"max_tokens": few}), lambda *_: None)
+        if prompts:
+            self.generate(*to_warm(prompts, sampling), lambda *_: None)
         self.options.pop(CACHED_TOKENS, None)
         update_weights(self._llm, self.spec.model, self.spec.weight_update)
         self.patched.append(

@@ -12,9 +12,6 @@ from mismatch_lab.engines.checkpoint_tensors import Stored, stored_tensors
 from mismatch_lab.errors import EngineError, InputError
 from mismatch_lab.schema import WeightUpdate
 
-WARM_TOKENS = 4
-"""Sampled of every prompt before an update: caches then hold what the old weights made."""
-
 TORCH_KINDS = {
     "F64": torch.float64,
     "F32": torch.float32,

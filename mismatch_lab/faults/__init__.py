@@ -14,8 +14,8 @@ FAULTS: dict[str, str] = {
     # semantics
     "engine-final-softcap": "mismatch_lab.faults.engine_final_softcap:FAULT",
     "engine-logit-scale": "mismatch_lab.faults.engine_logit_scale:FAULT",
-    "engine-lost-shard": "mismatch_lab.faults.engine_lost_shard:FAULT",
-    "engine-masked-vocabulary": "mismatch_lab.faults.engine_masked_vocabulary:FAULT",
+    "engine-lost-shard": "mismatch_lab.faults.lost_shard:ENGINE_FAULT",
+    "engine-masked-vocabulary": "mismatch_lab.faults.masked_vocabulary:ENGINE_FAULT",
     "final-softcap": "mismatch_lab.faults.final_softcap:FAULT",
     "logit-scale": "mismatch_lab.faults.logit_scale:FAULT",
     "lost-shard": "mismatch_lab.faults.lost_shard:FAULT",
@@ -36,7 +36,7 @@ FAULTS: dict[str, str] = {
     "router-noise": "mismatch_lab.faults.router_noise:FAULT",
     "transport-bf16": "mismatch_lab.faults.transport_bf16:FAULT",
     # tokens
-    "engine-nan-tokens": "mismatch_lab.faults.engine_nan_tokens:FAULT",
+    "engine-nan-tokens": "mismatch_lab.faults.nan_tokens:ENGINE_FAULT",
     "masked-eos": "mismatch_lab.faults.masked_eos:FAULT",
     "nan-tokens": "mismatch_lab.faults.nan_tokens:FAULT",
     "packing-boundary": "mismatch_lab.faults.packing_boundary:FAULT",

@@ -1,10 +1,17 @@
-"""The trainer masks entries of the vocabulary that the sampler can draw."""
+"""Sampled tokens with probability 0: entries that the trainer masks, or a server that says -inf for
+a drawn token which is not among the likeliest that it returns.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from mismatch_lab.captures.capture import Capture
 from mismatch_lab.faults.base import Fault
+from mismatch_lab.faults.rows import scored
 
 
 def plant(model: Any, strength: float) -> None:
@@ -29,4 +36,26 @@ FAULT = Fault(
     kind="plugin",
     severities={"plain": 7, "medium": 29, "slight": 61},
     plant=plant,
+)
+
+
+def rewrite(capture: Capture, strength: float) -> Capture:
+    """The least probable share of the sampled tokens is -inf."""
+    tokens = np.concatenate([scored(capture, row) for row in range(capture.rows.n_rows)])
+    count = max(1, round(strength * len(tokens)))
+    logp = capture.logp.copy()
+    logp[tokens[np.argsort(capture.logp[tokens], kind="stable")[:count]]] = -np.inf
+    return replace(capture, logp=logp)
+
+
+ENGINE_FAULT = Fault(
+    id="engine-masked-vocabulary",
+    about="improbable tokens of the engine reported as -inf",
+    causes=("impossible-token",),
+    family="semantics",
+    side="infer",
+    kind="capture",
+    severities={"plain": 0.05, "medium": 0.01, "slight": 0.001},
+    rewrite=rewrite,
+    target="decode",
 )

@@ -1,4 +1,4 @@
-"""The trainer's record of single tokens is NaN."""
+"""Single tokens without a log-prob: in the trainer's record, or in the engine's answer."""
 
 from __future__ import annotations
 
@@ -28,4 +28,12 @@ FAULT = Fault(
     severities={"plain": 0.05, "medium": 0.01, "slight": 0.001},
     rewrite=rewrite,
     target="train",
+)
+
+ENGINE_FAULT = replace(
+    FAULT,
+    id="engine-nan-tokens",
+    about="log-probs of single tokens missing in what the engine returns",
+    side="infer",
+    target="decode",
 )

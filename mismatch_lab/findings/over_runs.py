@@ -28,8 +28,6 @@ from mismatch_lab.schema import (
 MEASURES = ("abs_delta_mean", "mean_delta")
 """Of each edge: what a verdict rests on."""
 
-RATIOS = ("infer_ratio", "train_ratio", "edge_ratio")
-
 
 @dataclass(frozen=True)
 class Repeat:
@@ -57,7 +55,7 @@ def repeat_record(
             edge: {name: measures[name].value for name in MEASURES if name in measures}
             for edge, measures in edges.items()
         },
-        floor_ratios={} if floor is None else {name: getattr(floor, name).value for name in RATIOS},
+        floor_ratios={name: ratio.value for name, ratio in _ratios(floor).items()},
     )
 
 
@@ -91,13 +89,12 @@ def over_runs(
         }
         for edge, measures in edges.items()
     }
+    own = _ratios(floor)
     ratios = {
-        name: mean_over_runs([run.floor_ratios.get(name, math.nan) for run in runs])
-        for name in RATIOS
-        if floor is not None
+        name: mean_over_runs([run.floor_ratios.get(name, math.nan) for run in runs]) for name in own
     }
     wider = [e for e in found if is_wider(found[e]["abs_delta_mean"], edges[e]["abs_delta_mean"])]
-    wider += [name for name in ratios if is_wider(ratios[name], getattr(floor, name))]
+    wider += [name for name in ratios if is_wider(ratios[name], own[name])]
     return OverRuns(runs=runs, edges=found, floor_ratios=ratios, wider=wider)
 
 
@@ -109,7 +106,8 @@ def is_wider(over_runs: EstimateRecord, over_rows: EstimateRecord) -> bool:
 def without_reference(repeat: Repeat) -> Repeat:
     """The repeat less what it measured against the reference: the first run has another one."""
     edges = {name: m for name, m in repeat.record.edges.items() if not name.endswith("_ref")}
-    ratios = {n: r for n, r in repeat.record.floor_ratios.items() if n == "edge_ratio"}
+    own = ("edge_ratio", "typical.edge")
+    ratios = {name: r for name, r in repeat.record.floor_ratios.items() if name in own}
     record = repeat.record.model_copy(update={"edges": edges, "floor_ratios": ratios})
     return replace(repeat, record=record)
 
@@ -133,8 +131,13 @@ def widened_floor(floor: NoiseFloor | None, over: OverRuns) -> NoiseFloor | None
     """The same of the floor's ratios."""
     if floor is None:
         return None
-    ratios = {name: _larger(getattr(floor, name), over.floor_ratios.get(name)) for name in RATIOS}
-    return floor.model_copy(update=ratios)
+    return floor.with_ratios(
+        {name: _larger(own, over.floor_ratios.get(name)) for name, own in floor.ratios().items()}
+    )
+
+
+def _ratios(floor: NoiseFloor | None) -> dict[str, EstimateRecord]:
+    return {} if floor is None else floor.ratios()
 
 
 def _larger(rows: EstimateRecord, runs: EstimateRecord | None) -> EstimateRecord:

@@ -7,7 +7,6 @@ The verdicts are those of the direct runs in `test_diagnose_real.py` and of the 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from mismatch_lab.engines.interpreters import sglang_python
 
 sys.path.insert(0, str(Path(__file__).parent))  # `serving` stands beside the tests
 
@@ -97,23 +98,14 @@ def test_a_server_that_is_gone_is_two_lines_and_code_2(tmp_path: Path) -> None:
 
 # ---- SGLang ------------------------------------------------------------------------------------
 
-SGLANG = os.environ.get("MISMATCH_LAB_SGLANG_PYTHON") or str(
-    Path(__file__).parents[2] / ".venv-sglang" / "bin" / "python"
-)
-"""Its own interpreter: it pins other versions than vLLM."""
-
 
 @pytest.fixture(scope="module")
 def sglang_server(tmp_path_factory: pytest.TempPathFactory, qwen3_moe: Path) -> Iterator[str]:
     """SGLang's server with a small Qwen3-MoE in float32."""
-    found = subprocess.run(
-        [SGLANG, "-P", "-c", "import sglang, mismatch_lab.engines.sglang_cpu"],
-        capture_output=True, check=False, env=without_path(),
-    ) if Path(SGLANG).exists() else None  # fmt: skip
-    if found is None or found.returncode:
-        pytest.skip("SGLang's environment is not there (make sglang)")
+    python = sglang_python()
+    assert python is not None  # the marker has seen to it
     command = [
-        SGLANG, str(Path(__file__).with_name("launch_sglang.py")),
+        python, str(Path(__file__).with_name("launch_sglang.py")),
         "--model-path", str(qwen3_moe), "--dtype", "float32", "--device", "cpu",
         "--attention-backend", "torch_native", "--sampling-backend", "pytorch",
         "--grammar-backend", "none", "--disable-cuda-graph", "--disable-overlap-schedule",
@@ -125,11 +117,7 @@ def sglang_server(tmp_path_factory: pytest.TempPathFactory, qwen3_moe: Path) -> 
         yield url
 
 
-def without_path() -> dict[str, str]:
-    """The environment of a program with packages of its own."""
-    return {**os.environ, "PYTHONPATH": ""}
-
-
+@pytest.mark.sglang
 def test_a_healthy_sglang_server_matches_at_a_temperature(
     sglang_server: str, diagnose: Diagnose, qwen3_moe: Path
 ) -> None:
@@ -146,6 +134,7 @@ def test_a_healthy_sglang_server_matches_at_a_temperature(
     assert manifest["logprob_space"] == "processed"
 
 
+@pytest.mark.sglang
 @pytest.mark.long
 def test_a_fault_of_the_trainer_is_found_through_sglang(
     sglang_server: str, diagnose: Diagnose, qwen3_moe: Path

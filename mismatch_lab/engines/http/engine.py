@@ -21,13 +21,12 @@ from mismatch_lab.engines.http.client import Client
 from mismatch_lab.engines.http.find import find_server, logprob_space
 from mismatch_lab.engines.http.inherited import inherited
 from mismatch_lab.engines.http.models import last_part
-from mismatch_lab.engines.http.options import HttpOptions
 from mismatch_lab.engines.http.pool import share
 from mismatch_lab.engines.http.server import Sampled, Scored, Server
 from mismatch_lab.engines.http.tempered import own_logp, whole_logp
 from mismatch_lab.engines.http.watch import Watch, check_alike
 from mismatch_lab.engines.multi_turn import sample_conversations
-from mismatch_lab.engines.options import DTYPES, parse_options
+from mismatch_lab.engines.options import DTYPES, HttpOptions, parse_options
 from mismatch_lab.engines.seeds import seed_of
 from mismatch_lab.engines.tokenise import Tokeniser
 from mismatch_lab.errors import EngineError, InputError

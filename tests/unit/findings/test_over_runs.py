@@ -16,7 +16,14 @@ from mismatch_lab.findings.over_runs import (
     widened_floor,
     without_reference,
 )
-from mismatch_lab.schema import EstimateRecord, Measures, NoiseFloor, RepeatRecord, Status
+from mismatch_lab.schema import (
+    EstimateRecord,
+    Measures,
+    NoiseFloor,
+    RepeatRecord,
+    Status,
+    TypicalRatios,
+)
 
 EDGE = "decode_train"
 
@@ -127,3 +134,31 @@ def test_against_another_reference_nothing_is_kept() -> None:
     kept = without_reference(Repeat(run(2, 1.0))).record
     assert set(kept.edges) == {EDGE}
     assert set(kept.floor_ratios) == {"edge_ratio"}
+
+
+def test_ratios_on_the_typical_token_are_widened_too() -> None:
+    one = number(1.0, 0.9, 1.1)
+    typical = TypicalRatios(infer=one, train=one, decode=one, edge=one)
+    measured = floor().model_copy(update={"typical": typical, "decode_ratio": one})
+    assert set(measured.ratios()) == {
+        "infer_ratio", "train_ratio", "edge_ratio", "decode_ratio",
+        "typical.infer", "typical.train", "typical.edge", "typical.decode",
+    }  # fmt: skip
+    runs = [
+        run(at, 1.0).model_copy(update={"floor_ratios": {"typical.infer": float(at)}})
+        for at in (1, 2, 3)
+    ]
+    over = over_runs(runs, edges(0.1), measured)
+    assert "typical.infer" in over.wider  # 2 +- 2.48 over runs, 0.9 to 1.1 over rows
+    wider = widened_floor(measured, over)
+    assert wider is not None
+    assert wider.typical is not None
+    assert wider.typical.infer.ci95 == pytest.approx((0.0, 4.484138), abs=1e-6)
+    assert (wider.typical.train, wider.infer_ratio) == (one, one)
+
+
+def test_against_another_reference_only_the_edge_counts() -> None:
+    names = ("typical.edge", "typical.infer", "edge_ratio", "infer_ratio")
+    whole = run(2, 1.0).model_copy(update={"floor_ratios": dict.fromkeys(names, 1.0)})
+    alone = without_reference(Repeat(whole))
+    assert set(alone.record.floor_ratios) == {"edge_ratio", "typical.edge"}
