@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 Diagnose = Callable[..., dict[str, Any]]
 
@@ -186,6 +187,8 @@ def test_an_engine_that_samples_otherwise_than_it_reports(
 
 
 def test_a_coarse_kv_cache_is_named_by_setting_it_otherwise(diagnose: Diagnose) -> None:
+    if not (torch.cpu._is_avx512_supported() or torch.cpu._is_amx_tile_supported()):
+        pytest.skip("vLLM has an fp8 cache only with AVX-512 or AMX")
     coarse = ("--dtype", "float32", "--engine-arg", "kv_cache_dtype=fp8_e4m3")
     findings = diagnose(*coarse, budget_s=300)
     first = findings["verdict"]["causes"][0]
