@@ -192,6 +192,51 @@ def compare(
 
 
 @app.command()
+def gate(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Run folder; or an engine's and a trainer's capture."),
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Diagnose first: 'MODEL --engine …', as for `diagnose`.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder of --run.")] = None,
+    rules: Annotated[
+        Path | None, typer.Option(help="TOML file of rules.", show_default="the package's own")
+    ] = None,
+    baseline: Annotated[Path | None, typer.Option(help="Earlier run to compare with.")] = None,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Write the run as the baseline; say what changed.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Accept a run that fails its rules.")
+    ] = False,
+    junit: Annotated[Path | None, typer.Option(help="JUnit XML to write.")] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option(envvar="GITHUB_STEP_SUMMARY", help="Markdown file to add to."),
+    ] = None,
+    json_output: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Pass or fail a run by rules: 0 passed, 1 failed, 2 could not be measured."""
+    from mismatch_lab.gate import command
+
+    request = command.GateRequest(
+        tuple(paths or ()),
+        command.split_options(run),
+        out,
+        rules,
+        baseline,
+        accept,
+        force,
+        junit,
+        summary,
+    )
+    raise typer.Exit(command.run_gate(request, json_output))
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     debug: DebugOption = False,

@@ -34,6 +34,7 @@ OURS = {
     RUN_FILE,
     FINDINGS_FILE,
     "report.html",
+    "gate.json",
     "captures",
     "repeats",
     "experiments",

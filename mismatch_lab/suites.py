@@ -40,7 +40,7 @@ def load_probe(name_or_path: str) -> Probe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"Probe file {path} is not TOML: {error}.") from error
     except ValidationError as error:
-        raise InputError(f"Probe file {path}: {_first_problem(error)}.") from error
+        raise InputError(f"Probe file {path}: {first_problem(error)}.") from error
 
 
 def load_prompts(path: Path, count: int | None = None) -> list[Prompt]:
@@ -63,7 +63,7 @@ def load_prompts(path: Path, count: int | None = None) -> list[Prompt]:
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {number}: not JSON: {error}.") from error
         except ValidationError as error:
-            raise InputError(f"{path}, line {number}: {_first_problem(error)}.") from error
+            raise InputError(f"{path}, line {number}: {first_problem(error)}.") from error
     if not prompts:
         raise InputError(f"{path} holds no prompts.")
     if count is not None and len(prompts) < count:
@@ -91,7 +91,8 @@ def _lines(path: Path) -> list[str]:
         raise InputError(f"{path} is not UTF-8 text: {error}.") from error
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """Where a file is wrong first, and what was found there."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "entry"
     return f"{where}: {first['msg']} (got {str(first.get('input'))[:60]!r})"

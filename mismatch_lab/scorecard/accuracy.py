@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from statistics import median
 
+from mismatch_lab.measures.shares import share_interval
 from mismatch_lab.scorecard.records import SEVERITIES, Bin, CaseResult, Goal, Judgement, Row, Share
 
-Z95 = 1.959963984540054
-"""Two-sided 95 % quantile of the normal distribution."""
 BINS = (0.0, 0.5, 0.7, 0.9, 0.99, 1.0)
 CAPTURES_QUESTIONS = ("detected", "family", "side", "cause")
 """What is asked of captures alone: they have no modules."""
@@ -21,18 +20,12 @@ CLEAR = ("plain", "medium")
 
 
 def share(answers: Iterable[bool | None]) -> Share:
-    """Right answers among those given, with the Wilson 95 % interval.
-
-    Wilson (1927): centre (p + z²/2n) / (1 + z²/n), half width z·√(p(1-p)/n + z²/4n²) / (1 + z²/n).
-    """
+    """Right answers among those given, with the Wilson 95 % interval."""
     given = [answer for answer in answers if answer is not None]
     n, right = len(given), sum(given)
     if n == 0:
         return Share(right=0, n=0, value=math.nan, ci95=(math.nan, math.nan))
-    p, z2 = right / n, Z95**2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return Share(right=right, n=n, value=p, ci95=(max(0.0, centre - half), min(1.0, centre + half)))
+    return Share(right=right, n=n, value=right / n, ci95=share_interval(right, n))
 
 
 def judged(results: Iterable[CaseResult], kind: str) -> list[CaseResult]:

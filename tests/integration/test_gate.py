@@ -1,0 +1,487 @@
+"""The gate on whole runs of the fake engine: passed, failed, and each way not to be measured.
+
+Each test tampers with a copy of one healthy run. A gate that fails open passes at least one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from program import Lab
+
+from mismatch_lab.captures.capture import Capture, chosen_rows
+from mismatch_lab.captures.store import load_capture, save_capture
+from mismatch_lab.diagnose import diagnose
+from mismatch_lab.errors import MismatchLabError
+from mismatch_lab.gate.baseline import baseline_of, compared, read_baseline, write_baseline
+from mismatch_lab.gate.command import GateRequest, gate, run_gate
+from mismatch_lab.gate.judge import GateResult, judge
+from mismatch_lab.gate.record import Record, read_record
+from mismatch_lab.gate.rules import default_rules, load_rules
+from mismatch_lab.request import DiagnoseRequest, build_run
+
+STATUS = '[[status]]\nname = "s"\nreason = "r"\nallowed = ["match", "numerics"]\n'
+BASELINE = """
+[[baseline]]
+name = "b"
+reason = "r"
+edge = "decode_train"
+measure = "{measure}"
+increase = 1.0
+"""
+
+
+def made(probe: Path, out: Path, *trainer_args: str, seed: int = 0) -> Path:
+    request = DiagnoseRequest(
+        "fake", str(probe), "fake", "fake", "bfloat16", seed=seed, trainer_args=trainer_args,
+    )  # fmt: skip
+    diagnose(build_run(request), out, False, lambda _event: None, budget_s=0)
+    return out
+
+
+@pytest.fixture(scope="module")
+def healthy(probe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(probe, tmp_path_factory.mktemp("gate") / "run")
+
+
+@pytest.fixture(scope="module")
+def again(probe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another seed: other answers to the same prompts."""
+    return made(probe, tmp_path_factory.mktemp("gate") / "run", seed=5)
+
+
+@pytest.fixture(scope="module")
+def broken(probe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(
+        probe, tmp_path_factory.mktemp("gate") / "run", "defect=lm_head_scale", "defect_size=0.5"
+    )
+
+
+@pytest.fixture
+def copy(healthy: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(healthy, tmp_path / "copy"))
+
+
+def judged(run: Path, rules: str = "", tmp_path: Path | None = None, **more: Any) -> GateResult:
+    asked = default_rules()
+    if rules:
+        assert tmp_path is not None
+        path = tmp_path / "rules.toml"
+        path.write_text(rules)
+        asked = load_rules(path)
+    return gate(GateRequest(paths=(run,), **more), asked)[0]
+
+
+def edited(run: Path, file: str, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads((run / file).read_text())
+    change(content)
+    (run / file).write_text(json.dumps(content))
+
+
+def recaptured(run: Path, name: str, change: Callable[[Capture], Capture]) -> None:
+    """A capture changed and written anew, its checksum with it."""
+    folder = run / "captures" / name
+    capture, manifest = load_capture(folder)
+    shutil.rmtree(folder)
+    save_capture(folder, change(capture), manifest)
+
+
+def baseline(run: Path, path: Path) -> Path:
+    write_baseline(path, baseline_of(read_record(run)))
+    return path
+
+
+def test_a_healthy_run_passes_with_and_without_a_baseline(
+    healthy: Path, again: Path, tmp_path: Path
+) -> None:
+    alone = judged(healthy)
+    assert (alone.outcome, alone.exit_code) == ("passed", 0)
+    skipped = {one.name for one in alone.results if one.outcome == "skipped"}
+    assert skipped >= {"no-worse", "no-worse-prefill"}
+    kept = baseline(healthy, tmp_path / "baseline.json")
+    assert judged(again, baseline=kept).outcome == "passed"
+
+
+def test_a_broken_run_fails_and_the_first_line_says_how_and_why(
+    broken: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(broken, tmp_path / "copy"))
+    cause = {"id": "shift-by-one", "family": "tokens", "side": "train", "confidence": 0.98}
+    named = cause | {"location": "model.norm", "evidence": []}
+    edited(run, "findings.json", lambda f: f["verdict"].update(causes=[named]))
+    found = judged(run)
+    assert (found.outcome, found.exit_code) == ("failed", 1)
+    headline = json.loads((run / "findings.json").read_text())["verdict"]["headline"]
+    assert found.headline.startswith(f"failed: verdict: {headline}")
+    assert found.headline.endswith("; cause: shift-by-one (train at model.norm, confidence 0.98)")
+    rules = '[[causes]]\nname = "c"\nreason = "r"\nforbidden = ["{}"]\nconfidence = {}\n'
+    for forbidden, confidence, outcome in (
+        ("shift-by-one", 0.9, "failed"),
+        ("shift-by-one", 0.99, "passed"),
+        ("packing-leak", 0.9, "passed"),
+    ):
+        assert judged(run, rules.format(forbidden, confidence), tmp_path).outcome == outcome
+
+
+def test_a_broken_run_fails_against_a_baseline_by_its_ratio(
+    healthy: Path, broken: Path, tmp_path: Path
+) -> None:
+    kept = baseline(healthy, tmp_path / "baseline.json")
+    found = judged(broken, BASELINE.format(measure="abs_delta_mean"), tmp_path, baseline=kept)
+    (rule,) = found.results
+    assert rule.outcome == "failed"
+    sizes = [
+        json.loads((run / "findings.json").read_text())["edges"]["decode_train"]["abs_delta_mean"]
+        for run in (broken, healthy)
+    ]
+    # Other positions and weights than a plain ratio of means, but of that size.
+    assert rule.value == pytest.approx(sizes[0]["value"] / sizes[1]["value"], rel=0.2)
+    assert rule.ci95[0] > rule.limit == 2
+
+
+def test_an_interval_that_holds_the_limit_is_underpowered_and_says_what_would_decide(
+    healthy: Path, tmp_path: Path
+) -> None:
+    size = json.loads((healthy / "findings.json").read_text())["edges"]["decode_train"]
+    estimate = size["abs_delta_mean"]
+    limit = (estimate["value"] + estimate["ci95"][1]) / 2  # half-way to the upper end
+    rules = (
+        '[[limit]]\nname = "l"\nreason = "r"\nedge = "decode_train"\n'
+        f'measure = "abs_delta_mean"\nbelow = {limit!r}\n'
+    )
+    found = judged(healthy, rules, tmp_path)
+    assert (found.outcome, found.exit_code) == ("not measured", 2)
+    assert found.results[0].outcome == "underpowered"
+    assert found.results[0].n_needed == pytest.approx(4 * estimate["n"], abs=1)  # half the width
+
+
+def test_one_bad_sequence_fails_though_its_mean_hides_it(copy: Path, tmp_path: Path) -> None:
+    rules = (
+        '[[sequences]]\nname = "q"\nreason = "r"\nedge = "decode_train"\nbelow_nats = 0.3\n'
+        "{share}\n"
+    )
+    assert judged(copy, rules.format(share=""), tmp_path).outcome == "passed"
+
+    def spoil(capture: Capture) -> Capture:
+        logp = capture.logp.copy()
+        start, stop = list(capture.rows.spans())[3]
+        logp[start:stop] -= 1.0
+        return replace(capture, logp=logp)
+
+    recaptured(copy, "train", spoil)
+    record = read_record(copy)
+    assert record.problems  # findings are those of the untouched captures
+    path = tmp_path / "rules.toml"
+    found = judge(replace(record, problems=()), load_rules(path), None)
+    assert found.outcome == "failed"
+    assert "1 of 24 sequences" in found.headline
+    assert "row 3" in found.headline
+    path.write_text(rules.format(share="share = 0.05"))
+    shares = judge(replace(record, problems=()), load_rules(path), None)
+    assert shares.results[0].outcome == "underpowered"  # 1 of 24 may be 5 % or 20 %
+
+
+NOT_MEASURED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "findings that end in the middle": (
+        lambda run: (run / "findings.json").write_text(
+            (run / "findings.json").read_text()[:-500]
+        ) and None,
+        "is damaged",
+    ),
+    "a run that did not finish": (
+        lambda run: (run / "findings.json").unlink(),
+        "it has no findings.json",
+    ),
+    "findings of another schema": (
+        lambda run: edited(run, "findings.json", lambda f: f.update(schema_version=2)),
+        "schema_version",
+    ),
+    "findings of another run": (
+        lambda run: edited(run, "findings.json", lambda f: f.update(run="other")),
+        "The findings are of run other",
+    ),
+    "an early stop": (
+        lambda run: edited(run, "run.json", lambda r: r["prompts"].append(r["prompts"][0])),
+        "24 of 25 prompts have an answer",
+    ),
+    "a repeat that failed": (
+        lambda run: edited(run, "findings.json", lambda f: f.update(over_runs=FAILED_REPEAT)),
+        "Run 2 of 1 failed: out of memory",
+    ),
+    "a capture that is missing": (
+        lambda run: shutil.rmtree(run / "captures" / "train"),
+        "has no capture 'train'",
+    ),
+    "a capture that is damaged": (
+        lambda run: (run / "captures" / "train" / "arrays.safetensors").write_bytes(b"no"),
+        "does not match its checksum",
+    ),
+    "other token ids": (
+        lambda run: recaptured(run, "train", lambda c: other_ids(c)),
+        "token",
+    ),
+    "findings of other captures": (
+        lambda run: recaptured(run, "train", lambda c: replace(c, logp=c.logp - 0.01)),
+        "findings.json is not of these captures",
+    ),
+    "log-probs that became NaN": (
+        lambda run: recaptured(run, "train", lambda c: replace(c, logp=c.logp * np.nan)),
+        "findings.json is not of these captures",
+    ),
+}  # fmt: skip
+
+FAILED_REPEAT = {
+    "runs": [
+        {"run": 1, "seed": 0, "status": "match", "headline": ""},
+        {"run": 2, "seed": 1, "status": "error", "headline": "out of memory"},
+    ],
+    "edges": {},
+    "floor_ratios": {},
+    "wider": [],
+}
+
+
+def other_ids(capture: Capture) -> Capture:
+    ids = capture.rows.token_ids.copy()
+    ids[-1] = 1 if ids[-1] != 1 else 2
+    return replace(capture, rows=replace(capture.rows, token_ids=ids))
+
+
+@pytest.mark.parametrize("name", NOT_MEASURED)
+def test_what_is_no_measurement_never_passes(
+    copy: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tamper, says = NOT_MEASURED[name]
+    tamper(copy)
+    files = {"junit": tmp_path / "junit.xml", "summary": tmp_path / "summary.md"}
+    request = GateRequest(paths=(copy,), **files)
+    try:
+        assert run_gate(request, json_output=True) == 2
+        said = capsys.readouterr().out
+    except MismatchLabError as error:  # the program prints it and ends with 2
+        said = str(error)
+    assert says in said
+    suite = ElementTree.parse(files["junit"]).getroot()[0]
+    assert int(suite.attrib["errors"]) >= 1
+    assert suite.attrib["failures"] == "0"
+    assert "not measured" in files["summary"].read_text()
+
+
+def test_a_measure_copied_from_the_other_side_is_none(copy: Path, tmp_path: Path) -> None:
+    decode, _ = load_capture(copy / "captures" / "decode")
+    recaptured(copy, "train", lambda capture: replace(capture, logp=decode.logp))
+    record = replace(read_record(copy), problems=())
+    assert record.identical
+    found = judge(record, default_rules(), None)
+    assert found.exit_code == 2
+    assert "to the last bit" in found.headline
+    allowed = tmp_path / "rules.toml"
+    allowed.write_text("allow_identical = true\n" + STATUS)
+    assert judge(record, load_rules(allowed), None).outcome == "passed"
+
+
+def test_rows_that_are_counted_twice_are_no_data(healthy: Path, tmp_path: Path) -> None:
+    paths = []
+    for name in ("decode", "train"):
+        capture, manifest = load_capture(healthy / "captures" / name)
+        paths.append(tmp_path / name)
+        save_capture(paths[-1], chosen_rows(capture, np.array([*range(24), 1])), manifest)
+    found = gate(GateRequest(paths=tuple(paths)), default_rules())[0]
+    assert found.exit_code == 2
+    assert "Rows 1 and 24 are the same tokens" in found.headline
+
+
+@pytest.mark.parametrize(
+    ("rules", "outcome", "says"),
+    [
+        (
+            '[[limit]]\nname = "l"\nreason = "r"\nedge = "decode_eager"\nmeasure = "ess"\n'
+            "above = 0.5\n",
+            "error",
+            "decode_eager ess was not measured",
+        ),
+        ("min_tokens = 100000\n" + STATUS + (
+            '[[limit]]\nname = "l"\nreason = "r"\nedge = "decode_train"\nmeasure = "ess"\n'
+            "above = 0.1\n"
+        ), "underpowered", "at least 100000 in 4 decide"),
+        (BASELINE.format(measure="abs_delta_mean"), "error", "no baseline was given"),
+        (STATUS + 'probes = ["moe"]\n', "", "no rule applies"),
+        (
+            '[[sequences]]\nname = "q"\nreason = "r"\nedge = "decode_eager"\nbelow_nats = 1.0\n',
+            "error",
+            "no sequences of decode_eager",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_rule_cannot_tell_never_passes(
+    healthy: Path, tmp_path: Path, rules: str, outcome: str, says: str
+) -> None:
+    found = judged(healthy, rules, tmp_path)
+    assert found.exit_code == 2
+    assert says in found.headline
+    assert not outcome or outcome in {one.outcome for one in found.results}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("probe", "moe", "other probe: moe"),
+        ("weights", "0", "other weights"),
+        ("prompts", "0", "other prompts"),
+        ("dtype", "float32, float32", "other dtype: float32, float32"),
+        ("infer", "vllm", "other engine: vllm"),
+        ("sampling", "temperature 0.7, top_p 1", "other sampling"),
+    ],
+)
+def test_a_baseline_of_something_else_says_nothing(
+    healthy: Path, tmp_path: Path, field: str, value: str, says: str
+) -> None:
+    kept = baseline_of(read_record(healthy))
+    subject = kept.subject.model_copy(update={field: value})
+    found = against(kept.model_copy(update={"subject": subject}), healthy, tmp_path)
+    assert found.exit_code == 2
+    assert says in found.headline
+
+
+def test_a_baseline_of_another_major_version_says_nothing(healthy: Path, tmp_path: Path) -> None:
+    kept = baseline_of(read_record(healthy)).model_copy(update={"mismatch_lab": "99.1"})
+    assert "it is of mismatch-lab 99.1" in against(kept, healthy, tmp_path).headline
+
+
+def against(kept: Any, run: Path, tmp_path: Path) -> GateResult:
+    """Judged against a baseline that is whole, whatever was changed in it."""
+    path = tmp_path / "baseline.json"
+    write_baseline(path, kept)
+    return judged(run, BASELINE.format(measure="abs_delta_mean"), tmp_path, baseline=path)
+
+
+def test_a_baseline_that_is_missing_edited_or_of_another_schema_is_an_error(
+    healthy: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "baseline.json"
+    with pytest.raises(MismatchLabError, match="does not exist"):
+        judged(healthy, baseline=path)
+    text = baseline(healthy, path).read_text()
+    assert judged(healthy, baseline=path).outcome == "passed"
+    for changed, says in (
+        (text.replace('"status": "', '"status": "x'), "status"),
+        (text.replace('"schema_version": 1', '"schema_version": 2'), "schema_version"),
+        (text[: len(text) // 2], "damaged"),
+        (text.replace('"n_dropped": 0', '"n_dropped": 1', 1), "edited by hand, or merged"),
+        (text.replace("<<", "") + "<<<<<<< HEAD\n", "damaged"),
+    ):
+        assert changed != text
+        path.write_text(changed)
+        with pytest.raises(MismatchLabError, match=says):
+            judged(healthy, baseline=path)
+
+
+@pytest.mark.parametrize(
+    ("measure", "ratio"),
+    [
+        ("abs_delta_mean", 4.0),  # 0.4 nats on every token, after 0.1
+        ("kl_infer_train_k3", (np.expm1(0.4) - 0.4) / (np.expm1(0.1) - 0.1)),
+    ],
+)
+def test_measures_of_a_baseline_by_hand(healthy: Path, measure: str, ratio: float) -> None:
+    record = read_record(healthy)
+    infer = record.captures["decode"]
+
+    def off_by(nats: float) -> Record:
+        train = replace(record.captures["train"], logp=(infer.logp + np.float32(nats)))
+        return replace(record, captures={**record.captures, "train": train})
+
+    found = compared(baseline_of(off_by(0.1)), off_by(0.4), "decode_train", measure, 0.005)
+    assert found is not None
+    assert (found.low, found.ratio, found.high) == pytest.approx((ratio,) * 3, rel=1e-3)
+
+
+def test_a_tail_is_the_share_of_tokens_beyond_the_baselines_p99(healthy: Path) -> None:
+    record = read_record(healthy)
+    infer, train = record.captures["decode"], record.captures["train"]
+    worse = replace(train, logp=infer.logp + 4 * (train.logp - infer.logp))
+    now = replace(record, captures={**record.captures, "train": worse})
+    found = compared(baseline_of(record), now, "decode_train", "abs_delta_p99", 0.005)
+    assert found is not None
+    assert found.low > 2
+
+
+def test_accepting_writes_a_baseline_says_what_changed_and_refuses_what_fails(
+    healthy: Path,
+    again: Path,
+    broken: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "baseline.json"
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def accept(run: Path, force: bool = False) -> int:
+        request = GateRequest(paths=(run,), baseline=path, accept=True, force=force)
+        return run_gate(request, json_output=False)
+
+    assert accept(broken) == 1
+    assert not path.exists()
+    assert "--force" in capsys.readouterr().out
+    assert accept(healthy) == 0
+    first = read_baseline(path)
+    assert accept(again) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "decode_train abs_delta_mean" in out
+    assert read_baseline(path).sequences != first.sequences
+    assert accept(broken, force=True) == 0
+    assert read_baseline(path).status == "mismatch"
+
+
+def test_the_program_ends_with_the_code_and_hostile_text_stays_text(
+    lab: Lab, broken: Path, healthy: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(broken, tmp_path / "copy"))
+    hostile = "<b>|x|\x00\x1b[31m]]>\uffff\n::error::x`"
+    edited(run, "findings.json", lambda f: f["verdict"].update(headline=hostile))
+    junit, summary = tmp_path / "junit.xml", tmp_path / "summary.md"
+    done = lab.call("gate", run, "--junit", junit, "--summary", summary)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("failed: verdict: ")
+    assert "\x1b" not in done.stdout
+    failure = ElementTree.parse(junit).getroot().find(".//failure")
+    assert failure is not None
+    assert failure.attrib["message"].startswith("<b>|x|")
+    assert "\\<b\\>\\|x\\|" in summary.read_text()
+    assert json.loads((run / "gate.json").read_text())["outcome"] == "failed"
+    assert lab.call("gate", healthy).returncode == 0
+    assert lab.call("gate", tmp_path / "nothing").returncode == 2
+    assert lab.call("gate").returncode == 2
+    assert lab.call("gate", healthy, "--force").returncode == 2
+
+
+def test_captures_alone_are_judged_by_rules_that_they_can_answer(
+    healthy: Path, tmp_path: Path
+) -> None:
+    paths = (healthy / "captures" / "decode", healthy / "captures" / "train")
+    rules = tmp_path / "rules.toml"
+    rules.write_text(
+        '[[limit]]\nname = "l"\nreason = "r"\nedge = "decode_train"\nmeasure = "ess"\nabove = 0.5\n'
+    )
+    assert gate(GateRequest(paths=paths), load_rules(rules))[0].outcome == "passed"
+    # Without a reference there is no floor: the default rules cannot pass them.
+    assert gate(GateRequest(paths=paths), default_rules())[0].exit_code != 0
+
+
+def test_a_gate_that_runs_the_diagnosis_itself(lab: Lab, probe: Path, tmp_path: Path) -> None:
+    options = f"fake --engine fake --trainer fake --dtype float32 --probe {probe} --budget 0"
+    done = lab.call("gate", "--run", options, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("passed: ")
+    wrong = lab.call("gate", "--run", "fake --engine nothing", "--out", tmp_path / "other")
+    assert wrong.returncode == 2
+    assert "Unknown engine" in wrong.stderr
