@@ -40,6 +40,9 @@ def ready(command: str) -> list[str]:
     if words[0] == "train":
         words = [str(ROOT / word) if word.endswith(".toml") else word for word in words]
         return words + SHORT + (["--seeds", "1"] if "--compare" in words else [])
+    if words[0] == "gate":
+        fake = shlex.join(["fake-model", "--dtype", "float32", *FAKE])
+        return [fake if "CHECKPOINT" in word else word for word in words]
     if any(option in words for option in ("--engine-arg", "--engine-config", "--engine-url")):
         of_engine = ["mini-gpt-oss" if word == "CHECKPOINT" else word for word in words]
         return [*of_engine, "--dry-run"]  # options of a real engine: planned, not run
