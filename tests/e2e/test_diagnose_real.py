@@ -18,6 +18,7 @@ Diagnose = Callable[..., dict[str, Any]]
 PLUGINS = Path(__file__).with_name("plugins.py")
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+LONG = pytest.mark.long
 
 
 def test_the_embedded_model_matches_in_float32(diagnose: Diagnose) -> None:
@@ -67,6 +68,7 @@ def test_qwen3_moe_with_perturbed_experts(diagnose: Diagnose, qwen3_moe: Path) -
     assert findings["localisation"]["side"] == "infer"
 
 
+@pytest.mark.long
 def test_a_long_context_on_both_sides(diagnose: Diagnose) -> None:
     """Far beyond the sliding window and YaRN's original length; prompts of about 700 tokens."""
     options = ("--dtype", "float32", "--max-tokens", "24")
@@ -84,6 +86,7 @@ def test_raw_log_probs_at_another_temperature_are_seen(diagnose: Diagnose) -> No
     assert size["prefill_train"] < 1e-4 < size["decode_prefill"], "only what sampling returned"
 
 
+@pytest.mark.long
 def test_qwen3_moe_matches_in_float32(diagnose: Diagnose, qwen3_moe: Path) -> None:
     findings = diagnose(str(qwen3_moe), "--dtype", "float32", "--max-tokens", "24")
     assert findings["verdict"]["status"] == "match"
@@ -115,6 +118,7 @@ def test_an_engine_without_memory_is_a_clear_error(
     assert not list((tmp_path / "run").glob("captures/*"))
 
 
+@pytest.mark.long
 def test_tokens_drawn_from_a_nucleus_that_log_probs_do_not_tell_of(diagnose: Diagnose) -> None:
     # Paired log-probs agree to rounding: only the likelihood of what was drawn shows it.
     findings = diagnose(
@@ -129,6 +133,7 @@ RAW = ("--engine-arg", "logprobs_mode=raw_logprobs")
 """Log-probs from before temperature, truncation and penalties: vLLM's own default."""
 
 
+@pytest.mark.long
 def test_tokens_drawn_as_reported_over_a_large_vocabulary(
     diagnose: Diagnose, large_vocabulary: Path
 ) -> None:
@@ -148,12 +153,12 @@ def test_tokens_drawn_as_reported_over_a_large_vocabulary(
 @pytest.mark.parametrize(
     ("plugin", "inherited", "name", "value", "cause"),
     [
-        ("colder_than_reported", {}, "temperature", 0.77, "raw-logprobs-temperature"),
-        pytest.param("nucleus", {}, "top_p", 0.83, "sampler-truncation", marks=pytest.mark.long),
-        (None, {"top_k": 33}, "top_k", 33, "sampler-truncation"),
         pytest.param(
-            None, {"min_p": 0.07}, "min_p", 0.07, "sampler-truncation", marks=pytest.mark.long
+            "colder_than_reported", {}, "temperature", 0.77, "raw-logprobs-temperature", marks=LONG
         ),
+        pytest.param("nucleus", {}, "top_p", 0.83, "sampler-truncation", marks=LONG),
+        pytest.param(None, {"top_k": 33}, "top_k", 33, "sampler-truncation", marks=LONG),
+        pytest.param(None, {"min_p": 0.07}, "min_p", 0.07, "sampler-truncation", marks=LONG),
         (None, {"repetition_penalty": 1.15}, "repetition_penalty", 1.15, "sampling-penalties"),
     ],
     ids=["temperature", "top-p", "top-k", "min-p", "repetition-penalty"],
@@ -186,6 +191,7 @@ def test_an_engine_that_samples_otherwise_than_it_reports(
     assert abs(best["value"] - value) < 0.1 * value
 
 
+@pytest.mark.long
 def test_a_coarse_kv_cache_is_named_by_setting_it_otherwise(diagnose: Diagnose) -> None:
     if not (torch.cpu._is_avx512_supported() or torch.cpu._is_amx_tile_supported()):
         pytest.skip("vLLM has an fp8 cache only with AVX-512 or AMX")

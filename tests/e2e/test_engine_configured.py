@@ -55,6 +55,7 @@ def test_a_file_that_leaves_them_out_is_heeded(
     assert findings["verdict"]["status"] == "match", findings["verdict"]["headline"]
 
 
+@pytest.mark.long
 def test_prompts_in_chunks_are_held_against_the_engines_own_eager_code(
     diagnose: Diagnose,
 ) -> None:

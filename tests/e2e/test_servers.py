@@ -64,6 +64,7 @@ def test_a_healthy_server_matches(on_server: Diagnose) -> None:
         assert file.is_dir() or SECRET.encode() not in file.read_bytes(), file
 
 
+@pytest.mark.long
 def test_raw_log_probs_at_another_temperature_are_named(on_server: Diagnose) -> None:
     findings = on_server("--probe", "temperature", budget_s=180)
     verdict = findings["verdict"]

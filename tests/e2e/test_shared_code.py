@@ -26,7 +26,7 @@ LONG = pytest.mark.long
         pytest.param("sinks", "model.layers.0.self_attn", "attention-sinks-dropped", marks=LONG),
         pytest.param("rotary", "model.layers.0.self_attn", None, marks=LONG),
         pytest.param("norm", "model.layers.0.input_layernorm", None, marks=LONG),
-        ("router", "model.layers.0.mlp", None),
+        pytest.param("router", "model.layers.0.mlp", None, marks=LONG),
     ],
 )
 def test_what_transformers_does_wrong_is_the_trainers(

@@ -65,6 +65,7 @@ def measured(out: Path) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_to_the_same_metrics(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(whole)

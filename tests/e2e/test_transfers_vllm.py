@@ -101,7 +101,7 @@ def checkpoint(request: pytest.FixtureRequest) -> Callable[[str], Path]:
     return named
 
 
-QUICK = (("mini-gpt-oss", "bfloat16"), ("qwen3_moe", "float32"), ("glm4_moe", "bfloat16"))
+QUICK = (("mini-gpt-oss", "bfloat16"), ("qwen3_moe", "float32"))
 CASES = [
     pytest.param(model, dtype, marks=() if (model, dtype) in QUICK else pytest.mark.long)
     for model in MODELS

@@ -90,6 +90,7 @@ def test_gpt_oss_keeps_its_old_sinks_and_experts(tmp_path: Path) -> None:
     assert [cause.id for cause in causes] == ["stale-tensor"]
 
 
+@pytest.mark.long
 def test_qwen3_moe_gets_its_experts_in_another_order(tmp_path: Path, qwen3_moe: Path) -> None:
     versions, causes = updated(qwen3_moe, tmp_path)
     experts = {
