@@ -29,7 +29,9 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.mark.vllm
 @pytest.mark.parametrize(
-    ("dtype", "rules"), [("float32", "own-float32.toml"), ("bfloat16", "own-bfloat16.toml")]
+    ("dtype", "rules"),
+    [("float32", "own-float32.toml"), ("bfloat16", "own-bfloat16.toml")],
+    ids=["float32", "bfloat16"],
 )
 def test_this_project_keeps_its_own_parity(
     logprob_parity: LogprobParity, dtype: str, rules: str
@@ -93,7 +95,9 @@ def test_the_workflow_passes_on_healthy_and_fails_on_a_planted_fault(
     cases = ElementTree.parse(repository.folder / "runs" / "parity.xml").getroot()[0]
     assert int(cases.attrib["failures"]) >= 1
     assert "failed" in (repository.folder / "summary.md").read_text()
-    assert json.loads((repository.folder / "runs/parity/gate.json").read_text())["causes"] == []
+    found = json.loads((repository.folder / "runs/parity/gate.json").read_text())
+    assert {cause["side"] for cause in found["causes"]} == {"train"}
+    assert f"cause: {found['causes'][0]['id']} (train" in broken.stdout
     assert (repository.folder / "runs/parity/report.html").stat().st_size > 50_000
 
 
