@@ -72,7 +72,7 @@ def three_way(
         for edge, programs in PAIRS.items()
     ]
     alone = _stands_alone(pairs)
-    called: dict[str, str] = {**names, "none": "nobody", "undecided": "undecided"}
+    called = {"none": "nobody", "undecided": "undecided"} | {str(p): n for p, n in names.items()}
     said = "; ".join(_said(pair, names) for pair in pairs)
     return ThreeWay(stands_alone=alone, why=f"Stands alone: {called[alone]} ({said}).", pairs=pairs)
 
