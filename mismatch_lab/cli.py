@@ -107,7 +107,9 @@ def diagnose(
     ] = None,
     weight_update: Annotated[
         str | None,
-        typer.Option(help="Start on those, update by reload_weights or weights_iterator."),
+        typer.Option(
+            help="Start on those, update by reload_weights, weights_iterator or weight_transfer."
+        ),
     ] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
     repeats: Annotated[

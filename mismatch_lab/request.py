@@ -200,6 +200,11 @@ def _update(request: DiagnoseRequest, config: EngineConfig | None) -> dict[str, 
                 f"Engine {engine} cannot be given new weights while it runs.",
                 f"These can: {', '.join(UPDATING_ENGINES)}; or leave --weight-update out.",
             )
+        if update == "weight_transfer" and engine != "vllm":
+            raise InputError(
+                f"Weight update weight_transfer is vLLM's; {engine} has none by that name.",
+                "Use weights_iterator: SGLang's own begin, update from tensors, end.",
+            )
     if before is not None:
         check_same_tensors(before, request.model)
     return {"weights_before": before, "weight_update": update}

@@ -21,8 +21,9 @@ which transformers infers that each is blind to the others; where later rows see
 running positions or with restarted ones."""
 Status = Literal["match", "numerics", "mismatch", "underpowered", "error"]
 OptionValue = bool | int | float | str
-WeightUpdate = Literal["reload_weights", "weights_iterator"]
-"""How an engine is given newer weights: from a folder, or from tensors in memory."""
+WeightUpdate = Literal["reload_weights", "weights_iterator", "weight_transfer"]
+"""How an engine is given newer weights: from a folder, from tensors in memory at once, or (vLLM) by
+its weight transfer: started, sent layer by layer, finished."""
 
 
 def _to_json(value: float) -> float | str | None:
