@@ -48,8 +48,11 @@ def diagnose(
         str, typer.Option(help="Probe, by name or .toml file; see `list probes`.")
     ] = "quick",
     engine: Annotated[
-        str | None,
-        typer.Option(help="Program that samples; see `list engines`.", show_default="vllm"),
+        ArgsOption | None,
+        typer.Option(
+            help="Program that samples; a second one scores what it sampled. See `list engines`.",
+            show_default="vllm",
+        ),
     ] = None,
     trainer: Annotated[str, typer.Option(help="Program that trains: fsdp or hf.")] = "fsdp",
     out: Annotated[
@@ -74,17 +77,24 @@ def diagnose(
         typer.Option(help="File that configures it: of vLLM, SGLang, verl, TRL, prime-rl, slime."),
     ] = None,
     engine_arg: Annotated[
-        ArgsOption | None, typer.Option(help="NAME=VALUE, over the file; repeatable.")
+        ArgsOption | None,
+        typer.Option(help="NAME=VALUE, over the file; ENGINE:NAME=VALUE of two; repeatable."),
     ] = None,
     trainer_arg: Annotated[ArgsOption | None, typer.Option(help="NAME=VALUE; repeatable.")] = None,
-    engine_python: Annotated[str | None, typer.Option(help="Interpreter of the engine.")] = None,
+    engine_python: Annotated[
+        ArgsOption | None, typer.Option(help="Interpreter of the engine; ENGINE:PATH of two.")
+    ] = None,
     trainer_python: Annotated[str | None, typer.Option(help="Interpreter of the trainer.")] = None,
     engine_url: Annotated[
         ArgsOption | None,
         typer.Option(help="Server that runs already, vLLM's or SGLang's; repeatable."),
     ] = None,
     engine_plugin: Annotated[
-        str | None, typer.Option(help="FILE.py:FUNC, called with the module; may return another.")
+        ArgsOption | None,
+        typer.Option(
+            help="FILE.py:FUNC, called with the module; may return another. "
+            "ENGINE:FILE.py:FUNC of two."
+        ),
     ] = None,
     trainer_plugin: Annotated[
         str | None, typer.Option(help="FILE.py:FUNC, called with the module; may return another.")
@@ -97,7 +107,9 @@ def diagnose(
     ] = None,
     weight_update: Annotated[
         str | None,
-        typer.Option(help="Start on those, update by reload_weights or weights_iterator."),
+        typer.Option(
+            help="Start on those, update by reload_weights, weights_iterator or weight_transfer."
+        ),
     ] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
     repeats: Annotated[
@@ -114,12 +126,16 @@ def diagnose(
 ) -> None:
     """Run both sides on the same prompts, measure every edge, and name what is wrong."""
     from mismatch_lab import commands
+    from mismatch_lab.engine_words import options_of_engines
     from mismatch_lab.request import DiagnoseRequest
 
+    first, second = options_of_engines(
+        *(given or () for given in (engine, engine_arg, engine_python, engine_plugin, engine_url))
+    )
     request = DiagnoseRequest(
         model,
         probe,
-        engine,
+        first.engine,
         trainer,
         dtype,
         prompts,
@@ -127,11 +143,11 @@ def diagnose(
         temperature,
         top_p,
         seed,
-        tuple(engine_arg or ()),
+        first.args,
         tuple(trainer_arg or ()),
-        engine_python,
+        first.python,
         trainer_python,
-        engine_plugin,
+        first.plugin,
         trainer_plugin,
         _depth(depth),
         trust_remote_code,
@@ -141,7 +157,8 @@ def diagnose(
         repeats,
         engine_config,
         context,
-        tuple(engine_url or ()),
+        first.urls,
+        second,
     )
     if dry_run:
         commands.run_dry(request, json_output, budget)

@@ -35,10 +35,14 @@ SHOWN = (
     "decode_eager",
     "prefill_eager",
     "prefill_train",
+    "decode_second",
+    "prefill_second",
+    "second_train",
     "train_train",
     "infer_infer",
     "infer_ref",
     "train_ref",
+    "second_ref",
 )
 
 WIDE = 160
@@ -71,6 +75,9 @@ def progress(console: Console) -> Iterator[OnEvent]:
         yield handle
 
 
+REASONS_SHOWN = 5
+"""Beside the first, which the headline says."""
+
 BY_HAND_SHOWN = 3
 """Experiments left to the user that the terminal shows; the report has all."""
 
@@ -85,7 +92,10 @@ def summary(console: Console, findings: Findings, report: Path | None) -> None:
     if findings.over_runs is not None:
         print_runs(console, findings.over_runs)
     print_odd_tokens(console, findings)
-    for reason in verdict.reasons[1:6]:
+    alone = findings.three_way.why if findings.three_way is not None else ""
+    if alone:
+        console.print(f"  [bold]{escape(visible(alone))}[/]", highlight=False)
+    for reason in [r for r in verdict.reasons[1:] if r != alone][:REASONS_SHOWN]:
         console.print(f"  - {escape(visible(reason))}", highlight=False)
     left_out = [name for name, _why in not_compared(findings.localisation)]
     if left_out:

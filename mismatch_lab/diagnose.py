@@ -68,7 +68,7 @@ def diagnose(
     Raises:
         MismatchLabError: wrong input, or a side that could not be run.
     """
-    for side in (run.infer, run.train):
+    for side in run.programs:
         if side.plugin is not None:
             check_plugin(side.plugin)
     prepare_folder(out, overwrite)

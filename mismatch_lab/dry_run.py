@@ -93,7 +93,7 @@ def plan_run(run: RunSpec, budget_s: float | None = None) -> DryRun:
     Raises:
         InputError: a plugin or a checkpoint that the run needs is not there.
     """
-    for side in (run.infer, run.train):
+    for side in run.programs:
         if side.plugin is not None:
             check_plugin(side.plugin)
     return DryRun(

@@ -8,7 +8,8 @@ from mismatch_lab.engines.base import BLACK_BOXES
 from mismatch_lab.engines.checkpoint import locate, read_config
 from mismatch_lab.engines.checkpoint_tensors import differing_names, stored_tensors
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
-from mismatch_lab.findings.edges import CONFIGURED, HOOKED
+from mismatch_lab.engines.settings import second_start
+from mismatch_lab.findings.edges import CONFIGURED, HOOKED, SECOND
 from mismatch_lab.schema import Alteration, CapturePlan, RunSpec, SideSpec
 from mismatch_lab.version_groups import OLD, TensorGroup, group_tensors, replay_id, replay_slots
 
@@ -38,6 +39,7 @@ def plan_tasks(run: RunSpec, captures_dir: str) -> list[tuple[str, WorkerTask]]:
         (name, WorkerTask(captures_dir=captures_dir, stages=stages))
         for name, stages in (
             *_engine_stages(run),
+            *_second_stages(run),
             ("trainer", [Stage(spec=run.train, jobs=_train_jobs(run))]),
             ("reference", reference_stages(run)),
         )
@@ -58,6 +60,17 @@ def _engine_stages(run: RunSpec) -> list[tuple[str, list[Stage]]]:
         ("engine", [Stage(spec=run.infer, jobs=jobs)]),
         ("engine, eager", [Stage(spec=run.infer_eager, jobs=hooked)]),
     ]
+
+
+def _second_stages(run: RunSpec) -> list[tuple[str, list[Stage]]]:
+    """The second engine, started as configured: log-probs, and whole distributions where hooks can
+    be had without another start.
+    """
+    if run.second is None:
+        return []
+    hooked = second_start(run.second, on_gpu=bool(run.provenance.accelerators)) is None
+    job = _score(run, SECOND, bare=True, probes=hooked)
+    return [("second engine", [Stage(spec=run.second, jobs=[job])])]
 
 
 def _train_jobs(run: RunSpec) -> list[Job]:

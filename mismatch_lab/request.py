@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import get_args
@@ -13,6 +13,7 @@ from typing import get_args
 from pydantic import ValidationError
 
 from mismatch_lab import suites
+from mismatch_lab.engine_words import EngineOptions
 from mismatch_lab.engines.base import ENGINES, UPDATING_ENGINES
 from mismatch_lab.engines.checkpoint import EMBEDDED, check_model_path, locate
 from mismatch_lab.engines.checkpoint_tensors import check_same_tensors
@@ -77,6 +78,8 @@ class DiagnoseRequest:
     engine_config: Path | None = None
     context: int | None = None
     engine_urls: tuple[str, ...] = ()
+    second: EngineOptions | None = None
+    """Another engine, that scores what the first one sampled."""
 
 
 def build_run(request: DiagnoseRequest) -> RunSpec:
@@ -90,10 +93,8 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
     model = request.model
     check_model_path(locate(model))
     dtype = resolve_dtype(request.dtype or (dtype_of(config) if config else None), model)
-    infer, train = _sides(request, config, dtype)
-    for spec in (infer, train):
-        check_options(spec)
-    infer = infer.model_copy(update=_update(request, config) | _servers(request, config))
+    infer, train = _engine_side(request, config, dtype), _trainer_side(request, dtype)
+    second = _second(request, dtype)
     prompts = _prompts(request, probe, infer)
     provenance = gather(list(request.command))
     return RunSpec(
@@ -103,6 +104,7 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
         infer=infer,
         infer_eager=second_start(infer, on_gpu=bool(provenance.accelerators)),
         engine_config=config,
+        second=second,
         train=train,
         ref=_reference(train),
         prompts=prompts,
@@ -111,13 +113,31 @@ def build_run(request: DiagnoseRequest) -> RunSpec:
     )
 
 
-def _sides(
-    request: DiagnoseRequest, config: EngineConfig | None, dtype: str
-) -> tuple[SideSpec, SideSpec]:
-    """The engine, whose typed options stand over its file's, and the trainer."""
+def _second(request: DiagnoseRequest, dtype: str) -> SideSpec | None:
+    """The other engine of a three-way run: built as if it were the only one."""
+    own = request.second
+    if own is None:
+        return None
+    alone = replace(
+        request,
+        engine=own.engine,
+        engine_args=own.args,
+        engine_python=own.python,
+        engine_plugin=own.plugin,
+        engine_urls=own.urls,
+        engine_config=None,
+        weights_before=None,
+        weight_update=None,
+        second=None,
+    )
+    return _engine_side(alone, None, dtype).model_copy(update={"side": "second"})
+
+
+def _engine_side(request: DiagnoseRequest, config: EngineConfig | None, dtype: str) -> SideSpec:
+    """The engine, whose typed options stand over its file's."""
     engine = check_engine(_engine(request, config))
     from_file = args_of(config) if config is not None else {}
-    infer = SideSpec(
+    spec = SideSpec(
         side="infer",
         engine=engine,
         model=request.model,
@@ -127,8 +147,13 @@ def _sides(
         python=interpreter(engine, request.engine_python),
         trust_remote_code=request.trust_remote_code,
     )
+    check_options(spec)
+    return spec.model_copy(update=_update(request, config) | _servers(request, config))
+
+
+def _trainer_side(request: DiagnoseRequest, dtype: str) -> SideSpec:
     trainer = check_engine(request.trainer)
-    train = SideSpec(
+    spec = SideSpec(
         side="train",
         engine=trainer,
         model=request.model,
@@ -138,7 +163,8 @@ def _sides(
         python=interpreter(trainer, request.trainer_python),
         trust_remote_code=request.trust_remote_code,
     )
-    return infer, train
+    check_options(spec)
+    return spec
 
 
 def _reference(train: SideSpec) -> SideSpec:
@@ -173,6 +199,11 @@ def _update(request: DiagnoseRequest, config: EngineConfig | None) -> dict[str, 
             raise InputError(
                 f"Engine {engine} cannot be given new weights while it runs.",
                 f"These can: {', '.join(UPDATING_ENGINES)}; or leave --weight-update out.",
+            )
+        if update == "weight_transfer" and engine != "vllm":
+            raise InputError(
+                f"Weight update weight_transfer is vLLM's; {engine} has none by that name.",
+                "Use weights_iterator: SGLang's own begin, update from tensors, end.",
             )
     if before is not None:
         check_same_tensors(before, request.model)

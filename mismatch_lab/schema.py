@@ -10,7 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 SCHEMA_VERSION = 1
 
-Side = Literal["infer", "train", "ref"]
+Side = Literal["infer", "second", "train", "ref"]
+"""`second` is the other engine of a three-way run."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 Depth = Literal["quick", "standard", "deep"]
 LogprobSpace = Literal["raw", "processed"]
@@ -20,8 +21,9 @@ which transformers infers that each is blind to the others; where later rows see
 running positions or with restarted ones."""
 Status = Literal["match", "numerics", "mismatch", "underpowered", "error"]
 OptionValue = bool | int | float | str
-WeightUpdate = Literal["reload_weights", "weights_iterator"]
-"""How an engine is given newer weights: from a folder, or from tensors in memory."""
+WeightUpdate = Literal["reload_weights", "weights_iterator", "weight_transfer"]
+"""How an engine is given newer weights: from a folder, from tensors in memory at once, or (vLLM) by
+its weight transfer: started, sent layer by layer, finished."""
 
 
 def _to_json(value: float) -> float | str | None:
@@ -234,12 +236,19 @@ class RunSpec(Strict):
     configured can be."""
     engine_config: EngineConfig | None = None
     """The file that configures it, where one was given."""
+    second: SideSpec | None = None
+    """Another engine, as configured: it scores the tokens that the first one sampled."""
     train: SideSpec
     ref: SideSpec
     prompts: list[Prompt]
     provenance: Provenance
     repeats: int = Field(default=1, ge=1)
     """How many times it is measured, each with engines started anew and another sampling seed."""
+
+    @property
+    def programs(self) -> list[SideSpec]:
+        """Those that are compared: the engine, a second one where there is one, the trainer."""
+        return [side for side in (self.infer, self.second, self.train) if side is not None]
 
 
 class Manifest(Strict):
@@ -361,6 +370,10 @@ class TypicalRatios(Strict):
     train: EstimateRecord
     decode: EstimateRecord
     edge: EstimateRecord
+    second: EstimateRecord | None = None
+    """Of a three-way run: as `infer`, and, as `edge`, of the second engine with either other."""
+    decode_second: EstimateRecord | None = None
+    second_train: EstimateRecord | None = None
 
 
 class NoiseFloor(Strict):
@@ -378,14 +391,18 @@ class NoiseFloor(Strict):
     """Engine against trainer, over what two independent errors of the floor's size add up to."""
     decode_ratio: EstimateRecord | None = None
     """The engine's error while sampling."""
+    second_ratio: EstimateRecord | None = None
+    """Of a three-way run: as `infer_ratio`, and, as `edge_ratio`, of the second engine's edges."""
+    decode_second_ratio: EstimateRecord | None = None
+    second_train_ratio: EstimateRecord | None = None
     typical: TypicalRatios | None = None
 
     def ratios(self) -> dict[str, EstimateRecord]:
         """Every error over the floor, of those measured: `infer_ratio`, …, `typical.infer`, …"""
         means = {name: getattr(self, f"{name}_ratio") for name in TypicalRatios.model_fields}
-        found = {f"{name}_ratio": mean for name, mean in means.items() if mean is not None}
-        typical = dict(self.typical or ())
-        return found | {f"typical.{name}": ratio for name, ratio in typical.items()}
+        found = {f"{name}_ratio": mean for name, mean in means.items()}
+        found |= {f"typical.{name}": ratio for name, ratio in self.typical or ()}
+        return {name: ratio for name, ratio in found.items() if ratio is not None}
 
     def with_ratios(self, ratios: dict[str, EstimateRecord]) -> NoiseFloor:
         """The same with other estimates of the ratios by these names."""
@@ -571,6 +588,28 @@ class ReferenceCheck(Strict):
         return self.outcome in ("undecided", "not defined")
 
 
+Program = Literal["infer", "second", "train"]
+
+
+class PairOfPrograms(Strict):
+    """Two of the three programs of a three-way run, over the tokens that the first sampled."""
+
+    edge: str
+    programs: tuple[Program, Program]
+    state: Literal["agree", "differ", "undecided"]
+    """By the limits of a verdict, which the whole 95 % interval must lie below, or beyond."""
+    why: str
+
+
+class ThreeWay(Strict):
+    """Two engines and the trainer: which one differs from the two others, while these agree."""
+
+    stands_alone: Program | Literal["none", "undecided"]
+    why: str
+    """One sentence with its numbers."""
+    pairs: list[PairOfPrograms]
+
+
 class OddToken(Strict):
     """One sampled token for which a side has no log-prob that is one."""
 
@@ -660,6 +699,8 @@ class Findings(Strict):
     """Sampled tokens whose log-prob is none on one side; they are left out of every mean."""
     weights: list[str] = []
     """Tensors whose fingerprints differ between the sides."""
+    three_way: ThreeWay | None = None
+    """Where a second engine scored the same tokens."""
     reference: ReferenceCheck | None = None
     """Where the engine differed from a reference that shares its code with the trainer."""
     versions: VersionFindings | None = None

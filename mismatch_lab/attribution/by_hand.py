@@ -15,7 +15,7 @@ from mismatch_lab.attribution.knobs.base import Knob
 from mismatch_lab.attribution.suspects import charge_of
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.engines.base import BLACK_BOXES
-from mismatch_lab.findings.build import with_option
+from mismatch_lab.findings.next_command import with_option
 from mismatch_lab.schema import ByHand, Cause, Manifest, RunSpec
 
 ENGINE: tuple[Suspect, ...] = ("decode", "infer")

@@ -61,7 +61,8 @@ def with_causes(
         )
         if not spoiled:
             return findings
-        verdict = verdict.model_copy(update=spoiled)
+        told = [findings.three_way.why] if findings.three_way is not None else []
+        verdict = verdict.model_copy(update={**spoiled, "reasons": [*spoiled["reasons"], *told]})
     found = attribute(
         run,
         out,

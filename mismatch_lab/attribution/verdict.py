@@ -125,7 +125,7 @@ def _mismatch_reasons(evidence: Evidence, measures: Measures, limits: Limits) ->
     reasons = []
     if size.ci95[1] >= limits.match_abs_delta_nats:
         reasons += _beyond_floor(evidence.floor, size, limits)
-        if _one_sided(mean, size):
+        if is_one_sided(mean, size):
             reasons.append(
                 f"One-sided: mean delta {number(mean)} is {abs(mean.value) / size.value:.0%} of "
                 "mean |delta|; rounding is not."
@@ -203,7 +203,8 @@ def _disagrees_with_itself(evidence: Evidence, limits: Limits) -> list[str]:
     ]
 
 
-def _one_sided(mean: EstimateRecord, size: EstimateRecord) -> bool:
+def is_one_sided(mean: EstimateRecord, size: EstimateRecord) -> bool:
+    """Whether a difference goes one way as no rounding does; see `ONE_SIDED`."""
     error = (mean.ci95[1] - mean.ci95[0]) / (2 * 1.96)
     if not (math.isfinite(error) and size.value > 0):
         return False

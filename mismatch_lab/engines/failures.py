@@ -19,6 +19,7 @@ PROGRAMS = {
 ALIKE = "Not every model, size and dtype has code in every program."
 INSTEAD = {
     "infer": f"{ALIKE} With --engine hf transformers samples; another --dtype may run, too.",
+    "second": f"{ALIKE} Without the second --engine the first is diagnosed.",
     "train": f"{ALIKE} Another --trainer-arg attn_implementation=… or --dtype may run.",
     "ref": f"{ALIKE} The fp32 reference is transformers' plainest code: it must run this model.",
 }

@@ -49,10 +49,11 @@ class VllmEngine:
         generation = str(arguments.get("generation_config", "auto"))
         folder = None if generation in ("auto", "vllm") else generation
         self.tokeniser = Tokeniser(spec.model, spec.trust_remote_code, folder)
-        if int(arguments.get("tensor_parallel_size") or 1) > 1 and (spec.plugin or spec.resync):
+        in_process = spec.plugin or spec.resync or spec.weight_update == "weight_transfer"
+        if int(arguments.get("tensor_parallel_size") or 1) > 1 and in_process:
             raise InputError(
-                "A plugin, or a tensor loaded again, changes the engine's model, which is in "
-                "several processes with tensor_parallel_size > 1.",
+                "A plugin, a tensor loaded again, or a weight transfer changes the engine's model, "
+                "which is in several processes with tensor_parallel_size > 1.",
                 "Leave out --engine-arg tensor_parallel_size for it.",
             )
         if spec.plugin:
@@ -64,6 +65,10 @@ class VllmEngine:
             if spec.resync:
                 raise InputError("A tensor cannot be loaded again (resync) before a weight update.")
             arguments["model"] = locate(str(spec.weights_before))
+        if spec.weight_update == "weight_transfer":
+            from mismatch_lab.engines.vllm_transfer import configured
+
+            arguments |= configured(spec.args)
         self._llm = self._start(arguments)
         self.options: dict[str, OptionValue] = {
             name: value if isinstance(value, (bool, int, float)) else str(value)

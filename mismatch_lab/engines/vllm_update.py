@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mismatch_lab.engines.checkpoint_tensors import Stored, stored_tensors
+from mismatch_lab.engines.vllm_transfer import transfer_weights
 from mismatch_lab.errors import EngineError, InputError
 from mismatch_lab.schema import WeightUpdate
 
@@ -33,7 +34,10 @@ def update_weights(llm: Any, model: str, how: WeightUpdate) -> None:
     if how == "weights_iterator":
         weights = {"weights_iterator": whole_state(model)}
     try:
-        llm.collective_rpc("reload_weights", kwargs=weights)
+        if how == "weight_transfer":
+            transfer_weights(llm, whole_state(model))
+        else:
+            llm.collective_rpc("reload_weights", kwargs=weights)
     except Exception as error:
         raise EngineError(
             f"vLLM could not be updated to {model} by {how}: {type(error).__name__}: {error}",

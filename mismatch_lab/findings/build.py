@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from mismatch_lab.attribution.three_way import three_way
 from mismatch_lab.attribution.verdict import Decision, Evidence, decide
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.probes import cut_rows
@@ -19,6 +19,7 @@ from mismatch_lab.engines.checkpoint import read_config
 from mismatch_lab.findings.drawn import measure_drawn
 from mismatch_lab.findings.edges import measure_edges
 from mismatch_lab.findings.localise import left_open, localise
+from mismatch_lab.findings.next_command import next_command
 from mismatch_lab.findings.noise_floor import measure_floor
 from mismatch_lab.findings.odd_tokens import odd_tokens
 from mismatch_lab.findings.over_runs import (
@@ -40,8 +41,10 @@ from mismatch_lab.schema import (
     EstimateRecord,
     Findings,
     OverRuns,
+    Program,
     ReferenceCheck,
     RunSpec,
+    ThreeWay,
     Verdict,
 )
 from mismatch_lab.thresholds import not_reached, thresholds
@@ -95,11 +98,14 @@ def build_findings(
         if reference is not None and reference.outcome == "contradicts":
             repeats = [without_reference(repeat) for repeat in repeats]
         odd += [one for repeat in repeats for one in repeat.odd]
-        decision, over = _decided_over_runs(
-            run, replace(evidence, odd=tuple(odd)), repeats, decision
-        )
+        evidence = replace(evidence, odd=tuple(odd))
+        evidence, over = _over_runs(run, evidence, repeats, decision)
+        decision = _telling(decide(evidence, limits), in_words(over, evidence.edge))
     if reference is not None:
         decision = replace(decision, reasons=[*decision.reasons, reference.why])
+    three = _three_way(run, evidence)
+    if three is not None:
+        decision = _telling(decision, [three.why])
     drawn = measure_drawn(captures, run.probe.sampling)
     return Findings(
         run=run.id,
@@ -113,26 +119,43 @@ def build_findings(
         odd_tokens=odd,
         weights=weights,
         versions=record(versions) if versions is not None else None,
+        three_way=three,
         reference=reference,
         timings_s=timings_s,
         notes=_notes(run, captures, versions is None),
-        verdict=_verdict(decision, next_command(run, decision)),
+        verdict=_verdict(decision, next_command(run, decision, three)),
     )
 
 
-def _decided_over_runs(
+def _three_way(run: RunSpec, evidence: Evidence) -> ThreeWay | None:
+    """Who stands alone of two engines and the trainer; None where there is one engine."""
+    if run.second is None or evidence.floor is None:
+        return None
+    names: dict[Program, str] = {
+        "infer": run.infer.engine,
+        "second": run.second.engine,
+        "train": f"trainer {run.train.engine}",
+    }
+    limits = run.probe.limits
+    return three_way(evidence.edges, evidence.floor, names, limits, evidence.n_rows)
+
+
+def _over_runs(
     run: RunSpec, evidence: Evidence, repeats: Sequence[Repeat], first: Decision
-) -> tuple[Decision, OverRuns]:
-    """The decision by the wider of the intervals over rows and over runs."""
+) -> tuple[Evidence, OverRuns]:
+    """The evidence with the wider of the intervals over rows and over runs."""
     edges, floor = evidence.edges, evidence.floor
     seed = run.probe.sampling.seed
     own = repeat_record(1, seed, first.status, first.headline, edges, floor)
     over = over_runs([own, *(repeat.record for repeat in repeats)], edges, floor)
-    whole = replace(evidence, edges=widened_edges(edges, over), floor=widened_floor(floor, over))
-    decision = decide(whole, run.probe.limits)
-    said = in_words(over, evidence.edge)
-    reasons = [*decision.reasons[:1], *said, *decision.reasons[1:]]
-    return replace(decision, reasons=reasons), over
+    edges, floor = widened_edges(edges, over), widened_floor(floor, over)
+    return replace(evidence, edges=edges, floor=floor), over
+
+
+def _telling(decision: Decision, more: list[str]) -> Decision:
+    """The decision with more to say, after its first reason."""
+    reasons = decision.reasons
+    return replace(decision, reasons=[*reasons[:1], *more, *reasons[1:]])
 
 
 def _notes(run: RunSpec, captures: dict[str, Capture], no_versions: bool) -> list[str]:
@@ -156,43 +179,6 @@ def _notes(run: RunSpec, captures: dict[str, Capture], no_versions: bool) -> lis
             "tokens were: shorter answers (--max-tokens) or prompts are recorded whole."
         )
     return notes
-
-
-def next_command(run: RunSpec, decision: Decision) -> str:
-    """What to try next: the user's own command with one option changed."""
-    deeper = {"quick": "standard", "standard": "deep"}
-    shown = run.infer.engine not in BLACK_BOXES  # else neither modules nor another precision
-    if decision.status == "mismatch" and run.depth in deeper and shown:
-        return with_option(run.provenance.command, "--depth", deeper[run.depth])
-    if decision.status in ("mismatch", "numerics") and floor_dtype(run) != "float32" and shown:
-        return with_option(run.provenance.command, "--dtype", "float32")
-    if decision.status == "underpowered" and 0 < len(run.prompts) < run.probe.limits.min_rows:
-        return with_option(run.provenance.command, "--probe", "moe")
-    if decision.status == "underpowered":
-        more = str(4 * run.probe.sampling.max_tokens)
-        return with_option(run.provenance.command, "--max-tokens", more)
-    if decision.status != "error":
-        other = "long-context" if run.probe.name != "long-context" else "temperature"
-        return with_option(run.provenance.command, "--probe", other)
-    return "mismatch-lab doctor"
-
-
-_OF_ONE_RUN = {"--out": 1, "--overwrite": 0, "--json": 0, "--debug": 0}
-"""Options of the last run that the next must not repeat, with their number of values."""
-
-
-def with_option(argv: list[str], option: str, value: str) -> str:
-    """The command of a run with one option set otherwise, less what belongs to that run."""
-    words, skip = [], 0
-    for word in argv[1:] or ["diagnose"]:
-        name = word.partition("=")[0]
-        if skip:
-            skip -= 1
-        elif name in _OF_ONE_RUN or name == option:
-            skip = 0 if "=" in word else _OF_ONE_RUN.get(name, 1)
-        else:
-            words.append(word)
-    return shlex.join(["mismatch-lab", *words, option, value])
 
 
 def _verdict(decision: Decision, command: str) -> Verdict:

@@ -25,6 +25,10 @@ EDGES: dict[str, tuple[str, str]] = {
     "infer_ref": ("prefill", "ref"),
     "train_ref": ("train", "ref"),
     "infer_infer": ("prefill", "prefill_repeat"),
+    "decode_second": ("decode", "second"),
+    "prefill_second": ("prefill_configured", "second"),
+    "second_train": ("second", "train"),
+    "second_ref": ("second", "ref"),
 }
 """name -> (engine's role, trainer's role): delta is the second minus the first."""
 
@@ -36,6 +40,9 @@ CONFIGURED = "prefill_configured"
 
 EAGER_EDGES = ("decode_eager", "prefill_eager")
 """Measured where the engine was started twice."""
+
+SECOND = "second"
+"""Re-scoring by the second engine of a three-way run, as configured."""
 
 SELF_EDGES = ("train_train", "infer_infer")
 
@@ -51,6 +58,10 @@ EDGE_ABOUT = {
     "infer_ref": "the engine with the fp32 reference",
     "train_ref": "the trainer with the fp32 reference",
     "infer_infer": "the engine with itself, batched otherwise",
+    "decode_second": "what the engine returned while sampling, with the second engine",
+    "prefill_second": "the engine's re-scoring with the second engine's",
+    "second_train": "the second engine with the trainer",
+    "second_ref": "the second engine with the fp32 reference",
 }
 
 
@@ -71,7 +82,8 @@ def measure_edges(captures: Mapping[str, Capture]) -> dict[str, Measures]:
         if CONFIGURED not in captures:
             if name in EAGER_EDGES:
                 continue
-            roles = (roles[0], HOOKED if roles[1] == CONFIGURED else roles[1])
+            a, b = (HOOKED if role == CONFIGURED else role for role in roles)
+            roles = (a, b)
         a, b = roles
         if a in captures and b in captures:
             whole = _same_rows(captures[a], captures[b], name)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mismatch_lab.captures.align import align
 from mismatch_lab.captures.capture import Capture, Int64
-from mismatch_lab.findings.edges import record
+from mismatch_lab.findings.edges import SECOND, record
 from mismatch_lab.measures import ratio_of_means
 from mismatch_lab.measures.paired import typical_ratio
 from mismatch_lab.measures.stats import mean_estimate
@@ -56,6 +56,12 @@ def measure_floor(
         "decode": _abs_delta(captures, "decode", "ref")[0],
         "edge": _abs_delta(captures, "decode", "train")[0] / TWO_SIDES,
     }
+    if SECOND in captures:
+        errors |= {
+            "second": _abs_delta(captures, SECOND, "ref")[0],
+            "decode_second": _abs_delta(captures, "decode", SECOND)[0] / TWO_SIDES,
+            "second_train": _abs_delta(captures, SECOND, "train")[0] / TWO_SIDES,
+        }
     least = np.maximum(floor, SMALLEST)
     means = {name: record(ratio_of_means(error, least, rows)) for name, error in errors.items()}
     typical = {
@@ -70,10 +76,7 @@ def measure_floor(
         precision=record(mean_estimate(floor, rows)),
         infer_repeat=_repeat(edges, "infer_infer"),
         train_repeat=_repeat(edges, "train_train"),
-        infer_ratio=means["infer"],
-        train_ratio=means["train"],
-        edge_ratio=means["edge"],
-        decode_ratio=means["decode"],
+        **{f"{name}_ratio": mean for name, mean in means.items()},
         typical=TypicalRatios(**typical),
     )
 

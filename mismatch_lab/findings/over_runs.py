@@ -106,7 +106,8 @@ def is_wider(over_runs: EstimateRecord, over_rows: EstimateRecord) -> bool:
 def without_reference(repeat: Repeat) -> Repeat:
     """The repeat less what it measured against the reference: the first run has another one."""
     edges = {name: m for name, m in repeat.record.edges.items() if not name.endswith("_ref")}
-    own = ("edge_ratio", "typical.edge")
+    pairs = ("edge", "decode_second", "second_train")
+    own = {form for pair in pairs for form in (f"{pair}_ratio", f"typical.{pair}")}
     ratios = {name: r for name, r in repeat.record.floor_ratios.items() if name in own}
     record = repeat.record.model_copy(update={"edges": edges, "floor_ratios": ratios})
     return replace(repeat, record=record)

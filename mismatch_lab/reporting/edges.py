@@ -94,6 +94,9 @@ def _typical(name: str, findings: Findings) -> EstimateRecord | None:
         "infer_ref": floor.typical.infer,
         "train_ref": floor.typical.train,
         "decode_train": floor.typical.edge,
+        "decode_second": floor.typical.decode_second,
+        "second_train": floor.typical.second_train,
+        "second_ref": floor.typical.second,
     }
     return measured.get(name)
 

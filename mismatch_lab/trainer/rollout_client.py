@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import os
 import secrets
 from dataclasses import asdict, replace
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from math import inf
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from mismatch_lab import errors
+from mismatch_lab.engines.http.address import checked_url
+from mismatch_lab.engines.http.client import Answer, Client
 from mismatch_lab.errors import EngineError, InputError
 from mismatch_lab.trainer.rollout import EngineSpec
 from mismatch_lab.trainer.rollout_requests import Requests
 
 TOKEN = "MISMATCH_LAB_ROLLOUT_TOKEN"
 """Environment variable: the same secret for the trainer and its servers."""
-CONNECT_S = 10.0
-"""To reach the server; what it is asked for may take as long as it takes."""
+LARGEST_BYTES = 16 << 30
+"""Of an answer: a step's rows with the experts they chose and the tokens they were drawn from."""
 
 
 class ServerRollout(Requests):
@@ -38,46 +39,43 @@ class ServerRollout(Requests):
 
     def ask(self, what: str, **arguments: Any) -> Any:
         """See `Requests.ask`."""
-        body = json.dumps({"do": what, "run": self.run, "arguments": arguments})
+        body = {"do": what, "run": self.run, "arguments": arguments}
         try:
-            status, text = self._post(body)
-        except (OSError, HTTPException) as error:
+            given = asyncio.run(self._post(body))
+        except EngineError as error:
             raise self._unreachable(error) from error
-        if status == 401:
-            raise InputError(
-                f"The rollout server at {self.spec.url} refuses the token.",
-                f"Set {TOKEN} to the server's own.",
-            )
-        try:
-            answer = json.loads(text)
-            done = answer["event"] == "done"
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{self.spec.url} is no rollout server (HTTP {status}).", HOW_TO_START
-            ) from error
-        if done:
+        answer = given.body if isinstance(given.body, dict) else {}
+        if answer.get("event") == "done":
             return answer["result"]
+        if answer.get("event") != "error":
+            raise InputError(
+                f"{self.spec.url} is no rollout server (HTTP {given.status}).", HOW_TO_START
+            )
         kind = getattr(errors, answer["kind"], EngineError)
         raise kind(f"{self.spec.url}: {answer['problem']}", answer["hint"])
 
-    def _post(self, body: str) -> tuple[int, bytes]:
-        connection = _connection(self.spec.url)
+    async def _post(self, body: dict[str, Any]) -> Answer:
+        """Sent once: an update must not be made twice. It takes as long as the engine does."""
+        client = Client(
+            server_url(self.spec.url),
+            self._token,
+            timeout_s=inf,
+            key_in=TOKEN,
+            tries=1,
+            largest_bytes=LARGEST_BYTES,
+        )
         try:
-            connection.connect()
-            connection.sock.settimeout(None)
-            headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
-            connection.request("POST", "/", body.encode(), headers)
-            response = connection.getresponse()
-            return response.status, response.read()
+            return await client.post("/", body, LARGEST_BYTES)
         finally:
-            connection.close()
+            await client.close()
 
-    def _unreachable(self, error: Exception) -> Exception:
-        said = str(error) or type(error).__name__
+    def _unreachable(self, error: EngineError) -> Exception:
         if not self._open:
-            return InputError(f"No rollout server at {self.spec.url}: {said}.", HOW_TO_START)
+            return InputError(
+                f"No rollout server at {self.spec.url}: {error.problem}", HOW_TO_START
+            )
         return EngineError(
-            f"The rollout server at {self.spec.url} is gone: {said}.",
+            f"The rollout server at {self.spec.url} is gone: {error.problem}",
             "Start it again and go on with --resume.",
         )
 
@@ -113,19 +111,6 @@ def token() -> str:
     return found
 
 
-def check_url(url: str) -> None:
-    """Raise InputError for what cannot be the URL of a server."""
-    try:
-        parts = urlsplit(url)
-        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is none
-        right = False
-    if not right:
-        raise InputError(f"{url!r} is no URL of a rollout server.", "http://HOST:PORT")
-
-
-def _connection(url: str) -> HTTPConnection:
-    check_url(url)
-    parts = urlsplit(url)
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    return kind(parts.hostname or "", parts.port, timeout=CONNECT_S)
+def server_url(url: str) -> str:
+    """The server's root; raises InputError for what cannot be the URL of one."""
+    return checked_url(url, "rollout.urls", TOKEN)

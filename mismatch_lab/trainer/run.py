@@ -102,11 +102,11 @@ def check(config: TrainConfig) -> None:
 
 
 def _check_servers(urls: tuple[str, ...]) -> None:
-    from mismatch_lab.trainer.rollout_client import check_url, token
+    from mismatch_lab.trainer.rollout_client import server_url, token
 
     token()
     for url in urls:
-        check_url(url)
+        server_url(url)
 
 
 def _model(config: TrainConfig, watcher: Watcher) -> str:

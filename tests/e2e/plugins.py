@@ -81,3 +81,13 @@ def head_in_bf16(model: Any) -> None:
         return functional.linear(hidden, weight).to(output.dtype)
 
     model.get_output_embeddings().register_forward_hook(narrow)
+
+
+def perturb_attention_output(model: Any) -> None:
+    """Either engine: noise of a tenth of its deviation on layer 1's output projection."""
+    import torch
+
+    name = "layers.1.self_attn.o_proj.weight"
+    weight = next(p for known, p in model.named_parameters() if known.endswith(name)).data
+    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    weight.add_(0.1 * weight.float().std() * noise.to(weight))

@@ -43,9 +43,10 @@ def ready(command: str) -> list[str]:
     if words[0] == "gate":
         fake = shlex.join(["fake-model", "--dtype", "float32", *FAKE])
         return [fake if "CHECKPOINT" in word else word for word in words]
-    if any(option in words for option in ("--engine-arg", "--engine-config", "--engine-url")):
-        of_engine = ["mini-gpt-oss" if word == "CHECKPOINT" else word for word in words]
-        return [*of_engine, "--dry-run"]  # options of a real engine: planned, not run
+    of_engine = ("--engine-arg", "--engine-config", "--engine-url")
+    if any(option in words for option in of_engine) or words.count("--engine") > 1:
+        words = [{"CHECKPOINT": "mini-gpt-oss", "sglang": "hf"}.get(word, word) for word in words]
+        return [*words, "--dry-run"]  # options of real engines, and two of them: planned, not run
     real = "plugin" in command or "weights-before" in command
     model = "mini-gpt-oss" if real else "fake-model"
     words = [model if word in ("CHECKPOINT", "OLD") else word for word in words]

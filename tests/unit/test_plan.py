@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mismatch_lab.engine_words import EngineOptions
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob
 from mismatch_lab.engines.settings import hookable
-from mismatch_lab.findings.edges import CONFIGURED, EDGES
+from mismatch_lab.findings.edges import CONFIGURED, EDGES, SECOND
 from mismatch_lab.plan import DEEP_FACTOR, SELF_ROWS, capture_plan, floor_dtype, plan_tasks
 from mismatch_lab.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import Depth, RunSpec
@@ -24,6 +25,9 @@ QUICK = {
     "trainer": ["train", "train_repeat", "train_micro_batch", "train_mode"],
     "reference": ["ref", "floor"],
 }
+
+
+ROLES = {name for pair in EDGES.values() for name in pair} - {SECOND}
 
 
 def run(depth: Depth = "quick", **changed: object) -> RunSpec:
@@ -49,8 +53,7 @@ def ids(spec: RunSpec) -> dict[str, list[str]]:
 
 def test_quick_makes_what_the_edges_and_the_floor_need() -> None:
     assert ids(run("quick")) == QUICK
-    roles = {name for pair in EDGES.values() for name in pair} - {CONFIGURED}
-    assert roles <= jobs(run("quick")).keys()
+    assert ROLES - {CONFIGURED} <= jobs(run("quick")).keys()
 
 
 def test_an_engine_that_cannot_be_hooked_is_started_twice() -> None:
@@ -63,7 +66,22 @@ def test_an_engine_that_cannot_be_hooked_is_started_twice() -> None:
     assert (specs["engine"], specs["engine, eager"]) == (configured.infer, eager)
     own = scored(twice)[CONFIGURED]
     assert (own.probes, own.taps, own.routing) == (False, False, False)  # none of it needs a hook
-    assert {name for pair in EDGES.values() for name in pair} <= jobs(twice).keys()
+    assert jobs(twice).keys() >= ROLES
+
+
+def test_a_second_engine_scores_what_the_first_sampled_and_samples_nothing() -> None:
+    both = run("standard", second=EngineOptions("fake"))
+    assert list(ids(both)) == ["engine", "second engine", "trainer", "reference"]
+    assert ids(both)["second engine"] == [SECOND]
+    own = scored(both)[SECOND]
+    assert (own.source, own.temperature) == ("decode", 0.7)
+    assert (own.probes, own.taps, own.routing) == (True, False, False)
+
+
+def test_a_second_engine_that_cannot_be_hooked_as_configured_gives_log_probs_alone() -> None:
+    compiled = EngineOptions("vllm", ("enforce_eager=false",))
+    assert not scored(run("quick", second=compiled))[SECOND].probes
+    assert scored(run("quick", second=EngineOptions("vllm")))[SECOND].probes
 
 
 @pytest.mark.parametrize("depth", ["standard", "deep"])

@@ -83,7 +83,13 @@ def test_an_update_needs_weights_to_start_from(after: str) -> None:
 def test_an_unknown_update_lists_the_known(before: str, after: str) -> None:
     with pytest.raises(InputError, match="Unknown weight update 'magic'") as raised:
         spec(after, before, weight_update="magic")
-    assert "reload_weights, weights_iterator" in raised.value.hint
+    assert "reload_weights, weights_iterator, weight_transfer" in raised.value.hint
+
+
+def test_a_weight_transfer_is_vllms(before: str, after: str) -> None:
+    assert spec(after, before, weight_update="weight_transfer").infer.weight_update is not None
+    with pytest.raises(InputError, match="weight_transfer is vLLM's; sglang has none"):
+        spec(after, before, engine="sglang", engine_python="/p", weight_update="weight_transfer")
 
 
 def test_an_engine_that_cannot_update_is_named(before: str, after: str) -> None:

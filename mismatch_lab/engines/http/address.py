@@ -26,8 +26,13 @@ def api_key() -> str:
     return key
 
 
-def checked_url(url: str) -> str:
+def checked_url(url: str, option: str = "--engine-url", key_in: str = KEY) -> str:
     """The root of a server, as `http://HOST:PORT`; a trailing `/v1` is taken off.
+
+    Args:
+        url: as given.
+        option: what it was given by, for errors.
+        key_in: environment variable for the key.
 
     Raises:
         InputError: no such URL, or one that carries more than an address.
@@ -36,15 +41,14 @@ def checked_url(url: str) -> str:
         parts = urlsplit(url)
         right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is none
-        raise InputError("An --engine-url is no URL.", "Write http://HOST:PORT.") from None
+        raise InputError(f"A {option} is no URL.", "Write http://HOST:PORT.") from None
     if "@" in parts.netloc:
         raise InputError(
-            f"The --engine-url of {parts.hostname} holds a user or a password, which would stand "
-            "in run.json.",
-            f"Put an API key into the environment variable {KEY}.",
+            f"{option} of {parts.hostname} holds a user or a password, which would stand in files.",
+            f"Put an API key into the environment variable {key_in}.",
         )
     if not right or parts.query or parts.fragment:
-        raise InputError(f"--engine-url {url!r} is no server's.", "Write http://HOST:PORT.")
+        raise InputError(f"{option} {url!r} is no server's.", "Write http://HOST:PORT.")
     root = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
     return root.removesuffix("/v1")
 

@@ -1,9 +1,10 @@
 """HTTP to one server: bounded in time, size and tries; nothing it says is trusted.
 
 A request ends when its time is up, wherever it hangs; an answer ends at its limit of bytes, which
-follows from what was asked. A redirect is an error, since the key would go with it. Only GETs,
-completions and checksums go through here, which change nothing: they are tried again where the
-server refused them (429, 503), could not be reached, or closed the connection without a word.
+follows from what was asked. A redirect is an error, since the key would go with it. GETs,
+completions and checksums change nothing: they are tried again where the server refused them (429,
+503), could not be reached, or closed the connection without a word. What changes something goes by
+a client of one try (`trainer/rollout_client.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import random
 import ssl
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import httpx
@@ -48,10 +50,29 @@ class Answer:
 class Client:
     """Speaks to one server."""
 
-    def __init__(self, root: str, key: str, timeout_s: float) -> None:
+    def __init__(
+        self,
+        root: str,
+        key: str,
+        timeout_s: float,
+        *,
+        key_in: str = KEY,
+        tries: int = TRIES,
+        largest_bytes: int = LARGEST_BYTES,
+    ) -> None:
+        """Args:
+        root: URL of the server.
+        key: sent as a bearer's; empty for none.
+        timeout_s: for one request with all its tries; infinity waits as long as it takes.
+        key_in: environment variable that the key is from, for errors.
+        tries: of one request; 1 for what must not be sent twice.
+        largest_bytes: of any answer, whatever is asked for.
+        """
         self.root = root
         self.timeout_s = timeout_s
-        self._key = key
+        self.tries = tries
+        self.largest_bytes = largest_bytes
+        self._key, self._key_in = key, key_in
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
@@ -122,8 +143,8 @@ class Client:
         """
         where = f"{self.root}{path}"
         try:
-            async with asyncio.timeout(self.timeout_s):
-                limit = min(limit, LARGEST_BYTES)
+            async with asyncio.timeout(self.timeout_s if isfinite(self.timeout_s) else None):
+                limit = min(limit, self.largest_bytes)
                 return await self._tried(method, where, body, limit, as_json)
         except TimeoutError:
             raise EngineError(
@@ -134,11 +155,11 @@ class Client:
     async def _tried(
         self, method: str, where: str, body: dict[str, Any] | None, limit: int, as_json: bool
     ) -> Answer:
-        for left in reversed(range(TRIES)):
+        for left in reversed(range(self.tries)):
             try:
                 answer, wait_s = await self._once(method, where, body, limit, as_json)
             except (httpx.ConnectError, httpx.ConnectTimeout, _NoWordError) as error:
-                if left <= TRIES - TRIES_UNREACHED:
+                if left <= max(0, self.tries - TRIES_UNREACHED):
                     raise self._unreachable(where, error) from None
                 wait_s = 0.0
             except httpx.TimeoutException:
@@ -152,12 +173,12 @@ class Client:
                     return answer
                 if not left:
                     raise EngineError(
-                        f"{where} refused {TRIES} times, at last with HTTP {answer.status}: "
+                        f"{where} refused {self.tries} times, at last with HTTP {answer.status}: "
                         f"{answer.text or 'nothing said'}",
                         "The server is overloaded, or not ready: try later, or ask less of it at "
                         "a time with --engine-arg concurrency=1.",
                     )
-            tried = TRIES - left
+            tried = self.tries - left
             backoff = min(LONGEST_WAIT_S, 0.25 * 2**tried) * random.uniform(0.5, 1.0)
             await asyncio.sleep(max(backoff, min(wait_s, LONGEST_WAIT_S)))
         raise AssertionError  # the last try returns or raises
@@ -211,7 +232,7 @@ class Client:
             given = "refuses the key" if self._key else "wants an API key"
             raise InputError(
                 f"{where} {given} (HTTP {status}).",
-                f"Put the server's key into the environment variable {KEY}.",
+                f"Put the server's key into the environment variable {self._key_in}.",
             )
         if status in BUSY:
             return Answer(status, None, text)

@@ -18,8 +18,8 @@ from mismatch_lab.captures.store import save_capture
 from mismatch_lab.findings.build import (
     build_findings,
     load_captures,
-    next_command,
 )
+from mismatch_lab.findings.next_command import next_command
 from mismatch_lab.measures.suppositions import FAMILIES
 from mismatch_lab.schema import Depth, Manifest, RunSpec, Status
 

@@ -28,6 +28,7 @@ LEVEL = {
     "train_micro_batch": -3.0,
     "train_mode": -4.0,
     "ref": -0.5,
+    "second": -1.5,
 }
 """The log-prob of every token in each capture; exact in binary."""
 
@@ -41,6 +42,10 @@ MEAN_DELTA = {
     "infer_ref": 0.75,
     "train_ref": 1.5,
     "infer_infer": -0.25,
+    "decode_second": -0.5,
+    "prefill_second": -0.25,
+    "second_train": -0.5,
+    "second_ref": 1.0,
 }
 """Second level minus first."""
 
@@ -72,6 +77,7 @@ def test_an_engine_started_twice_is_held_against_its_eager_self() -> None:
     edges = measure_edges({name: level(name) for name in (*LEVEL, CONFIGURED)})
     found = {name: edges[name]["mean_delta"].value for name in ("decode_prefill", *EAGER_EDGES)}
     assert found == {"decode_prefill": -0.125, "decode_eager": -0.25, "prefill_eager": -0.125}
+    assert edges["prefill_second"]["mean_delta"].value == -0.375  # of the one as configured
 
 
 def test_an_edge_without_both_captures_is_left_out() -> None:

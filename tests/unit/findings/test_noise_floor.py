@@ -129,6 +129,23 @@ def test_each_error_on_the_typical_token_too() -> None:
     assert found.decode_ratio.value == 6.0  # |-1.75 + 1| / 0.125
 
 
+def test_a_second_engine_has_an_error_of_its_own_and_two_edges() -> None:
+    alone = floor_of(made())
+    assert alone is not None
+    assert not [name for name in alone.ratios() if "second" in name]
+    found = floor_of(made(second=-1.25))
+    assert found is not None
+    ratios = found.ratios()
+    # |-1.25 + 1| / 0.125; then |-1.25 + 1.75| and |-0.75 + 1.25| over 0.125 sqrt 2.
+    for name, ratio in (
+        ("second", 2),
+        ("decode_second", 4 / sqrt(2)),
+        ("second_train", 4 / sqrt(2)),
+    ):
+        assert ratios[f"{name}_ratio"].value == pytest.approx(ratio)
+        assert ratios[f"typical.{name}"].value == pytest.approx(ratio, rel=1e-4)
+
+
 def test_a_side_leaves_the_floor_by_either_measure() -> None:
     found = floor_of(made(train=-1.375, prefill=-1.125, decode=-1.125))
     assert found is not None
