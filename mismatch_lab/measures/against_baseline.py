@@ -81,7 +81,8 @@ def sum_by_position(
     shape = (n_rows, len(POSITION_STARTS))
     size = n_rows * len(POSITION_STARTS)
     tokens = np.bincount(cells, minlength=size).astype(np.float64)
-    sums = np.bincount(cells, weights=values[finite].astype(np.float64), minlength=size)
+    weights = values[finite].astype(np.float64)
+    sums = np.bincount(cells, weights=weights, minlength=size).astype(np.float64)
     return PositionSums(tokens.reshape(shape), sums.reshape(shape))
 
 
