@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mismatch_lab.attribution.knobs.base import ASKED, Knob, Trial, Turn, all_but, plain
-from mismatch_lab.engines.framework_options import GENERATION_ARGUMENT
+from mismatch_lab.engines.framework_options import GENERATION_ARGUMENT, PREFERRED
 from mismatch_lab.schema import RunSpec
 
 SEMANTICS = ("raw-logprobs-temperature", "sampler-truncation", "sampling-penalties")
@@ -18,12 +18,14 @@ def _sampled(run: RunSpec, **changed: Any) -> Turn | None:
 
 
 def _no_generation_config(run: RunSpec) -> Turn | None:
-    """Neither the checkpoint's nor what overrides it."""
-    if GENERATION_ARGUMENT not in run.infer.args:
+    """Neither the checkpoint's nor what stands over it."""
+    asked = {GENERATION_ARGUMENT, PREFERRED} & run.infer.args.keys()
+    if not asked:
         return plain(run, "generation_config", "vllm")
-    args = {name: value for name, value in run.infer.args.items() if name != GENERATION_ARGUMENT}
-    own = {**args, "generation_config": "vllm"}
-    return Turn(Trial(run.infer.model_copy(update={"args": own})), ASKED)
+    args = {name: value for name, value in run.infer.args.items() if name not in asked}
+    if GENERATION_ARGUMENT in asked:
+        args["generation_config"] = "vllm"
+    return Turn(Trial(run.infer.model_copy(update={"args": args})), ASKED)
 
 
 TEMPERATURE_1 = Knob(

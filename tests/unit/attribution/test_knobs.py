@@ -139,6 +139,11 @@ def test_no_generation_config_is_no_override_either() -> None:
     assert choice.turn.trial.spec.args == PLAIN_VLLM
 
 
+def test_sampling_fields_that_sglang_prefers_can_be_left_out() -> None:
+    (choice,) = choices(sglang(preferred_sampling_params='{"top_k": 20}'), "decode")
+    assert (choice.knob.id, choice.turn.trial.spec.args) == ("generation-config", PLAIN_SGLANG)
+
+
 def test_temperature_is_turned_by_sampling_anew() -> None:
     run = vllm()
     sampling = run.probe.sampling.model_copy(update={"temperature": 0.6})
