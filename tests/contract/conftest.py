@@ -118,8 +118,8 @@ class Recorded:
 def make_spec(engine: str, model: str, **more: object) -> SideSpec:
     side = {"fsdp": "train", "hf": "ref"}.get(engine, "infer")
     own: dict[str, object] = {"python": interpreter(engine, None)} if engine == "sglang" else {}
-    # vLLM's log-probs are of what was drawn from, as the other engines give them; and a seed repeats
-    # to the bit where no prefix is cached.
+    # vLLM's log-probs are of what was drawn from, as the other engines give them; and without a
+    # prefix cache a seed repeats to the bit.
     plain = {"vllm": PLAIN_VLLM, "sglang": HOOKABLE["sglang"]}.get(engine)
     if plain is not None:
         given = more.pop("args", {})
