@@ -64,6 +64,10 @@ ON_CPU: dict[str, dict[str, tuple[OptionValue, str]]] = {
         "attention_backend": ("torch_native", _ONLY_ONE),
         "sampling_backend": ("pytorch", _ONLY_ONE),
         "disable_cuda_graph": (True, "there are none on a CPU"),
+        "disable_overlap_schedule": (
+            True,
+            "beside a radix cache an update from tensors does not end with it (SGLang 0.5.21)",
+        ),
         "chunked_prefill_size": (
             CONTEXT_ON_CPU,
             "SGLang takes it from the machine's memory; here a row that is scored by itself stays "

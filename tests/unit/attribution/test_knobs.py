@@ -106,7 +106,7 @@ def test_what_the_user_set_on_sglang_can_be_turned_back(name: str, value: Any, p
 @pytest.mark.parametrize(
     ("gpu", "found"),
     [
-        (False, {"radix-cache", "chunked-prefill", "overlap-schedule"}),
+        (False, {"radix-cache", "chunked-prefill"}),
         (True, {"radix-cache", "chunked-prefill", "overlap-schedule", "cuda-graphs",
                 "deterministic", "on-policy-target"}),
     ],
