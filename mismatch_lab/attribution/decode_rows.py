@@ -42,8 +42,8 @@ def decode_rows(
         manifest: of `decode`; its options say what was cached.
         limit: in nats.
     """
-    rows = decode.rows
-    counts = [int(word) for word in str(manifest.options.get(CACHED_TOKENS, "")).split()]
+    rows, said = decode.rows, manifest.options  # vLLM's names of settings, or SGLang's
+    counts = [int(word) for word in str(said.get(CACHED_TOKENS, "")).split()]
     # In conversations every turn is a request: none counts as cached.
     counts = counts if len(counts) == rows.n_rows else [0] * rows.n_rows
     cached = (np.array(counts) > 0)[rows.row_ids()]
@@ -54,8 +54,10 @@ def decode_rows(
         n_uncached=sum(count == 0 for count in counts),
         decode_train=_mean_abs(decode.logp - train.logp, rows.sampled),
         prefill_train=_mean_abs(prefill.logp - train.logp, rows.sampled),
-        prefix_caching=bool(manifest.options.get("enable_prefix_caching", False)),
-        graphs=not manifest.options.get("enforce_eager", True),
+        prefix_caching=bool(
+            said.get("enable_prefix_caching", not said.get("disable_radix_cache", True))
+        ),
+        graphs=not said.get("enforce_eager", said.get("disable_cuda_graph", True)),
         limit=limit,
     )
 

@@ -23,8 +23,10 @@ from mismatch_lab.engines.framework_options import (
     GENERATION,
     GENERATION_ARGUMENT,
     OF_TRAINING,
+    PREFERRED,
     SAMPLING,
     SERVER,
+    SGLANGS_NAMES,
 )
 from mismatch_lab.engines.options import nearest
 from mismatch_lab.errors import InputError
@@ -55,8 +57,12 @@ def args_of(config: EngineConfig) -> dict[str, OptionValue]:
     asked = _of(config, GENERATION)
     generation = {n: v for n, v in asked.items() if v not in NEUTRAL.get(n, (0,))}
     if generation:
-        args[GENERATION_ARGUMENT] = json.dumps(generation)
+        args[_argument_of_generation(config)] = json.dumps(generation)
     return args
+
+
+def _argument_of_generation(config: EngineConfig) -> str:
+    return PREFERRED if config.engine == "sglang" else GENERATION_ARGUMENT
 
 
 def _of(config: EngineConfig, targets: Iterable[str]) -> dict[str, OptionValue]:
@@ -66,7 +72,8 @@ def _of(config: EngineConfig, targets: Iterable[str]) -> dict[str, OptionValue]:
 
 def source_of(config: EngineConfig, argument: str) -> str:
     """Where in the file an engine argument of `args_of` comes from, for people."""
-    targets = GENERATION if argument == GENERATION_ARGUMENT else (argument,)
+    of_generation = argument == _argument_of_generation(config)
+    targets = (*GENERATION, argument) if of_generation else (argument,)
     return ", ".join(one.source for one in config.mapped if one.target in targets)
 
 
@@ -95,8 +102,8 @@ def read_engine_config(path: Path, engine: str | None = None) -> EngineConfig:
     elif kind == "sglang":
         config = _own_file(path, kind, part)
     else:
-        chosen = part.get("name") if kind == "verl" else None
-        config = _read(path, kind, part, prefix, str(chosen or "vllm"))
+        chosen = str(part.get("name") or "vllm") if kind == "verl" else "vllm"
+        config = _read(path, kind, part, prefix, chosen)
     if engine is not None and engine != config.engine:
         raise InputError(
             f"{path} configures {config.engine}, not {engine}.", f"--engine {config.engine}"
@@ -174,13 +181,16 @@ def _own_file(path: Path, engine: str, entries: dict[str, Any]) -> EngineConfig:
         if name in SERVER:
             left.append(LeftOption(source=name, why=SERVER[name]))
         elif value is not None:
-            mapped.append(_mapped(path, name, name, value))
+            target = SGLANGS_NAMES.get(name, name) if engine == "sglang" else name
+            mapped.append(_mapped(path, name, target, value))
     return EngineConfig(file=str(path), kind=engine, engine=engine, mapped=mapped, left=left)
 
 
 def _read(path: Path, kind: str, part: dict[str, Any], prefix: str, engine: str) -> EngineConfig:
-    framework = FRAMEWORKS[kind]
-    always = framework.always if engine == "vllm" else {}
+    framework = FRAMEWORKS.get(kind if engine == "vllm" else f"{kind}, {engine}")
+    if framework is None:
+        raise InputError(f"{path}: {kind}'s rollouts with {engine} are not read, nor run here.")
+    always = framework.always
     mapped = [_mapped(path, f"{kind} itself", name, value) for name, value in always.items()]
     left: list[LeftOption] = []
     for name, value in part.items():
@@ -230,6 +240,8 @@ def _scalar(path: Path, name: str, value: Any) -> OptionValue:
     raise InputError(f"{path}: {name} is {value!r}, which is no option's value.")
 
 
+ROUTER = "of the router in front of the engines"
+
 _FLAG = re.compile(r"--(sglang-|rollout-)[a-z0-9-]+")
 
 
@@ -238,10 +250,17 @@ def _of_slime(path: Path, text: str) -> EngineConfig:
     framework = FRAMEWORKS["slime"]
     mapped, left = [], []
     for name, value in _flags(path, text):
-        if name in framework.left:
-            left.append(LeftOption(source=f"--{name}", why=framework.left[name]))
-        elif name.startswith("sglang_"):
-            mapped.append(_mapped(path, f"--{name}", name.removeprefix("sglang_"), value))
+        own = name.removeprefix("sglang_")
+        if name in framework.left or own.startswith("router_"):
+            why = framework.left.get(name, ROUTER)
+            left.append(LeftOption(source=f"--{name}", why=why))
+        elif name == "sglang_config":
+            raise InputError(
+                f"{path}: --sglang-config names a file of groups of engines, which is not read.",
+                "Leave it out of the file, and give what the group has with --engine-arg.",
+            )
+        elif own != name:
+            mapped.append(_mapped(path, f"--{name}", SGLANGS_NAMES.get(own, own), value))
         elif name in framework.options:
             mapped.append(_mapped(path, f"--{name}", framework.options[name], value))
         else:
@@ -258,16 +277,26 @@ def _flags(path: Path, text: str) -> Iterable[tuple[str, OptionValue]]:
         words = list(lexer)
     except ValueError as error:
         raise InputError(f"{path} cannot be parsed as a shell script: {error}.") from error
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for at, word in enumerate(words):
         flag, equals, given = word.partition("=")
         if not _FLAG.fullmatch(flag):
             continue
-        value = given if equals else after
-        bare = not equals and not re.match(r"[\w./$]|-\d", after)
-        if "$" in value and not bare:
-            raise InputError(f"{path}: {flag} is {value!r}, a variable of the script.",
+        values = [given] if equals else list(_values(words[at + 1 :]))
+        if any("$" in value for value in values):
+            said = " ".join(values)
+            raise InputError(f"{path}: {flag} is {said!r}, a variable of the script.",
                              "Write its value in the file.")  # fmt: skip
-        yield flag[2:].replace("-", "_"), True if bare else _typed(value)
+        typed = [_typed(value) for value in values]
+        value = json.dumps(typed) if len(typed) > 1 else (typed or [True])[0]
+        yield flag[2:].replace("-", "_"), value
+
+
+def _values(words: list[str]) -> Iterable[str]:
+    """What a flag is given: nothing, one word, or several numbers."""
+    for at, word in enumerate(words):
+        if not re.match(r"[\w./${\[]|-\d" if at == 0 else r"[\d$]", word):
+            return
+        yield word
 
 
 def _typed(value: str) -> OptionValue:

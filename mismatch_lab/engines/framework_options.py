@@ -20,11 +20,20 @@ GENERATION = ("top_k", "min_p", "repetition_penalty", "presence_penalty", "frequ
 GENERATION_ARGUMENT = "override_generation_config"
 """vLLM's argument of sampling fields that a request may leave out."""
 
+PREFERRED = "preferred_sampling_params"
+"""SGLang's."""
+
+SGLANGS_NAMES = {
+    "tensor_parallel_size": "tp_size", "pipeline_parallel_size": "pp_size",
+    "data_parallel_size": "dp_size", "expert_parallel_size": "ep_size",
+}  # fmt: skip
+"""SGLang's flags that its engine has under another name."""
+
 _MEMORY = "memory and scheduling alone"
 _LENGTH = "the probe says how long answers are; see --max-tokens"
 OF_TRAINING = "of training, not of the engine"
 _LOGGING = "of logging and serving"
-
+_VLLM_ALONE = "verl hands it to vLLM alone"
 
 SERVER = {
     **dict.fromkeys(("host", "port", "uds", "uvicorn_log_level", "api_key", "served_model_name",
@@ -59,6 +68,24 @@ class Framework:
     """Whether every other option is an argument of the engine, by its own name."""
 
 
+_VERLS_OTHERS = {
+    **dict.fromkeys(("free_cache_engine", "load_format", "cudagraph_capture_sizes",
+                     "multi_stage_wake_up", "layered_summon", "enable_sleep_mode"),
+                    _MEMORY),
+    **dict.fromkeys(("prompt_length", "response_length", "ignore_eos"), _LENGTH),
+    **dict.fromkeys(("name", "mode", "n", "_target_", "do_sample", "over_sample_rate",
+                     "val_kwargs", "multi_turn", "agent", "checkpoint_engine", "nnodes",
+                     "n_gpus_per_node", "data_parallel_size", "expert_parallel_size",
+                     "pipeline_model_parallel_size", "update_weights_bucket_megabytes",
+                     "calculate_log_probs", "enable_rollout_routing_replay", "mtp",
+                     "skip_rollout", "skip_dump_dir", "skip_tokenizer_init",
+                     "quantization_config_file", "limit_images",
+                     "log_prob_micro_batch_size", "log_prob_micro_batch_size_per_gpu",
+                     "log_prob_use_dynamic_bsz", "log_prob_max_token_len_per_gpu"),
+                    OF_TRAINING),
+    **dict.fromkeys(("trace", "profiler", "prometheus", "disable_log_stats"), _LOGGING),
+}  # fmt: skip
+
 FRAMEWORKS = {
     "verl": Framework(
         version="rollout.yaml and vllm_async_server.py of 2026-08",
@@ -74,22 +101,24 @@ FRAMEWORKS = {
             "max_num_batched_tokens": 8192, "enable_chunked_prefill": True,
             "enable_prefix_caching": True, "enforce_eager": False, "generation_config": "vllm",
         },
+        left=_VERLS_OTHERS,
+        passes_on="engine_kwargs",
+    ),
+    "verl, sglang": Framework(
+        version="rollout.yaml and async_sglang_server.py of 2026-08",
+        options={
+            **{name: name for name in ("temperature", "top_p", "top_k", "dtype", "quantization")},
+            "enforce_eager": "disable_cuda_graph",
+            "gpu_memory_utilization": "mem_fraction_static",
+            "max_num_seqs": "max_running_requests",
+            "tensor_model_parallel_size": "tp_size",
+        },
+        always={"dtype": "bfloat16", "disable_cuda_graph": False, "attention_backend": "fa3"},
         left={
-            **dict.fromkeys(("free_cache_engine", "load_format", "cudagraph_capture_sizes",
-                             "multi_stage_wake_up", "layered_summon", "enable_sleep_mode"),
-                            _MEMORY),
-            **dict.fromkeys(("prompt_length", "response_length", "ignore_eos"), _LENGTH),
-            **dict.fromkeys(("name", "mode", "n", "_target_", "do_sample", "over_sample_rate",
-                             "val_kwargs", "multi_turn", "agent", "checkpoint_engine", "nnodes",
-                             "n_gpus_per_node", "data_parallel_size", "expert_parallel_size",
-                             "pipeline_model_parallel_size", "update_weights_bucket_megabytes",
-                             "calculate_log_probs", "enable_rollout_routing_replay", "mtp",
-                             "skip_rollout", "skip_dump_dir", "skip_tokenizer_init",
-                             "quantization_config_file", "limit_images",
-                             "log_prob_micro_batch_size", "log_prob_micro_batch_size_per_gpu",
-                             "log_prob_use_dynamic_bsz", "log_prob_max_token_len_per_gpu"),
-                            OF_TRAINING),
-            **dict.fromkeys(("trace", "profiler", "prometheus", "disable_log_stats"), _LOGGING),
+            **_VERLS_OTHERS,
+            **dict.fromkeys(("max_num_batched_tokens", "enable_chunked_prefill", "logprobs_mode",
+                             "enable_prefix_caching", "scheduling_policy", "seed"), _VLLM_ALONE),
+            "max_model_len": _LENGTH,
         },
         passes_on="engine_kwargs",
     ),
@@ -135,10 +164,13 @@ FRAMEWORKS = {
             "rollout_temperature": "temperature", "rollout_top_p": "top_p",
             "rollout_top_k": "top_k", "rollout_seed": "seed",
         },
-        left=dict.fromkeys(("rollout_max_response_len", "rollout_max_context_len",
-                            "rollout_max_prompt_len", "rollout_stop", "rollout_stop_token_ids"),
-                           _LENGTH),
+        left={
+            **dict.fromkeys(("rollout_max_response_len", "rollout_max_context_len",
+                             "rollout_max_prompt_len", "rollout_stop", "rollout_stop_token_ids"),
+                            _LENGTH),
+            "sglang_server_concurrency": _LOGGING,
+        },
     ),
 }  # fmt: skip
-"""kind -> how it is read. TRL's file holds the trainer's options too: of those only what begins
-with `vllm_` or is sampling is the rollout part."""
+"""kind, with the engine's name where there are several -> how it is read. TRL's file holds the
+trainer's options too: of those only what begins with `vllm_` or is sampling is the rollout part."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -14,11 +15,15 @@ from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.structure import decoder_layers
 from mismatch_lab.engines.assemble import RowRecord
 from mismatch_lab.engines.base import Progress, ScoreRequest
+from mismatch_lab.engines.liger import apply_liger, check_liger
 from mismatch_lab.engines.options import FsdpOptions, TorchOptions, parse_options
 from mismatch_lab.engines.torch_engine import TorchEngine
-from mismatch_lab.engines.torch_model import DTYPES
+from mismatch_lab.engines.torch_model import DTYPES, pick_device
 from mismatch_lab.errors import InputError
 from mismatch_lab.schema import Prompt, Sampling, SideSpec
+
+HALF = ("bfloat16", "float16")
+"""Dtypes that autocast computes in; in others it does nothing."""
 
 
 class FsdpEngine(TorchEngine):
@@ -26,11 +31,19 @@ class FsdpEngine(TorchEngine):
 
     def __init__(self, spec: SideSpec) -> None:
         options = parse_options(FsdpOptions, "fsdp", spec.args)
+        if options.liger:
+            check_liger(pick_device(options.device).type == "cuda")
         self._started_group = not dist.is_initialized()
         if self._started_group:
             _start_process_group(options)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         super().__init__(spec, options)
+        self.scorer.gradients = options.gradient_checkpointing
+        self._autocast = options.autocast and spec.dtype in HALF
+        self.options |= {
+            name: spec.dtype if getattr(options, name) == "auto" else getattr(options, name)
+            for name in ("param_dtype", "master_dtype")
+        }
 
     def load_dtype(self, options: TorchOptions) -> torch.dtype:
         """Dtype of the master weights."""
@@ -52,10 +65,20 @@ class FsdpEngine(TorchEngine):
         layers = decoder_layers(model)
         if layers is None:
             raise InputError(f"{type(model).__name__} has no list of decoder layers to shard.")
+        if options.gradient_checkpointing:
+            _checkpointed(model)
+        if options.liger:
+            self.patched.append(apply_liger(model))
         for layer in layers:
             fully_shard(layer, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)
         return model
+
+    def precision(self) -> AbstractContextManager[object]:
+        """Autocast, where it was asked for."""
+        if not self._autocast:
+            return nullcontext()
+        return torch.autocast(self.device.type, DTYPES[self.spec.dtype])
 
     def generate(self, prompts: list[Prompt], sampling: Sampling, progress: Progress) -> Capture:
         """A trainer does not sample."""
@@ -87,6 +110,22 @@ class FsdpEngine(TorchEngine):
         super().close()
         if self._started_group:
             dist.destroy_process_group()
+
+
+def _checkpointed(model: nn.Module) -> None:
+    """As transformers' own Trainer and verl ask for it; what needs no gradient is not kept either.
+
+    Raises:
+        InputError: the architecture has no gradient checkpointing.
+    """
+    try:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    except (AttributeError, ValueError) as error:
+        raise InputError(
+            f"{type(model).__name__} has no gradient checkpointing: {error}",
+            "Leave out --trainer-arg gradient_checkpointing.",
+        ) from error
+    model.requires_grad_(True)
 
 
 def _dtype(name: str, spec: SideSpec) -> torch.dtype:

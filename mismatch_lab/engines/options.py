@@ -86,6 +86,13 @@ class FsdpOptions(TorchOptions):
     """Dtype of the forward pass (mixed precision); `auto` is the side's --dtype."""
     master_dtype: str = "auto"
     """Dtype the weights are held in; `auto` is the side's --dtype."""
+    autocast: bool = False
+    """The forward within `torch.autocast` to the side's --dtype, as verl and accelerate run it."""
+    gradient_checkpointing: bool = False
+    """Passes in training mode run as an update's forward does: with gradients, each layer
+    checkpointed. In evaluation mode, and without gradients, checkpointing does nothing."""
+    liger: bool = False
+    """Liger's Triton kernels in place of the model's own norms, rotary embedding and MLP."""
 
     def __post_init__(self) -> None:
         for name in ("param_dtype", "master_dtype"):
@@ -150,13 +157,23 @@ def check_options(spec: SideSpec) -> None:
         InputError: an unknown name, or a value of another type than the default's.
     """
     if spec.engine in OPTIONS:
-        parse_options(OPTIONS[spec.engine], spec.engine, spec.args)
+        _check_machine(spec, parse_options(OPTIONS[spec.engine], spec.engine, spec.args))
     elif spec.engine == "vllm" and spec.python is None:
         known = vllm_arguments()
         if known:
             check_vllm_names(spec.args, known)
     elif spec.engine == "sglang":
         check_sglang_model(spec)
+
+
+def _check_machine(spec: SideSpec, options: object) -> None:
+    """Refuse what this machine cannot run; another interpreter's packages are its own affair."""
+    from mismatch_lab.engines.liger import check_liger
+    from mismatch_lab.provenance import accelerators
+
+    if isinstance(options, FsdpOptions) and options.liger:
+        on_gpu = options.device in ("auto", "cuda") and bool(accelerators())
+        check_liger(on_gpu, None if spec.python is None else True)
 
 
 def check_sglang_model(spec: SideSpec) -> None:

@@ -25,12 +25,14 @@ from mismatch_lab.engines.sglang_options import (
     resolve_options,
     returns_original,
     set_environment,
+    settings_in_force,
 )
 from mismatch_lab.engines.tokenise import Tokeniser
 from mismatch_lab.errors import EngineError, InputError, MismatchLabError, MissingDependencyError
 from mismatch_lab.schema import OptionValue, Prompt, Sampling, SideSpec
 
-OUTPUT_SPACE = "sampled: after the temperature, not renormalised over what top-p keeps"
+AFTER = "after the temperature, not renormalised over what top-p keeps"
+BEFORE = "before the temperature (original_logprob)"
 
 
 class SglangEngine:
@@ -52,14 +54,8 @@ class SglangEngine:
         arguments = resolve_options(spec, context_length(config), cpu)
         self.tokeniser = Tokeniser(spec.model, spec.trust_remote_code)
         self._vocabulary = int(config.get_text_config().vocab_size)
-        self.context_length = int(arguments["context_length"])
-        self.options = _said(arguments)
-        self.options["sampled_logprobs"] = OUTPUT_SPACE
-        if cpu:
-            self.options["platform"] = NAME
         if returns_original():
             self.logprob_space = "raw"
-            self.options["sampled_logprobs"] = "before the temperature (original_logprob)"
         if spec.plugin:
             load_plugin(spec.plugin)
             self.patched.append(f"plugin {spec.plugin}")
@@ -72,6 +68,14 @@ class SglangEngine:
             arguments["model_path"] = locate(str(spec.weights_before))
         setting = AgentSetting(model=spec.model, plugin=spec.plugin, resync=spec.resync)
         self._process = _started(arguments, setting, spec.model)
+        self.options = _said(arguments) | settings_in_force(self._process.engine)
+        self.options |= {
+            "original_logprob": returns_original(),
+            "sampled_logprobs": BEFORE if returns_original() else AFTER,
+        }
+        if cpu:
+            self.options["platform"] = NAME
+        self.context_length = int(self.options["context_length"])
 
     def generate(self, prompts: list[Prompt], sampling: Sampling, progress: Progress) -> Capture:
         """See `Engine.generate`; before the first sample the weight update, if one is asked for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -25,6 +26,9 @@ from mismatch_lab.engines.torch_replay import replay_rows
 from mismatch_lab.engines.torch_resync import copy_tensors
 from mismatch_lab.engines.torch_score import TorchScorer
 from mismatch_lab.schema import OptionValue, Packing, SideSpec
+
+IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
+"""Options that transformers resolves, and keeps in its config."""
 
 
 class TorchEngine:
@@ -65,6 +69,7 @@ class TorchEngine:
         packing: Packing = "documents" if options.packing else "none"
         self.scorer = TorchScorer(BodyAndHead(model), int(top_k), self.device, packing)
         self._tokeniser: Tokeniser | None = None
+        self.options |= _implementations(own)
 
     @property
     def tokeniser(self) -> Tokeniser:
@@ -85,11 +90,15 @@ class TorchEngine:
         """Move the model to where it runs."""
         return model.to(self.device)
 
+    def precision(self) -> AbstractContextManager[object]:
+        """Entered around every pass."""
+        return nullcontext()
+
     def score(self, rows: Rows, request: ScoreRequest, progress: Progress) -> Capture:
         """See `Engine.score`."""
         lengths = np.diff(rows.row_offsets).tolist()
         check_lengths(lengths, 0, self.context_length, self.spec.model)
-        with altered(self.scorer.parts.model, request.alter):
+        with self.precision(), altered(self.scorer.parts.model, request.alter):
             if request.replay is not None:
                 records = replay_rows(self.scorer, rows, request, progress)
             else:
@@ -117,6 +126,13 @@ class TorchEngine:
     def close(self) -> None:
         """Free the model."""
         del self.scorer
+
+
+def _implementations(model: nn.Module) -> dict[str, OptionValue]:
+    """What transformers chose where it was left to it; a version without one says nothing."""
+    text = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    chosen = {name: getattr(text, f"_{name}", None) for name in IMPLEMENTATIONS}
+    return {name: value for name, value in chosen.items() if isinstance(value, str)}
 
 
 def _fill_missing_probes(rows: Rows, request: ScoreRequest, records: list[RowRecord]) -> None:

@@ -56,7 +56,7 @@ class RoutingTap:
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            parts = output if isinstance(output, tuple) else (output,)
+            parts = [p.detach() for p in (output if isinstance(output, tuple) else (output,))]
             # Some give weights of the chosen experts beside the logits, in any order: those of all
             # experts are the widest.
             wide = max((p for p in parts if p.is_floating_point()), key=lambda p: p.shape[-1])

@@ -26,9 +26,16 @@ class TorchScorer:
     """Scores rows in micro-batches, padded on the right."""
 
     def __init__(
-        self, parts: BodyAndHead, top_k: int, device: torch.device, packing: Packing = "none"
+        self,
+        parts: BodyAndHead,
+        top_k: int,
+        device: torch.device,
+        packing: Packing = "none",
+        gradients: bool = False,
     ) -> None:
+        """Args: with `gradients` passes in training mode record what an update's forward does."""
         self.parts = parts
+        self.gradients = gradients
         self.packing = packing
         self.device = device
         self.routing = RoutingTap(parts.model, top_k)
@@ -95,7 +102,8 @@ class TorchScorer:
         if tapped:
             keep = torch.from_numpy(local_probes(rows, request.probe_positions, batch[0]) - 1)
             self.tap.start(inputs.ids.shape[1], keep.to(self.device))
-        hidden = self.parts.hidden(inputs.ids, inputs.mask, inputs.positions)
+        with torch.set_grad_enabled(self.gradients and request.train_mode):
+            hidden = self.parts.hidden(inputs.ids, inputs.mask, inputs.positions).detach()
         routing = self._routing(request, inputs.ids.shape)
         if tapped:
             self.tap.keep = None  # the head's own forwards are not of this sequence

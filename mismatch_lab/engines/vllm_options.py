@@ -49,7 +49,7 @@ def resolve_options(spec: SideSpec, model_context: int, on_cpu: bool) -> dict[st
         raise InputError(f"vLLM's max_model_len is a number of tokens, not {context!r}.")
     arguments: dict[str, Any] = {}
     if on_cpu:
-        arguments = {name: value for name, (value, _) in ON_CPU.items()}
+        arguments = {name: value for name, (value, _) in ON_CPU["vllm"].items()}
         arguments["max_model_len"] = min(context, CONTEXT_ON_CPU)
     arguments |= {name: _parsed(name, value) for name, value in spec.args.items()}
     if arguments.get("enable_chunked_prefill") is False:

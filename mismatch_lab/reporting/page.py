@@ -17,7 +17,7 @@ from mismatch_lab.reporting.edges import DRAWN, MEAN_ABS_DELTA, STATES, edge_vie
 from mismatch_lab.reporting.figure_parts import FigurePart, figure_parts
 from mismatch_lab.reporting.gaps import gaps, not_compared
 from mismatch_lab.reporting.run_files import RunFiles
-from mismatch_lab.reporting.settings import engine_settings
+from mismatch_lab.reporting.settings import engine_settings, trainer_settings
 from mismatch_lab.reporting.token_details import FIELDS, DetailMaker
 from mismatch_lab.reporting.tokens import LEVELS_NATS, TokenShelf, typical_rows
 from mismatch_lab.schema import Findings, Status
@@ -67,6 +67,7 @@ def page_context(run: RunFiles) -> dict[str, Any]:
         "spec": spec,
         "manifests": run.manifests,
         "settings": engine_settings(spec, run.manifests) if spec else [],
+        "of_trainer": trainer_settings(spec, run.manifests) if spec else [],
         "command": shlex.join(spec.provenance.command) if spec else "",
         "edges": edges,
         "edge": {edge.name: edge for edge in edges},

@@ -26,7 +26,7 @@ from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.store import load_capture, save_capture
 from mismatch_lab.engines.interpreters import interpreter
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
-from mismatch_lab.engines.settings import PLAIN_VLLM
+from mismatch_lab.engines.settings import HOOKABLE, PLAIN_VLLM
 from mismatch_lab.errors import MismatchLabError
 from mismatch_lab.executors.local import run_task
 from mismatch_lab.mini import checkpoint_dir
@@ -118,10 +118,13 @@ class Recorded:
 def make_spec(engine: str, model: str, **more: object) -> SideSpec:
     side = {"fsdp": "train", "hf": "ref"}.get(engine, "infer")
     own: dict[str, object] = {"python": interpreter(engine, None)} if engine == "sglang" else {}
-    if engine == "vllm":  # log-probs of what was drawn from, as the other engines give them
+    # vLLM's log-probs are of what was drawn from, as the other engines give them; and without a
+    # prefix cache a seed repeats to the bit.
+    plain = {"vllm": PLAIN_VLLM, "sglang": HOOKABLE["sglang"]}.get(engine)
+    if plain is not None:
         given = more.pop("args", {})
         assert isinstance(given, dict)
-        own["args"] = {**PLAIN_VLLM, **given}
+        own["args"] = {**plain, **given}
     spec = SideSpec.model_validate(
         {"side": side, "engine": engine, "model": model, "dtype": "float32", **own, **more}
     )

@@ -68,3 +68,14 @@ def test_prompts_in_chunks_are_held_against_the_engines_own_eager_code(
     assert findings["localisation"]["per_module"], "hidden states of the eager start"
     for edge in ("decode_prefill", "decode_eager", "prefill_eager"):
         assert 0 <= size(findings, edge) < 1e-5
+
+
+def test_a_trainer_as_fsdp_users_have_it_is_no_mismatch(diagnose: Diagnose) -> None:
+    """float32 masters, autocast, and an update's forward through checkpointed layers."""
+    options = [f"--trainer-arg={name}" for name in (
+        "master_dtype=float32", "autocast=true", "gradient_checkpointing=true",
+    )]  # fmt: skip
+    findings = diagnose("--engine", "hf", "--dtype", "bfloat16", "--depth", "quick", *options)
+    assert findings["verdict"]["status"] == "numerics", findings["verdict"]["headline"]
+    assert size(findings, "train_train.train_mode") == 0
+    assert ">gradient_checkpointing</code>" in (findings["out"] / "report.html").read_text()

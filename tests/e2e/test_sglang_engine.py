@@ -93,6 +93,30 @@ def test_the_same_policy_is_a_match_in_float32_and_numerics_in_bfloat16(
 
 
 @pytest.mark.long
+def test_a_row_that_is_cut_is_held_against_sglangs_own_eager_code(
+    diagnose: Any, llama: Path
+) -> None:
+    chunks = ("--engine-arg", "chunked_prefill_size=64", "--depth", "standard")
+    found = diagnose(str(llama), "--engine", "sglang", "--dtype", "float32", *chunks)
+    assert found["verdict"]["status"] == "match"
+    assert found["localisation"]["per_module"], "hidden states of the eager start"
+    for edge in ("decode_prefill", "decode_eager", "prefill_eager"):
+        assert 0 <= found["edges"][edge]["abs_delta_mean"]["value"] < 1e-5
+
+
+@pytest.mark.long
+def test_a_top_k_of_a_verl_file_is_named_and_taken_back(
+    diagnose: Any, llama: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "verl.yaml"
+    own = "engine_kwargs: {sglang: {attention_backend: torch_native}}"  # verl's is fa3, of GPUs
+    file.write_text(f"rollout: {{name: sglang, dtype: float32, top_k: 5, {own}}}\n")
+    found = diagnose(str(llama), "--engine-config", str(file), budget_s=60)
+    cause = found["verdict"]["causes"][0]
+    assert (cause["id"], cause["side"]) == ("sampler-truncation", "infer")
+
+
+@pytest.mark.long
 def test_a_decode_that_sees_one_key_less_is_named(diagnose: Any, tmp_path: Path) -> None:
     make("gemma3_text", tmp_path / "gemma3")
     plugin = ("--engine-plugin", f"{PLUGIN}:sglang_decode_sees_one_key_less")
@@ -115,8 +139,8 @@ def test_gpt_oss_is_refused_before_anything_starts() -> None:
 
 
 def test_a_prefix_from_the_radix_cache_changes_nothing(captured: Run, llama: Path) -> None:
-    off = Stage(spec=spec_of(llama), jobs=[sample("off")])
-    on_spec = spec_of(llama, args={"disable_radix_cache": False})
+    off = Stage(spec=spec_of(llama, args={"disable_radix_cache": True}), jobs=[sample("off")])
+    on_spec = spec_of(llama)  # SGLang's own default
     score = ScoreJob(id="scored", source="again", probes=True)
     on = Stage(spec=on_spec, jobs=[sample("on"), sample("again"), score])
     folder = captured(off, on)

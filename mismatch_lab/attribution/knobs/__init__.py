@@ -33,6 +33,8 @@ KNOBS: tuple[Knob, ...] = (
     trainer.MICRO_BATCH_1,
     trainer.ATTENTION_EAGER,
     trainer.EXPERTS_EAGER,
+    trainer.LIGER_OFF,
+    trainer.AUTOCAST_OFF,
     trainer.ROUTING_REPLAY,
     trainer.TRAINER_FLOAT32,
     # a patched trainer

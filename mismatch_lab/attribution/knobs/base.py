@@ -8,6 +8,7 @@ from typing import Literal
 
 from mismatch_lab.attribution.causes import CAUSES
 from mismatch_lab.attribution.hypotheses import Suspect
+from mismatch_lab.engines.settings import held
 from mismatch_lab.schema import OptionValue, RunSpec, Sampling, SideSpec
 
 ASKED, PLANTED, DEFAULT = 0, 1, 2
@@ -92,3 +93,11 @@ def with_option(
         return None
     changed = side.model_copy(update={"args": {**side.args, name: wanted}})
     return Turn(Trial(changed), ASKED if name in side.args else DEFAULT)
+
+
+def plain(run: RunSpec, name: str, wanted: OptionValue) -> Turn | None:
+    """An option of the engine set to `wanted`; None where it has none such, or where it stands so:
+    set by the user, or by the engine itself on this machine.
+    """
+    in_force = held(run.infer, on_gpu=bool(run.provenance.accelerators))
+    return with_option(run.infer, name, wanted, in_force.get(name, wanted))

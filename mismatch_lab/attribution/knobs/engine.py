@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from mismatch_lab.attribution.knobs.base import ASKED, Knob, Trial, Turn, all_but, with_option
+from mismatch_lab.attribution.knobs.base import ASKED, Knob, Trial, Turn, all_but, plain
 from mismatch_lab.attribution.knobs.precision import PRECISION, in_float32
-from mismatch_lab.engines.settings import held
 from mismatch_lab.schema import RunSpec
 
 OF_UPDATES = (
@@ -21,19 +20,15 @@ KERNELS = (
 )  # fmt: skip
 """What attention kernels get wrong."""
 
+BACKENDS = ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
+
 ROUNDED = PRECISION | {"kv-cache-quantisation"}
 
 
-def _plain(run: RunSpec, name: str, wanted: str | bool) -> Turn | None:
-    """Only where it stands otherwise: set by the user, or by the engine itself."""
-    in_force = held(run.infer, on_gpu=bool(run.provenance.accelerators))
-    return with_option(run.infer, name, wanted, in_force.get(name, wanted))
-
-
-def _without(run: RunSpec, name: str) -> Turn | None:
-    if name not in run.infer.args:
+def _without(run: RunSpec, *names: str) -> Turn | None:
+    args = {name: value for name, value in run.infer.args.items() if name not in names}
+    if args == run.infer.args:
         return None
-    args = {key: value for key, value in run.infer.args.items() if key != name}
     return Turn(Trial(run.infer.model_copy(update={"args": args})), ASKED)
 
 
@@ -57,7 +52,7 @@ PREFIX_CACHE = Knob(
     id="prefix-cache",
     does="no prefix cache",
     suspects=("decode",),
-    turn=partial(_plain, name="enable_prefix_caching", wanted=False),
+    turn=partial(plain, name="enable_prefix_caching", wanted=False),
     may_clear=frozenset({"stale-prefix-cache"}),
     keeps=all_but("stale-prefix-cache"),
 )
@@ -66,7 +61,7 @@ KV_CACHE_DTYPE = Knob(
     id="kv-cache-dtype",
     does="keys and values cached in the model's dtype",
     suspects=("infer", "decode"),
-    turn=partial(_plain, name="kv_cache_dtype", wanted="auto"),
+    turn=partial(plain, name="kv_cache_dtype", wanted="auto"),
     may_clear=frozenset({"kv-cache-quantisation"}),
     keeps=all_but("kv-cache-quantisation"),
 )
@@ -75,7 +70,7 @@ EAGER_MODE = Knob(
     id="eager-mode",
     does="neither graphs nor compiled code",
     suspects=("infer", "decode"),
-    turn=partial(_plain, name="enforce_eager", wanted=True),
+    turn=partial(plain, name="enforce_eager", wanted=True),
     may_clear=frozenset({"stale-graph", "decode-prefill-divergence"}),
     keeps=frozenset({"kv-cache-quantisation", "stale-prefix-cache", *OF_UPDATES[:4]}),
 )
@@ -84,7 +79,7 @@ CHUNKED_PREFILL = Knob(
     id="chunked-prefill",
     does="prompts in one piece",
     suspects=("decode",),
-    turn=partial(_plain, name="enable_chunked_prefill", wanted=False),
+    turn=partial(plain, name="enable_chunked_prefill", wanted=False),
     may_clear=frozenset({"decode-prefill-divergence"}),
     keeps=all_but("decode-prefill-divergence"),
 )
@@ -93,7 +88,7 @@ ATTENTION_BACKEND = Knob(
     id="attention-backend",
     does="the engine's own choice of attention kernels",
     suspects=("infer", "decode"),
-    turn=partial(_without, name="attention_backend"),
+    turn=lambda run: _without(run, *BACKENDS),
     may_clear=frozenset(KERNELS),
     keeps=all_but(*KERNELS),
 )
@@ -102,7 +97,7 @@ QUANTISATION = Knob(
     id="quantisation",
     does="weights as the checkpoint holds them",
     suspects=("infer",),
-    turn=partial(_without, name="quantization"),
+    turn=lambda run: _without(run, "quantization"),
     may_clear=frozenset({"weight-quantisation"}),
     keeps=all_but("weight-quantisation"),
 )

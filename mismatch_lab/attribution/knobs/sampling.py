@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mismatch_lab.attribution.knobs.base import ASKED, Knob, Trial, Turn, all_but, with_option
-from mismatch_lab.engines.framework_options import GENERATION_ARGUMENT
-from mismatch_lab.engines.settings import held
+from mismatch_lab.attribution.knobs.base import ASKED, Knob, Trial, Turn, all_but, plain
+from mismatch_lab.engines.framework_options import GENERATION_ARGUMENT, PREFERRED
 from mismatch_lab.schema import RunSpec
 
 SEMANTICS = ("raw-logprobs-temperature", "sampler-truncation", "sampling-penalties")
@@ -18,19 +17,15 @@ def _sampled(run: RunSpec, **changed: Any) -> Turn | None:
     return None if wanted == asked else Turn(Trial(run.infer, wanted), ASKED)
 
 
-def _option(run: RunSpec, name: str, wanted: str) -> Turn | None:
-    """Of engines that have it; those know what holds where the user says nothing."""
-    in_force = held(run.infer, on_gpu=False)
-    return with_option(run.infer, name, wanted, in_force.get(name, wanted))
-
-
 def _no_generation_config(run: RunSpec) -> Turn | None:
-    """Neither the checkpoint's nor what overrides it."""
-    if GENERATION_ARGUMENT not in run.infer.args:
-        return _option(run, "generation_config", "vllm")
-    args = {name: value for name, value in run.infer.args.items() if name != GENERATION_ARGUMENT}
-    plain = {**args, "generation_config": "vllm"}
-    return Turn(Trial(run.infer.model_copy(update={"args": plain})), ASKED)
+    """Neither the checkpoint's nor what stands over it."""
+    asked = {GENERATION_ARGUMENT, PREFERRED} & run.infer.args.keys()
+    if not asked:
+        return plain(run, "generation_config", "vllm")
+    args = {name: value for name, value in run.infer.args.items() if name not in asked}
+    if GENERATION_ARGUMENT in asked:
+        args["generation_config"] = "vllm"
+    return Turn(Trial(run.infer.model_copy(update={"args": args})), ASKED)
 
 
 TEMPERATURE_1 = Knob(
@@ -55,7 +50,7 @@ LOGPROBS_MODE = Knob(
     id="logprobs-mode",
     does="log-probs returned after temperature and truncation",
     suspects=("decode",),
-    turn=lambda run: _option(run, "logprobs_mode", "processed_logprobs"),
+    turn=lambda run: plain(run, "logprobs_mode", "processed_logprobs"),
     may_clear=frozenset(SEMANTICS),
     keeps=all_but(*SEMANTICS),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from mismatch_lab.attribution.knobs.base import Knob, Turn, all_but, with_option
+from mismatch_lab.attribution.knobs.base import Knob, Turn, all_but, plain
 from mismatch_lab.attribution.knobs.sampling import SEMANTICS
 from mismatch_lab.schema import OptionValue, RunSpec
 
@@ -15,25 +15,16 @@ ON_POLICY = (*BATCHES, "logprob-precision", "lm-head-precision")
 DECODE = ("decode-prefill-divergence", "stale-graph")
 
 
-def _plain(run: RunSpec, name: str, wanted: OptionValue) -> Turn | None:
-    """Only where the user set it: our own default is the plain value."""
-    if run.infer.engine != "sglang":
-        return None
-    return with_option(run.infer, name, wanted, wanted)
-
-
 def _on_gpu(run: RunSpec, name: str, wanted: OptionValue) -> Turn | None:
     """Where a GPU is: SGLang's backends for a CPU refuse it."""
-    if run.infer.engine != "sglang" or not run.provenance.accelerators:
-        return None
-    return with_option(run.infer, name, wanted, False)
+    return plain(run, name, wanted) if run.provenance.accelerators else None
 
 
 RADIX_CACHE = Knob(
     id="sglang-radix-cache",
     does="no radix cache",
     suspects=("decode",),
-    turn=partial(_plain, name="disable_radix_cache", wanted=True),
+    turn=partial(plain, name="disable_radix_cache", wanted=True),
     may_clear=frozenset({"stale-prefix-cache"}),
     keeps=all_but("stale-prefix-cache"),
 )
@@ -42,7 +33,7 @@ CHUNKED_PREFILL = Knob(
     id="sglang-chunked-prefill",
     does="prompts prefilled whole",
     suspects=("infer", "decode"),
-    turn=partial(_plain, name="chunked_prefill_size", wanted=-1),
+    turn=partial(plain, name="chunked_prefill_size", wanted=-1),
     may_clear=frozenset(BATCHES),
     keeps=all_but(*BATCHES),
 )
@@ -51,7 +42,7 @@ OVERLAP_SCHEDULE = Knob(
     id="sglang-overlap-schedule",
     does="one batch after another, none scheduled while another runs",
     suspects=("decode",),
-    turn=partial(_plain, name="disable_overlap_schedule", wanted=True),
+    turn=partial(plain, name="disable_overlap_schedule", wanted=True),
     may_clear=frozenset(DECODE),
     keeps=all_but(*DECODE, "unlisted"),
 )
@@ -60,7 +51,7 @@ CUDA_GRAPHS = Knob(
     id="sglang-cuda-graphs",
     does="no captured graphs",
     suspects=("infer", "decode"),
-    turn=partial(_plain, name="disable_cuda_graph", wanted=True),
+    turn=partial(plain, name="disable_cuda_graph", wanted=True),
     may_clear=frozenset(DECODE),
     keeps=frozenset({"kv-cache-quantisation", "stale-prefix-cache", "stale-weights"}),
 )
@@ -87,7 +78,7 @@ ORIGINAL_LOGPROB = Knob(
     id="sglang-original-logprob",
     does="log-probs returned after the temperature",
     suspects=("decode",),
-    turn=partial(_plain, name="original_logprob", wanted=False),
+    turn=partial(plain, name="original_logprob", wanted=False),
     may_clear=frozenset(SEMANTICS),
     keeps=all_but(*SEMANTICS),
 )

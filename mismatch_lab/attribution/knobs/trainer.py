@@ -6,7 +6,7 @@ from functools import partial
 
 from mismatch_lab.attribution.knobs.base import DEFAULT, Knob, Trial, Turn, all_but, with_option
 from mismatch_lab.attribution.knobs.precision import PRECISION, in_float32
-from mismatch_lab.engines.options import TorchOptions
+from mismatch_lab.engines.options import FsdpOptions
 from mismatch_lab.schema import OptionValue, RunSpec
 
 ATTENTION = (
@@ -24,6 +24,11 @@ CHOICES = ("routing-flips", "router-bias", "routing-two-pass")
 NEAR_CHOICES = ("router-precision", "numerics-floor", "batch-variance")
 """Wrong through choices and beyond."""
 
+LIGERS = (
+    "norm-precision", "rope-precision", "rope-scaling", "logit-scale", "logit-softcap",
+    "numerics-floor", "routing-flips", "unlisted",
+)  # fmt: skip
+"""What kernels of norms, rotary embedding, MLP and head can get wrong."""
 
 TRANSFORMERS = ("fsdp", "hf")
 """Trainers with these options."""
@@ -32,7 +37,7 @@ TRANSFORMERS = ("fsdp", "hf")
 def _option(run: RunSpec, name: str, wanted: OptionValue) -> Turn | None:
     if run.train.engine not in TRANSFORMERS:
         return None
-    return with_option(run.train, name, wanted, getattr(TorchOptions, name))
+    return with_option(run.train, name, wanted, getattr(FsdpOptions, name))
 
 
 def _follow_reference(run: RunSpec) -> Turn | None:
@@ -75,6 +80,24 @@ EXPERTS_EAGER = Knob(
     turn=partial(_option, name="experts_implementation", wanted="eager"),
     may_clear=frozenset(EXPERTS),
     keeps=all_but(*EXPERTS, *PRECISION),
+)
+
+LIGER_OFF = Knob(
+    id="liger-off",
+    does="transformers' own modules in place of Liger's kernels",
+    suspects=("train",),
+    turn=partial(_option, name="liger", wanted=False),
+    may_clear=frozenset(LIGERS),
+    keeps=all_but(*LIGERS, *PRECISION),
+)
+
+AUTOCAST_OFF = Knob(
+    id="autocast-off",
+    does="no autocast around the forward",
+    suspects=("train",),
+    turn=partial(_option, name="autocast", wanted=False),
+    may_clear=PRECISION,
+    keeps=all_but(*PRECISION),
 )
 
 ROUTING_REPLAY = Knob(

@@ -11,7 +11,7 @@ from mismatch_lab.attribution.causes import CAUSES
 from mismatch_lab.attribution.knobs import KNOBS
 from mismatch_lab.attribution.knobs.base import ASKED, DEFAULT, PLANTED, Knob, all_but
 from mismatch_lab.attribution.knobs.choose import choices, next_choice
-from mismatch_lab.engines.settings import PLAIN_VLLM
+from mismatch_lab.engines.settings import HOOKABLE, PLAIN_VLLM
 from mismatch_lab.schema import RunSpec
 
 
@@ -21,7 +21,12 @@ def vllm(**args: Any) -> RunSpec:
     return run_of(side("train", engine="fsdp"), side("infer", engine="vllm", args=args))
 
 
+PLAIN_SGLANG = HOOKABLE["sglang"]
+
+
 def sglang(gpu: bool = False, **args: Any) -> RunSpec:
+    """SGLang with nothing that matters left to its own defaults, but for `args`."""
+    args = {**PLAIN_SGLANG, **args}
     run = run_of(side("train", engine="fsdp"), side("infer", engine="sglang", args=args))
     gpus = ["NVIDIA H200"] if gpu else []
     return run.model_copy(
@@ -94,15 +99,36 @@ def test_what_the_engine_does_by_itself_can_be_turned_off() -> None:
 )
 def test_what_the_user_set_on_sglang_can_be_turned_back(name: str, value: Any, plain: Any) -> None:
     (choice,) = choices(sglang(**{name: value}), "decode")
-    assert choice.turn.trial.spec.args == {name: plain}
+    assert choice.turn.trial.spec.args == {**PLAIN_SGLANG, name: plain}
     assert choice.turn.likely == ASKED
+
+
+@pytest.mark.parametrize(
+    ("gpu", "found"),
+    [
+        (False, {"radix-cache", "chunked-prefill"}),
+        (True, {"radix-cache", "chunked-prefill", "overlap-schedule", "cuda-graphs",
+                "deterministic", "on-policy-target"}),
+    ],
+)  # fmt: skip
+def test_what_sglang_does_by_itself_can_be_turned_off(gpu: bool, found: set[str]) -> None:
+    run = run_of(side("train", engine="fsdp"), side("infer", engine="sglang"))
+    accelerators = ["NVIDIA H200"] if gpu else []
+    on = run.provenance.model_copy(update={"accelerators": accelerators})
+    turned = choices(run.model_copy(update={"provenance": on}), "decode")
+    assert {c.knob.id: c.turn.likely for c in turned} == {f"sglang-{k}": DEFAULT for k in found}
+
+
+def test_a_backend_for_decoding_alone_is_left_to_sglang_too() -> None:
+    (choice,) = choices(sglang(decode_attention_backend="triton"), "decode")
+    assert (choice.knob.id, choice.turn.trial.spec.args) == ("attention-backend", PLAIN_SGLANG)
 
 
 def test_sglang_is_asked_for_determinism_where_a_gpu_is() -> None:
     found = {c.knob.id: c.turn.trial.spec.args for c in choices(sglang(gpu=True), "decode")}
     assert found == {
-        "sglang-deterministic": {"enable_deterministic_inference": True},
-        "sglang-on-policy-target": {"rl_on_policy_target": "fsdp"},
+        "sglang-deterministic": {**PLAIN_SGLANG, "enable_deterministic_inference": True},
+        "sglang-on-policy-target": {**PLAIN_SGLANG, "rl_on_policy_target": "fsdp"},
     }
 
 
@@ -111,6 +137,11 @@ def test_no_generation_config_is_no_override_either() -> None:
     (choice,) = choices(run, "decode")
     assert (choice.knob.id, choice.turn.likely) == ("generation-config", ASKED)
     assert choice.turn.trial.spec.args == PLAIN_VLLM
+
+
+def test_sampling_fields_that_sglang_prefers_can_be_left_out() -> None:
+    (choice,) = choices(sglang(preferred_sampling_params='{"top_k": 20}'), "decode")
+    assert (choice.knob.id, choice.turn.trial.spec.args) == ("generation-config", PLAIN_SGLANG)
 
 
 def test_temperature_is_turned_by_sampling_anew() -> None:
@@ -130,6 +161,15 @@ def test_a_trainer_in_half_precision_can_be_run_in_float32() -> None:
     spec = found["trainer-float32"].trial.spec
     assert (spec.dtype, spec.args) == ("float32", {})
     assert "trainer-float32" not in {c.knob.id for c in choices(trainer(), "train")}
+
+
+def test_what_the_user_set_on_the_trainer_can_be_turned_back() -> None:
+    asked = run_of(side("train", engine="fsdp", args={"liger": True, "autocast": True}))
+    found = {c.knob.id: c.turn for c in choices(asked, "train") if c.turn.likely == ASKED}
+    assert {name: turn.trial.spec.args for name, turn in found.items()} == {
+        "liger-off": {"liger": False, "autocast": True},
+        "autocast-off": {"liger": True, "autocast": False},
+    }
 
 
 def test_routing_is_replayed_where_it_was_recorded() -> None:

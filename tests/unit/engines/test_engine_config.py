@@ -98,6 +98,35 @@ def test_verl_with_what_verl_sets_by_itself(tmp_path: Path) -> None:
     assert "actor_rollout_ref.rollout.n" in [one.source for one in config.left]
 
 
+def test_verl_with_sglang_in_sglangs_words(tmp_path: Path) -> None:
+    given = {
+        "name": "sglang", "temperature": 0.8, "top_k": 20, "enforce_eager": True,
+        "max_num_seqs": 64, "gpu_memory_utilization": 0.6, "tensor_model_parallel_size": 2,
+        "max_model_len": 2048, "enable_chunked_prefill": True, "n": 8,
+        "engine_kwargs": {"vllm": {"swap_space": 4}, "sglang": {"attention_backend": "triton"}},
+    }  # fmt: skip
+    config = read(tmp_path, json.dumps({"actor_rollout_ref": {"rollout": given}}))
+    assert (config.kind, config.engine, dtype_of(config)) == ("verl", "sglang", "bfloat16")
+    assert sampling_of(config) == {"temperature": 0.8}
+    assert args_of(config) == {
+        "attention_backend": "triton",  # the file's over verl's fa3
+        "disable_cuda_graph": True, "max_running_requests": 64, "mem_fraction_static": 0.6,
+        "tp_size": 2, "preferred_sampling_params": '{"top_k": 20}',
+    }  # fmt: skip
+    whole = "actor_rollout_ref.rollout"
+    assert source_of(config, "disable_cuda_graph") == f"{whole}.enforce_eager"
+    assert source_of(config, "preferred_sampling_params") == f"{whole}.top_k"
+    left = {one.source.removeprefix(f"{whole}."): one.why for one in config.left}
+    assert left.keys() == {"name", "n", "max_model_len", "enable_chunked_prefill"}
+    assert left["enable_chunked_prefill"] == "verl hands it to vLLM alone"
+
+
+def test_verl_with_nothing_said_of_sglang(tmp_path: Path) -> None:
+    config = read(tmp_path, "rollout: {name: sglang}")
+    assert args_of(config) == {"disable_cuda_graph": False, "attention_backend": "fa3"}
+    assert {source_of(config, name) for name in args_of(config)} == {"verl itself"}
+
+
 def test_trl_alone_what_is_of_its_rollouts(tmp_path: Path) -> None:
     config = read(tmp_path, TRL)
     assert config.kind == "trl"
@@ -127,6 +156,28 @@ def test_slime_from_the_script_that_starts_it(tmp_path: Path) -> None:
     assert [one.source for one in config.left] == ["--rollout_batch_size"]
 
 
+def test_slimes_router_is_left_and_lists_of_numbers_are_taken_whole(tmp_path: Path) -> None:
+    text = """SGLANG_ARGS=(
+       --sglang-router-ip 10.0.0.1 --sglang-server-concurrency 512
+       --sglang-cuda-graph-bs-decode 1 2 4
+       --sglang-expert-parallel-size 8
+       --sglang-enable-deterministic-inference
+    )
+    """
+    config = read(tmp_path, text, "run.sh")
+    assert args_of(config) == {
+        "cuda_graph_bs_decode": "[1, 2, 4]", "ep_size": 8, "enable_deterministic_inference": True,
+    }  # fmt: skip
+    assert [one.source for one in config.left] == [
+        "--sglang_router_ip", "--sglang_server_concurrency",
+    ]  # fmt: skip
+
+
+def test_sglangs_own_names_of_its_sizes(tmp_path: Path) -> None:
+    text = "tensor-parallel-size: 2\nmem-fraction-static: 0.8\n"
+    assert args_of(read(tmp_path, text)) == {"tp_size": 2, "mem_fraction_static": 0.8}
+
+
 @pytest.mark.parametrize(
     ("text", "name", "engine", "says"),
     [
@@ -142,6 +193,11 @@ def test_slime_from_the_script_that_starts_it(tmp_path: Path) -> None:
         ("[inference.model]\nname = 'x'\n[model]\n", "c.toml", None, "no file that is understood"),
         ("--sglang-dtype 'half", "c.sh", None, "cannot be parsed as a shell script"),
         ("--sglang-dtype $DTYPE", "c.sh", None, "a variable of the script"),
+        ("--sglang-cuda-graph-bs 1 2 $(seq 8 8 64)", "c.sh", None, "a variable of the script"),
+        ("--sglang-config groups.yaml", "c.sh", None, "is not read"),
+        ("rollout: {name: trtllm}", "c.yaml", None, "verl's rollouts with trtllm are not read"),
+        ("rollout: {name: sglang, enforce_eagre: 1}", "c.yaml", None,
+         "rollout.enforce_eagre is not a known option of verl's rollouts"),
         ("echo", "c.sh", None, "sets nothing of the engine"),
         ("seed: 2020-01-01", "c.yaml", None, "no option's value"),
         ("actor_rollout_ref: {rollout: {engine_kwargs: {vllm: 3}}}", "c.yaml", None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from mismatch_lab.engines.options import check_options, parse_options, vllm_arguments
-from mismatch_lab.errors import InputError
+from mismatch_lab.errors import InputError, MissingDependencyError
 from mismatch_lab.schema import OptionValue, SideSpec
 
 
@@ -78,3 +78,32 @@ def test_vllms_arguments_are_those_that_it_takes() -> None:
     with pytest.raises(InputError, match="no engine argument 'max_len'"):
         check_options(side("vllm", max_len=64))
     check_options(side("vllm", "/some/python", max_len=64))  # another vLLM may have it
+
+
+def trainer(**args: OptionValue) -> SideSpec:
+    return SideSpec(side="train", engine="fsdp", model="m", dtype="bfloat16", args=args)
+
+
+def test_liger_without_a_gpu_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mismatch_lab.provenance.accelerators", lambda: [])
+    check_options(trainer(liger=False))
+    with pytest.raises(InputError, match="needs a GPU") as refused:
+        check_options(trainer(liger=True))
+    assert "Leave out --trainer-arg liger" in refused.value.hint
+    monkeypatch.setattr("mismatch_lab.provenance.accelerators", lambda: ["NVIDIA H200"])
+    with pytest.raises(InputError, match="needs a GPU"):
+        check_options(trainer(liger=True, device="cpu"))
+
+
+def test_liger_that_is_not_installed_is_named_with_its_install_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mismatch_lab.provenance.accelerators", lambda: ["NVIDIA H200"])
+    monkeypatch.setattr("mismatch_lab.engines.liger.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match="liger-kernel is not installed") as missing:
+        check_options(trainer(liger=True))
+    assert "mismatch-lab[liger]" in missing.value.hint
+    # Another interpreter's packages are found out there.
+    check_options(trainer(liger=True).model_copy(update={"python": "/opt/trainer/bin/python"}))

@@ -32,6 +32,37 @@ def test_hooks_need_a_second_start_of_what_is_not_eager(
     assert (second_start(engine(**args), on_gpu) is not None) == twice
 
 
+@pytest.mark.parametrize(
+    ("args", "on_gpu", "twice"),
+    [
+        ({}, False, False),  # no graphs, and a chunk holds a row
+        ({}, True, True),
+        ({"disable_cuda_graph": True}, True, True),  # still in chunks
+        ({"disable_cuda_graph": True, "chunked_prefill_size": -1}, True, False),
+        ({"chunked_prefill_size": 64}, False, True),
+        ({"context_length": 8192}, False, True),  # two chunks of 4,096
+        ({"context_length": 8192, "chunked_prefill_size": 8192}, False, False),
+        ({"disable_radix_cache": False, "disable_overlap_schedule": False}, False, False),
+    ],
+)
+def test_sglang_is_started_twice_where_it_has_graphs_or_cuts_rows(
+    args: dict[str, Any], on_gpu: bool, twice: bool
+) -> None:
+    assert (second_start(engine("sglang", **args), on_gpu) is not None) == twice
+
+
+def test_sglangs_second_start_has_neither_graphs_nor_what_speaks_of_them() -> None:
+    given = {
+        "cuda_graph_max_bs_decode": 8, "enable_torch_compile": True, "attention_backend": "fa3",
+        "disable_overlap_schedule": False,
+    }  # fmt: skip
+    found = hookable(engine("sglang", **given))
+    assert found.args == {
+        "attention_backend": "fa3", "disable_cuda_graph": True, "chunked_prefill_size": -1,
+        "disable_radix_cache": True, "disable_overlap_schedule": True,
+    }  # fmt: skip
+
+
 def test_an_engine_whose_code_is_always_eager_needs_none() -> None:
     assert second_start(engine("hf"), on_gpu=True) is None
 
