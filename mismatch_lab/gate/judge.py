@@ -120,6 +120,12 @@ IDENTICAL = (
 )
 
 
+NO_REFERENCE = (
+    ": no reference was run, so there is no noise floor (two captures never have one; give limits "
+    "of your own with --rules)"
+)
+
+
 def result_of(record: Record, results: Sequence[RuleResult]) -> GateResult:
     """All results as one: failed before not measured before passed."""
     outcomes = {result.outcome for result in results}
@@ -207,7 +213,9 @@ def _limit(rule: LimitRule, given: Given) -> RuleResult:
     estimate = _measures(given.record, rule.edge).get(rule.measure)
     if estimate is None:
         outcome: Outcome = "skipped" if rule.missing == "skip" else "error"
-        return RuleResult(name=rule.name, outcome=outcome, message=f"{what} was not measured")
+        alone = rule.edge == FLOOR and given.record.floor is None
+        message = f"{what} was not measured{NO_REFERENCE if alone else ''}"
+        return RuleResult(name=rule.name, outcome=outcome, message=message)
     if _is_beneath(given, rule.nats_edge, rule.unless_below_nats):
         return _beneath(rule, rule.nats_edge, what, estimate)
     if rule.measure in WITHOUT_INTERVAL:
