@@ -309,7 +309,7 @@ def scorecard(
     part: Annotated[str, typer.Option(help="I/N: every N-th case from the I-th on.")] = "1/1",
     workers: Annotated[int, typer.Option(min=1, help="Cases at a time.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each; see `diagnose`.")] = 1,
-    engine: Annotated[str, typer.Option(help="vllm or hf.")] = "vllm",
+    engine: Annotated[str, typer.Option(help="vllm, sglang or hf.")] = "vllm",
     dtype: Annotated[
         str | None, typer.Option(help="Of the faults that show in it: float32 or bfloat16.")
     ] = None,

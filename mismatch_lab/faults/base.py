@@ -31,6 +31,10 @@ class RunOptions:
     """Edits a copy of the checkpoint folder that both sides then load."""
 
 
+ANY_ENGINE = ("vllm", "hf")
+"""Engines that a fault's function knows where it says nothing of them."""
+
+
 def everywhere(model_type: str, config: Config) -> bool:
     """Every architecture has the part."""
     del model_type, config
@@ -65,7 +69,7 @@ class Fault:
     """(model_type, config) -> does the architecture have the part that breaks?"""
     expected_location: Callable[[Config], str | None] = nowhere
     """The first affected module or tensor, by its transformers name."""
-    engines: tuple[str, ...] = ("vllm", "hf")
+    engines: tuple[str, ...] = ANY_ENGINE
     """Engines it can be planted in, where the side is `infer` or `sync`."""
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
     """Dtypes in which the sides then differ."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from mismatch_lab.engines.checkpoint import EMBEDDED, locate
 from mismatch_lab.errors import InputError, MissingDependencyError
-from mismatch_lab.faults.base import SEVERITIES, Config, Fault, Severity
+from mismatch_lab.faults.base import ANY_ENGINE, SEVERITIES, Config, Fault, Severity
 from mismatch_lab.scorecard.controls import ALL, CONTROLS, Control
 from mismatch_lab.scorecard.models import (
     ARCHITECTURES,
@@ -128,9 +128,15 @@ def engine_of(faults: Sequence[Fault], model: Model, asked: str) -> str | None:
     if not all(fault.applies(kind, model.config) for fault in faults):
         return None
     for engine in (asked, FALLBACK) if asked == "vllm" else (asked,):
-        if all(fault.side == "train" or engine in fault.engines for fault in faults):
+        if all(_can_be_planted(fault, engine) for fault in faults):
             return engine
     return None
+
+
+def _can_be_planted(fault: Fault, engine: str) -> bool:
+    """What is written into a trainer or a record is no matter of the engine."""
+    recorded = fault.kind == "capture" and fault.engines == ANY_ENGINE
+    return fault.side == "train" or recorded or engine in fault.engines
 
 
 def dtype_of(faults: Sequence[Fault], asked: str | None) -> str:

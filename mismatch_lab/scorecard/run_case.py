@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mismatch_lab.diagnose import OnEvent, diagnose
 from mismatch_lab.engines.checkpoint import locate
-from mismatch_lab.engines.settings import PLAIN_VLLM
+from mismatch_lab.engines.settings import HOOKABLE, PLAIN_VLLM
 from mismatch_lab.errors import MismatchLabError, NotApplicableError
 from mismatch_lab.executors import warm
 from mismatch_lab.request import DiagnoseRequest, build_run
@@ -77,7 +77,7 @@ def build_case_run(case: Case, model: str, setup: Setup, bench: Bench) -> RunSpe
     before = str(Path(locate(model)).resolve()) if setup.updated else None
     model = edited_checkpoint(model, setup, work)
     stock = TRANSFORMERS_ARGS.get(case.model, {})
-    plain = {"hf": stock, "vllm": PLAIN_VLLM}.get(case.engine, {})
+    plain = {"hf": stock, "vllm": PLAIN_VLLM, "sglang": HOOKABLE["sglang"]}.get(case.engine, {})
     engine_args = {**plain, **setup.engine_args}
     run = build_run(
         DiagnoseRequest(

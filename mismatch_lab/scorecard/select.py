@@ -47,7 +47,9 @@ UNSEEN = {
 RANDOM = "architectures"
 """The subset of healthy models of random weights, many architectures."""
 SUBSETS = ("ci", "quick", "broad", "full", *UNSEEN, RANDOM)
-ENGINES = ("vllm", "hf")
+ENGINES = ("vllm", "sglang", "hf")
+ON_SGLANG = ("llama", "qwen3_moe")
+"""Types of models that SGLang runs on a CPU, among those of the card."""
 CI_CASES = (
     "sinks-dropped+two-pass-training.plain.mini-gpt-oss.fp32",
     "stale-tensor.plain.mini-gpt-oss.fp32",
@@ -94,6 +96,8 @@ def select(
     trained = [name for name in asked.models if name not in RANDOM_MODELS]
     names = trained if asked.models else model_names()
     models = [read_model(name, checkpoints) for name in names]
+    if engine == "sglang" and not asked.models:
+        models = [model for model in models if model.config.get("model_type") in ON_SGLANG]
     every = [
         *singles(faults, models, engine, asked.dtype),
         *doubles(faults, models, engine, asked.dtype),
