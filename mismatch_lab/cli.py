@@ -197,8 +197,11 @@ def capture(
 
 @app.command()
 def compare(
-    infer: Annotated[Path, typer.Argument(help="The engine's capture.")],
-    train: Annotated[Path, typer.Argument(help="The trainer's capture of the same tokens.")],
+    infer: Annotated[
+        Path,
+        typer.Argument(help="The engine's capture; or arrays, .npz or .csv, of one side or both."),
+    ],
+    train: Annotated[Path | None, typer.Argument(help="The trainer's, of the same tokens.")] = None,
     json_output: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from mismatch_lab import console as view
+from mismatch_lab.captures.arrays import is_arrays, read_pair
 from mismatch_lab.captures.store import load_capture
 from mismatch_lab.diagnose import FINDINGS_FILE, RUN_FILE, diagnose
 from mismatch_lab.engines.checkpoint import check_model_path, locate
@@ -26,7 +27,7 @@ from mismatch_lab.request import (
     parse_args,
     resolve_dtype,
 )
-from mismatch_lab.schema import Limits, RunSpec, SideSpec
+from mismatch_lab.schema import Findings, Limits, RunSpec, SideSpec
 from mismatch_lab.suites import load_probe
 from mismatch_lab.thresholds import prompts_of
 
@@ -133,18 +134,30 @@ def run_capture(
     Console().print(f"capture: {out}", highlight=False, soft_wrap=True)
 
 
-def run_compare(infer: Path, train: Path, json_output: bool) -> None:
-    """Two captures against each other."""
-    a, manifest_a = load_capture(infer)
-    b, manifest_b = load_capture(train)
-    findings = compare_findings(a, b, (str(infer), str(train)), Limits())
-    if manifest_a.logprob_space != manifest_b.logprob_space:
-        note = f"One side is {manifest_a.logprob_space}, the other {manifest_b.logprob_space}."
-        findings = findings.model_copy(update={"notes": [*findings.notes, note]})
+def run_compare(infer: Path, train: Path | None, json_output: bool) -> None:
+    """Two captures against each other, or arrays of a file or two."""
+    if is_arrays(infer):
+        a, b = read_pair(infer, train)
+        names = (str(infer), str(train or infer))
+        findings = compare_findings(a, b, names, Limits())
+    else:
+        findings = _compared(infer, train)
     if json_output:
         print(findings.model_dump_json(indent=1))
     else:
         view.summary(Console(), findings, None)
+
+
+def _compared(infer: Path, train: Path | None) -> Findings:
+    if train is None:
+        raise InputError("One capture has nothing to be compared with.", "Name the trainer's, too.")
+    a, manifest_a = load_capture(infer)
+    b, manifest_b = load_capture(train)
+    findings = compare_findings(a, b, (str(infer), str(train)), Limits())
+    if manifest_a.logprob_space == manifest_b.logprob_space:
+        return findings
+    note = f"One side is {manifest_a.logprob_space}, the other {manifest_b.logprob_space}."
+    return findings.model_copy(update={"notes": [*findings.notes, note]})
 
 
 def run_report(run_dir: Path) -> None:

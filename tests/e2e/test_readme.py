@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mismatch_lab.schema import Limits
@@ -64,6 +65,9 @@ def test_there_are_commands() -> None:
 @pytest.mark.timeout(600)
 def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     (tmp_path / "serve.yaml").write_text("generation-config: vllm\n", encoding="utf-8")
+    ids, logp = np.arange(40).reshape(4, 10), np.linspace(-1, -0.1, 40).reshape(4, 10)
+    sides = {"logp_infer": logp, "logp_train": logp - 1e-6}
+    np.savez(tmp_path / "rollouts.npz", token_ids=ids, mask=ids % 10 > 2, **sides)
     for words in dict.fromkeys(tuple(ready(command)) for command in COMMANDS):
         done = subprocess.run(
             [sys.executable, "-m", "mismatch_lab.cli", *words],

@@ -330,6 +330,59 @@ def test_what_a_rule_cannot_tell_never_passes(
     assert not outcome or outcome in {one.outcome for one in found.results}
 
 
+NO_NUMBER = float("nan")
+LIMIT = """
+[[limit]]
+name = "l"
+reason = "r"
+edge = "decode_train"
+measure = "abs_delta_mean"
+below = 100.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("estimate", "says"),
+    [
+        ({"n": 0, "value": NO_NUMBER, "ci95": (NO_NUMBER, NO_NUMBER)}, "no data"),
+        ({"value": NO_NUMBER}, "no data"),
+        ({"n_dropped": 3}, "3 tokens have no log-prob"),
+        ({"ci95": (NO_NUMBER, NO_NUMBER)}, "it has no interval"),
+        ({"ci95": (0.0, NO_NUMBER)}, "it has no interval"),
+    ],
+)
+def test_no_number_is_below_a_limit_of_a_hundred_nats(
+    healthy: Path, tmp_path: Path, estimate: dict[str, Any], says: str
+) -> None:
+    record = read_record(healthy)
+    own = record.edges["decode_train"]["abs_delta_mean"].model_copy(update=estimate)
+    edges = record.edges | {"decode_train": record.edges["decode_train"] | {"abs_delta_mean": own}}
+    path = tmp_path / "rules.toml"
+    for rules, baseline in (
+        (LIMIT, None),
+        (BASELINE.format(measure="abs_delta_mean"), baseline_of(record)),
+    ):
+        path.write_text(rules)
+        found = judge(replace(record, edges=edges), load_rules(path), baseline)
+        if "interval" not in says or baseline is None:
+            assert found.exit_code == 2
+            assert says in found.headline
+
+
+def test_answers_that_the_baseline_has_no_positions_of_are_not_compared(
+    healthy: Path, tmp_path: Path
+) -> None:
+    record = read_record(healthy)
+    kept = baseline_of(record)
+    own = kept.sequences["decode_train"]
+    late = [[0, 0, 0, 0, 0, 0, sum(row)] for row in own.tokens]
+    moved = own.model_copy(update={"tokens": late})
+    kept = kept.model_copy(update={"sequences": {**kept.sequences, "decode_train": moved}})
+    found = against(kept, healthy, tmp_path)
+    assert found.exit_code == 2
+    assert "only 0% of the tokens stand at positions" in found.headline
+
+
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [

@@ -90,7 +90,7 @@ def test_compare_of_half_a_capture(lab: Call, tmp_path: Path, file: str) -> None
 
 def test_compare_of_nothing(lab: Call, tmp_path: Path) -> None:
     refused(lab("compare", "a", save(tmp_path / "b")), "a is not a capture")
-    refused(lab("compare", "a"), "argument", "train")
+    refused(lab("compare", "a"), "nothing to be compared with", "trainer")
 
 
 def test_compare_of_a_manifest_of_another_version(lab: Call, tmp_path: Path) -> None:
