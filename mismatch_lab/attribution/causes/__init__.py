@@ -16,7 +16,6 @@ from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from mismatch_lab.errors import InputError
-from mismatch_lab.suites import first_problem
 
 Family = Literal[
     "semantics", "precision", "tokens", "attention", "cache", "moe", "weights", "trainer"
@@ -118,7 +117,9 @@ def _entry(path: Path, id: str, section: Any) -> CauseEntry:
     try:
         cause = TypeAdapter(CauseEntry).validate_python({**section, "id": id, "family": path.stem})
     except ValidationError as error:
-        raise _wrong(path, id, first_problem(error)) from error
+        # All of them: a misspelt key is one that is missing and one that is unknown.
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise _wrong(path, id, "; ".join(problems)) from error
     if set(cause.remedies) != set(FRAMEWORKS):
         raise _wrong(
             path, id, f"remedies: {', '.join(cause.remedies)}; want {', '.join(FRAMEWORKS)}"

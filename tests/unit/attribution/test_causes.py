@@ -89,8 +89,9 @@ SENTENCE = """
 {} = "Repeat the same batch: with dropout it differs."
 """
 WRONG = {
-    "an unknown key": (TITLE, f'{TITLE}\ncolour = "red"', "colour"),
-    "a missing key": (TITLE, "", "title"),
+    "an unknown key": (TITLE, f'{TITLE}\ncolour = "red"', "colour: Unexpected"),
+    "a missing key": (TITLE, "", "title: .*required"),
+    "a misspelt key": (TITLE, TITLE.replace("title", "titel"), "title: .*required; titel: Unexp"),
     "a missing text": (TITLE, 'title = " "', "title: .* the text is missing"),
     "a number for a text": (TITLE, "title = 3", "title: .* string"),
     "what the name of the file says": (FAULT, 'family = "moe"', "family: the name"),
