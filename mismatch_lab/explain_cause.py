@@ -7,9 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mismatch_lab.attribution.causes import FRAMEWORKS, load_cause
-from mismatch_lab.attribution.causes.base import CauseEntry
-from mismatch_lab.attribution.causes.pairs import tells_apart
+from mismatch_lab.attribution.causes import FRAMEWORKS, CauseEntry, load_cause, tells_apart
 from mismatch_lab.attribution.knobs import KNOBS
 
 INDENT = (0, 0, 0, 2)

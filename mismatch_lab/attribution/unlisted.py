@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mismatch_lab.attribution.build_cause import Side, build_cause
-from mismatch_lab.attribution.causes.base import Family
+from mismatch_lab.attribution.causes import Family
 from mismatch_lab.attribution.fit import Fit
 from mismatch_lab.attribution.hypotheses import Hypothesis
 from mismatch_lab.attribution.pursuit import MOSTLY

@@ -101,10 +101,10 @@ def default_checkpoints() -> Path:
 
 
 def code_digest() -> str:
-    """A digest of this package's sources: results of other code are told apart by it."""
+    """A digest of this package's sources and causes: results of other ones are told apart by it."""
     root = Path(mismatch_lab.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.toml")]):
         digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -51,6 +51,14 @@ def test_list_probes_is_the_same_in_all_three(from_wheel: Any, editable: Any, ba
     assert bare.run("mismatch-lab", "list", "probes") == printed
 
 
+def test_the_causes_are_the_same_in_all_three(from_wheel: Any, editable: Any, bare: Any) -> None:
+    printed = from_wheel.run("mismatch-lab", "list", "causes")
+    for path in (ROOT / "mismatch_lab" / "attribution" / "causes").glob("*.toml"):
+        assert all(cause in printed for cause in tomllib.loads(path.read_text()))
+    assert editable.run("mismatch-lab", "list", "causes") == printed
+    assert bare.run("mismatch-lab", "list", "causes") == printed
+
+
 def test_each_runs_the_code_it_should(from_wheel: Any, editable: Any, bare: Any) -> None:
     where = ("python", "-c", "import mismatch_lab; print(mismatch_lab.__file__)")
     assert Path(editable.run(*where).strip()).is_relative_to(ROOT)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,8 +15,14 @@ import pytest
 from rich.console import Console
 
 from mismatch_lab.attribution import causes
-from mismatch_lab.attribution.causes import CAUSES, FRAMEWORKS, all_causes, load_cause
-from mismatch_lab.attribution.causes.pairs import _PAIRS, tells_apart
+from mismatch_lab.attribution.causes import (
+    CAUSES,
+    FRAMEWORKS,
+    all_causes,
+    load_catalogue,
+    load_cause,
+    tells_apart,
+)
 from mismatch_lab.errors import InputError
 from mismatch_lab.explain_cause import print_cause
 from mismatch_lab.faults import load_fault
@@ -47,13 +56,104 @@ def test_the_table_holds_every_cause_of_the_design_and_two_more() -> None:
     assert {cause.id: cause.family for cause in all_causes()} == FAMILY | {"unlisted": "semantics"}
 
 
-def test_a_row_a_module_a_file() -> None:
-    folder = Path(causes.__file__).parent
-    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "base", "pairs"}
-    assert modules == {id.replace("-", "_") for id in CAUSES}
-    for id, target in CAUSES.items():
-        assert target == f"{causes.__name__}.{id.replace('-', '_')}:CAUSE"
-        assert load_cause(id).id == id
+FOLDER = Path(causes.__file__).parent
+
+
+def test_every_file_is_a_family_and_every_section_a_cause() -> None:
+    files = {path.stem: tomllib.loads(path.read_text()) for path in FOLDER.glob("*.toml")}
+    assert set(files) == set(FAMILIES)
+    for family, sections in files.items():
+        assert {id: CAUSES[id].family for id in sections} == dict.fromkeys(sections, family)
+    assert [*CAUSES] == [*FAMILY, "unlisted"]  # `list causes` and ties have this order
+    assert all(id == cause.id for id, cause in CAUSES.items())
+
+
+def test_what_a_section_says_is_in_the_entry_with_its_lines_joined() -> None:
+    for family in FAMILIES:
+        for id, section in tomllib.loads((FOLDER / f"{family}.toml").read_text()).items():
+            for key, value in section.items():
+                entry = getattr(CAUSES[id], key)
+                if isinstance(value, str):
+                    assert entry == " ".join(value.split())
+                elif isinstance(value, dict):
+                    assert entry == {name: " ".join(text.split()) for name, text in value.items()}
+                else:
+                    assert entry == (tuple(value) if isinstance(value, list) else value)
+
+
+TITLE = 'title = "Results depend on what else is in the batch"'
+NEIGHBOURS = 'neighbours = ["routing-two-pass", "dropout-active", "numerics-floor", "packing-leak"]'
+FAULT = 'fault = "batch-variance"'
+SENTENCE = """
+[batch-variance.tells_apart]
+{} = "Repeat the same batch: with dropout it differs."
+"""
+WRONG = {
+    "an unknown key": (TITLE, f'{TITLE}\ncolour = "red"', "colour: Unexpected"),
+    "a missing key": (TITLE, "", "title: .*required"),
+    "a misspelt key": (TITLE, TITLE.replace("title", "titel"), "title: .*required; titel: Unexp"),
+    "a missing text": (TITLE, 'title = " "', "title: .* the text is missing"),
+    "a number for a text": (TITLE, "title = 3", "title: .* string"),
+    "what the name of the file says": (FAULT, 'family = "moe"', "family: the name"),
+    "an unknown neighbour": ('"dropout-active", "num', '"dropout", "num', "cause 'dropout'"),
+    "itself as a neighbour": ('"dropout-active", "num', '"batch-variance", "num', "other cause"),
+    "a neighbour without a sentence": (
+        NEIGHBOURS,
+        NEIGHBOURS.replace("]", ', "router-bias"]'),
+        "'router-bias' is said nowhere",
+    ),
+    "a pair said twice": (
+        NEIGHBOURS,
+        NEIGHBOURS + SENTENCE.format("dropout-active"),
+        "said twice",
+    ),
+    "a sentence for a stranger": (
+        NEIGHBOURS,
+        NEIGHBOURS + SENTENCE.format("rope-theta"),
+        "'rope-theta' is none of its neighbours",
+    ),
+    "an unknown framework": ("VLLM_BATCH_INVARIANT=1.", 'x."""\nveRL = """x.', "remedies: .*veRL"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "why"), WRONG.values(), ids=WRONG)
+def test_a_wrong_section_is_refused_with_its_file_and_name(
+    tmp_path: Path, old: str, new: str, why: str
+) -> None:
+    folder = _copy(tmp_path)
+    before, section = (folder / "trainer.toml").read_text().split("[batch-variance]")
+    assert old in section
+    wrong = f"{before}[batch-variance]{section.replace(old, new, 1)}"
+    (folder / "trainer.toml").write_text(wrong)
+    with pytest.raises(InputError, match=rf"trainer\.toml, \[.*\]: .*{why}"):
+        load_catalogue(folder)
+
+
+def test_a_wrong_file_is_refused_by_name(tmp_path: Path) -> None:
+    folder = _copy(tmp_path)
+    trainer = (folder / "trainer.toml").read_text()
+    (folder / "cash.toml").write_text("")
+    with pytest.raises(InputError, match=r"cash\.toml: there is no family 'cash'"):
+        load_catalogue(folder)
+    (folder / "cash.toml").unlink()
+    (folder / "trainer.toml").write_text('title = "x"\n' + trainer)
+    with pytest.raises(InputError, match="'title' stands in no section"):
+        load_catalogue(folder)
+    (folder / "trainer.toml").write_text(trainer.replace("[dropout-active]", "[stale-graph]"))
+    with pytest.raises(InputError, match=r"\[stale-graph\]: cache\.toml has"):
+        load_catalogue(folder)
+    (folder / "trainer.toml").write_text('[dropout-active]\ntitle = "x\n')
+    with pytest.raises(InputError, match=r"trainer\.toml is not TOML: .*line 2"):
+        load_catalogue(folder)
+    (folder / "trainer.toml").unlink()
+    with pytest.raises(InputError, match=r"trainer\.toml: cannot be read"):
+        load_catalogue(folder)
+
+
+def _copy(tmp_path: Path) -> Path:
+    for path in FOLDER.glob("*.toml"):
+        shutil.copy(path, tmp_path)
+    return tmp_path
 
 
 def test_loading_the_catalogue_loads_nothing_heavy() -> None:
@@ -96,17 +196,25 @@ def test_sources_are_addresses(id: str) -> None:
         assert len(address.path) > 5
 
 
-def test_neighbours_exist_and_can_be_told_apart() -> None:
-    used = set()
+def test_neighbours_can_be_told_apart_from_either_side() -> None:
     for cause in all_causes():
-        assert cause.id not in cause.neighbours
         assert len(set(cause.neighbours)) == len(cause.neighbours)
         for neighbour in cause.neighbours:
-            assert neighbour in CAUSES
-            assert tells_apart(cause.id, neighbour) == tells_apart(neighbour, cause.id)
-            used.add((min(cause.id, neighbour), max(cause.id, neighbour)))
-    assert used == set(_PAIRS)  # no sentence that nobody sees
-    assert all(text.endswith(".") for text in _PAIRS.values())
+            said = tells_apart(cause.id, neighbour)
+            assert said == tells_apart(neighbour, cause.id)
+            assert said.endswith(".")
+    with pytest.raises(KeyError):
+        tells_apart("stale-tensor", "rope-theta")
+
+
+def test_causes_that_are_a_rounding_have_a_largest_size() -> None:
+    # Unit roundoff of bfloat16, or of TF32's products, times 100 nats.
+    sizes = {cause.id: cause.largest_nats for cause in all_causes()}
+    assert {id: size for id, size in sizes.items() if math.isfinite(size)} == {
+        "lm-head-precision": 2**-8 * 100,
+        "logprob-precision": 2**-8 * 100,
+        "tf32-products": 2**-11 * 100,
+    }
 
 
 def test_every_cause_but_the_floor_has_neighbours_and_a_fault() -> None:

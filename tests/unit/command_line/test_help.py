@@ -7,8 +7,7 @@ import pytest
 from calls import Call, Outcome, refused
 
 import mismatch_lab
-from mismatch_lab.attribution.causes import CAUSES, load_cause
-from mismatch_lab.attribution.causes.pairs import tells_apart
+from mismatch_lab.attribution.causes import CAUSES, load_cause, tells_apart
 from mismatch_lab.engines.base import ENGINES
 from mismatch_lab.faults import FAULTS
 from mismatch_lab.findings.edges import EDGES
