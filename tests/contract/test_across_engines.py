@@ -12,9 +12,10 @@ from mismatch_lab.findings.weights import compare_weights
 from mismatch_lab.schema import SideSpec
 
 
-def test_hf_and_fsdp_of_one_rank_agree_to_the_bit(recorded: Any) -> None:
+def test_hf_and_fsdp_of_one_rank_agree(recorded: Any, rounding_nats: Any) -> None:
+    """To the bit on most processors; on others a kernel's sums go by where a weight lies."""
     hf, fsdp = recorded("hf").capture("prefill"), recorded("fsdp").capture("prefill")
-    np.testing.assert_array_equal(hf.logp, fsdp.logp)
+    np.testing.assert_allclose(hf.logp, fsdp.logp, rtol=0, atol=rounding_nats(hf.logp))
     np.testing.assert_array_equal(hf.router_topk, fsdp.router_topk)
     assert hf.weights == fsdp.weights
 

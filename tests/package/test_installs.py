@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ["torch", "transformers", "vllm", "sglang", "matplotlib", "ray", "httpx"]
+HEAVY = ["torch", "transformers", "vllm", "sglang", "matplotlib", "ray", "httpx", "pytest"]
 HELP_LIMIT_CPU_S = 0.4
 
 pytestmark = pytest.mark.slow

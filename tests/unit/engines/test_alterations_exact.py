@@ -93,12 +93,17 @@ def test_it_is_the_model_that_was_built_so(
     assert not torch.allclose(logits(model), built, atol=1e-3)
 
 
+ROUNDING = 1e-5
+"""Logits of two passes in float32 differ by less: not every processor sums in one order."""
+
+
 @pytest.mark.parametrize("value", [4, 9, 0])
 def test_a_window_shows_only_behind_the_shorter_of_the_two(
     tiny: Tiny, logits: Logits, value: int
 ) -> None:
     model = tiny("gpt_oss")
-    moved = (with_(model, logits, "sliding_window", value) != logits(model)).any(-1)
+    shift = (with_(model, logits, "sliding_window", value) - logits(model)).abs().amax(-1)
+    moved = shift > ROUNDING
     first = min(value or 24, 6)  # the model's is 6: position 5 is the last to see all before it
     assert not moved[:, :first].any()
     assert moved[:, first:].all()
