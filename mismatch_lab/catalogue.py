@@ -96,10 +96,8 @@ def _hint(name: str, others: list[str], catalogued: list[str]) -> str:
 def _fault_rows() -> list[tuple[str, ...]]:
     """Name, side, what it does, the causes that are a right answer."""
     from mismatch_lab.faults import FAULTS
-    from mismatch_lab.registry import resolve
 
-    faults = [(name, resolve("fault", name, FAULTS)) for name in FAULTS]
-    return [(name, f.side, f.about, ", ".join(f.causes)) for name, f in faults]
+    return [(f.id, f.side, f.about, ", ".join(f.causes)) for f in FAULTS.values()]
 
 
 def _fix_rows() -> list[tuple[str, ...]]:

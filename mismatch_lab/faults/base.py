@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mismatch_lab.captures.capture import Capture
+from mismatch_lab.errors import InputError
 from mismatch_lab.schema import OptionValue
 
 Kind = Literal["plugin", "options", "capture", "update"]
@@ -100,3 +101,19 @@ class Fault:
             raise ValueError(f"fault {self.id}: severities {sorted(self.severities)}")
         if not self.causes or (len(self.causes) > 1) != bool(self.why_several):
             raise ValueError(f"fault {self.id}: several causes need a reason, one needs none")
+
+
+def by_id(*families: tuple[Fault, ...]) -> list[Fault]:
+    """The rows of some modules in the order of their ids, in which the card has them."""
+    return sorted((fault for family in families for fault in family), key=lambda fault: fault.id)
+
+
+def one_of(table: Mapping[str, Fault], what: str, name: str) -> Fault:
+    """The fault of that id in a table.
+
+    Raises:
+        InputError: no such fault; the message lists what there is.
+    """
+    if name not in table:
+        raise InputError(f"Unknown {what} {name!r}.", f"Available: {', '.join(sorted(table))}.")
+    return table[name]

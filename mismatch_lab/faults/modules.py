@@ -1,4 +1,4 @@
-"""Finding the parts of a loaded model, transformers' or vLLM's."""
+"""The parts of a loaded model, transformers' or vLLM's: finding and replacing them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import copy
 import sys
 from collections.abc import Callable
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mismatch_lab.errors import NotApplicableError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Routed = tuple[Tensor, Tensor, Tensor]
+    """(logits [N, E], weights of the chosen [N, K], chosen [N, K]) as routers return them."""
 
 Attention = Callable[..., tuple[Any, Any]]
 """transformers' attention interface: (module, q, k, v, mask, **options) -> (output, weights)."""
@@ -103,3 +109,27 @@ def _attention_function(attention: Any) -> Attention:
 def wrap_forward(module: Any, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Put `wrap(forward)` in the place of a module's forward."""
     module.forward = wrap(module.forward)
+
+
+def replace_router(router: Any, route: Callable[[Tensor], Routed]) -> None:
+    """Put `route`, a function of [N, D] hidden states, in the place of a router's forward."""
+    router.forward = lambda hidden: route(hidden.reshape(-1, hidden.shape[-1]))
+
+
+def router_logits(router: Any, hidden: Tensor) -> Tensor:
+    """[N, E] logits of [N, D] hidden states."""
+    from torch.nn import functional
+
+    return functional.linear(hidden, router.weight, getattr(router, "bias", None))
+
+
+def weights_of(router: Any, logits: Tensor, chosen: Tensor) -> Tensor:
+    """[N, K] weights of the chosen experts; GPT-OSS's softmax is over the chosen alone."""
+    if getattr(router, "norm_topk_prob", True):
+        return logits.gather(-1, chosen).float().softmax(-1).to(logits.dtype)
+    return logits.float().softmax(-1).gather(-1, chosen).to(logits.dtype)
+
+
+def best(router: Any, logits: Tensor) -> Tensor:
+    """[N, K] the experts with the largest logits, best first."""
+    return logits.topk(router.top_k, dim=-1).indices

@@ -16,8 +16,8 @@ import mismatch_lab
 from mismatch_lab.diagnose import OnEvent
 from mismatch_lab.errors import InputError
 from mismatch_lab.executors import warm
-from mismatch_lab.faults import FAULTS, load_fault
-from mismatch_lab.faults.held_out import HELD_OUT, load_held_out
+from mismatch_lab.faults import FAULTS
+from mismatch_lab.faults.held_out import HELD_OUT
 from mismatch_lab.faults.held_out_second import HELD_OUT_SECOND
 from mismatch_lab.provenance import gather
 from mismatch_lab.request import DTYPES
@@ -74,10 +74,10 @@ def run_scorecard(asked: ScorecardRequest) -> bool:
         raise InputError(f"The scorecard has no dtype {asked.selection.dtype!r}.")
     part_of([], asked.part)  # before anything slow
     checkpoints = asked.checkpoints or default_checkpoints()
-    faults = [load_fault(name) for name in FAULTS]
+    faults = list(FAULTS.values())
     held_out = {
-        FIRST: [load_held_out(name) for name in HELD_OUT],
-        SECOND: [load_held_out(name, HELD_OUT_SECOND) for name in HELD_OUT_SECOND],
+        FIRST: list(HELD_OUT.values()),
+        SECOND: list(HELD_OUT_SECOND.values()),
     }
     planned = select(asked.selection, faults, asked.engine, checkpoints, held_out)
     part = part_of(planned, asked.part)

@@ -127,7 +127,7 @@ def last_quarter_lost(model: Any) -> None:
     """Another shard than the scorecard's."""
     import torch
 
-    from mismatch_lab.faults.lost_shard import counted_only
+    from mismatch_lab.faults.logits import counted_only
 
     def lose(_module: Any, _args: Any, output: Any) -> Any:
         size = output.logits.shape[-1]

@@ -75,7 +75,7 @@ def test_bf16_grid(small: Capture) -> None:
 def test_bf16_agrees_with_torch() -> None:
     import torch
 
-    from mismatch_lab.faults.transport_bf16 import narrowed
+    from mismatch_lab.faults.precision import narrowed
 
     values = np.random.default_rng(0).normal(-1, 3, 1000).astype(np.float32)
     wanted = torch.from_numpy(values).bfloat16().float().numpy()

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from mismatch_lab.engines.chunked_logp import token_logp  # noqa: E402
-from mismatch_lab.faults.lost_shard import counted_only  # noqa: E402
+from mismatch_lab.faults.logits import counted_only  # noqa: E402
 
 COUNTED = torch.tensor([True, True, False, False])
 LOGITS = torch.log(torch.tensor([[1.0, 3.0, 4.0, 8.0]]))

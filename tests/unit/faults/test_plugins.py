@@ -171,7 +171,7 @@ def test_rounded_cache_touches_decode_and_not_prefill(build_model: Callable[[str
 def test_gate_and_up_change_places() -> None:
     import torch
 
-    from mismatch_lab.faults.expert_layout import swapped
+    from mismatch_lab.faults.moe import swapped
 
     # Interleaved g0 u0 g1 u1 becomes u0 g0 u1 g1; blocks g0 g1 u0 u1 become u0 u1 g0 g1.
     assert swapped(torch.tensor([[1, 2, 3, 4]]), 1, True).tolist() == [[2, 1, 4, 3]]
@@ -192,3 +192,16 @@ def test_rounding_formats() -> None:
     assert rounded(torch.tensor([17.0, 1000.0]), "float8_e4m3fn").tolist() == [16.0, 448.0]
     # Scaled, the row's largest fills the range, so it is exact.
     assert scaled_rounded(torch.tensor([1000.0]), "float8_e4m3fn").item() == pytest.approx(1000.0)
+
+
+def test_tensor_cores_cut_bits_off_and_gradients_pass() -> None:
+    import torch
+
+    from mismatch_lab.faults.precision import cut
+
+    # 10 bits of mantissa: above 1 the steps are 2**-10, above 1024 they are 1.
+    given = torch.tensor([1 + 2**-10 + 2**-11, -1 - 2**-11, 1024.75, 0.0], requires_grad=True)
+    kept = cut(given)
+    assert kept.tolist() == [1 + 2**-10, -1.0, 1024.0, 0.0]
+    (gradient,) = torch.autograd.grad(kept.sum(), given)
+    assert gradient.tolist() == [1.0] * 4

@@ -1,4 +1,4 @@
-"""The table of faults: whole, lazy, and in the words of the catalogue."""
+"""The table of faults: whole, light, and in the words of the catalogue."""
 
 from __future__ import annotations
 
