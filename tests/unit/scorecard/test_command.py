@@ -62,7 +62,7 @@ def lab(
         (["--part", "half"], ["--part half"]),
         (["--models", "gpt-5"], ["'gpt-5'", "mini-gpt-oss, llama-yarn"]),
         (["--severity", "fatal"], ["'fatal'", "plain, medium, slight"]),
-        (["--engine", "sglang"], ["'sglang'", "vllm, hf"]),
+        (["--engine", "trl"], ["'trl'", "vllm, sglang, hf"]),
         (["--dtype", "fp8"], ["'fp8'"]),
         (["--out", "no/such/parent", "--subset", "ci"], ["no/such does not exist"]),
         (["--out", "a-file", "--subset", "ci"], ["a-file is a file"]),
