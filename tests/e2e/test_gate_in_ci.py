@@ -17,11 +17,11 @@ import yaml
 from mismatch_lab.engines.interpreters import sglang_python
 from mismatch_lab.gate.pytest_plugin import LogprobParity
 from mismatch_lab.gate.rules import load_rules
-from mismatch_lab.scorecard.architectures import make
 
 ROOT = Path(__file__).parents[2]
 CI = ROOT / "examples" / "ci"
-EXAMPLES, OURS = ROOT / "examples" / "plugins.py", Path(__file__).with_name("plugins.py")
+EXAMPLES = ROOT / "examples" / "plugins.py"
+OURS, PLANTED = (Path(__file__).with_name(name) for name in ("plugins.py", "gate_faults.py"))
 LIMIT_S = 600
 
 pytestmark = pytest.mark.timeout(900)
@@ -102,16 +102,17 @@ def test_the_workflow_passes_on_healthy_and_fails_on_a_planted_fault(
 
 
 FAULTS = {
-    "trainer without sinks": ("--trainer-plugin", f"{EXAMPLES}:drop_sinks"),
-    "trainer's values scaled": ("--trainer-plugin", f"{EXAMPLES}:scale_v"),
-    "trainer's experts nudged": ("--trainer-plugin", f"{EXAMPLES}:nudge_experts"),
+    "trainer without sinks": ("--trainer-plugin", f"{PLANTED}:forget_sinks"),
+    "trainer's values scaled": ("--trainer-plugin", f"{PLANTED}:scale_values"),
+    "trainer's projection damaged": ("--trainer-plugin", f"{PLANTED}:noise_output"),
+    "trainer's router biases": ("--trainer-plugin", f"{PLANTED}:forget_router_bias"),
     "routing in two passes": ("--trainer-plugin", f"{EXAMPLES}:seed_case"),
     "trainer's head in bf16": ("--dtype", "float32", "--trainer-plugin", f"{OURS}:head_in_bf16"),
-    "trainer's projection": ("--trainer-plugin", f"{OURS}:perturb_o_proj"),
-    "engine without sinks": ("--engine-plugin", f"{OURS}:drop_sinks"),
-    "engine's experts": ("--engine-plugin", f"{OURS}:perturb_experts"),
-    "engine colder than reported": ("--engine-plugin", f"{OURS}:colder_than_reported"),
-    "leaky packing": ("--trainer-arg", "packing=leaky"),
+    "rows packed without borders": ("--trainer-arg", "packing=true"),
+    "engine without sinks": ("--engine-plugin", f"{PLANTED}:forget_sinks"),
+    "engine's experts damaged": ("--engine-plugin", f"{PLANTED}:noise_experts"),
+    "engine's logits scaled": ("--engine-plugin", f"{PLANTED}:scale_logits"),
+    "engine's rotary base": ("--engine-plugin", f"{PLANTED}:slow_rotary"),
 }
 
 
@@ -128,17 +129,16 @@ def test_the_workflow_fails_on_each_planted_fault(repository: Repository, fault:
 @pytest.mark.long
 @pytest.mark.sglang
 def test_the_workflow_fails_on_a_swapped_transformers_whose_attention_differs(
-    repository: Repository, tmp_path: Path
+    repository: Repository, gemma2: Path
 ) -> None:
     """Gemma-2's softcap: the eager attention of one version, the SDPA of another, without it."""
-    make("gemma2", tmp_path / "gemma2")
-    both = (*QUICK, "--dtype", "float32")
+    both = (*QUICK, "--dtype", "float32", "--engine-arg", "attn_implementation=eager")
     eager = (*both, "--trainer-arg", "attn_implementation=eager")
-    accepted(repository, str(tmp_path / "gemma2"), *eager)
+    accepted(repository, str(gemma2), *eager)
     other = sglang_python()
     assert other is not None
     swapped = (*both, "--trainer-arg", "attn_implementation=sdpa", "--trainer-python", str(other))
-    broken = repository.gate(str(tmp_path / "gemma2"), *swapped)
+    broken = repository.gate(str(gemma2), *swapped)
     assert broken.returncode == 1, (broken.stdout, broken.stderr[-3000:])
 
 
