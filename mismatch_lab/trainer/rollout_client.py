@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from math import inf
 from pathlib import Path
@@ -41,7 +42,9 @@ class ServerRollout(Requests):
         """See `Requests.ask`."""
         body = {"do": what, "run": self.run, "arguments": arguments}
         try:
-            given = asyncio.run(self._post(body))
+            # In a thread of its own: a notebook has a loop that runs in this one.
+            with ThreadPoolExecutor(1) as thread:
+                given = thread.submit(asyncio.run, self._post(body)).result()
         except EngineError as error:
             raise self._unreachable(error) from error
         answer = given.body if isinstance(given.body, dict) else {}

@@ -45,9 +45,13 @@ class Opened:
 Open = Callable[..., AbstractContextManager[Opened]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium; the `browser` marker has skipped or failed where there is none."""
+    """Debian's Chromium; the `browser` marker has skipped or failed where there is none.
+
+    Not of the session: until it is closed, Playwright's event loop runs in this thread, and tests
+    of other files would find it there.
+    """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
