@@ -530,6 +530,19 @@ def test_captures_alone_are_judged_by_rules_that_they_can_answer(
     assert gate(GateRequest(paths=paths), default_rules())[0].exit_code != 0
 
 
+@pytest.mark.parametrize(("temperature", "code"), [(1.0, 0), (0.7, 2)])
+def test_raw_and_processed_log_probs_are_the_same_at_temperature_1_alone(
+    copy: Path, tmp_path: Path, temperature: float, code: int
+) -> None:
+    manifest = "captures/decode/manifest.json"
+    edited(copy, manifest, lambda m: m.update(logprob_space="raw"))
+    edited(copy, manifest, lambda m: m["sampling"].update(temperature=temperature))
+    path = tmp_path / "rules.toml"
+    path.write_text(LIMIT)
+    paths = (copy / "captures" / "decode", copy / "captures" / "train")
+    assert gate(GateRequest(paths=paths), load_rules(path))[0].exit_code == code
+
+
 def test_a_gate_that_runs_the_diagnosis_itself(lab: Lab, probe: Path, tmp_path: Path) -> None:
     options = f"fake --engine fake --trainer fake --dtype float32 --probe {probe} --budget 0"
     done = lab.call("gate", "--run", options, "--out", tmp_path / "run")
