@@ -1,4 +1,6 @@
-"""What the test of the drawn tokens costs: 1,264 tokens over 49,152 in at most 4 s of one core.
+"""What the test of the drawn tokens costs, in sorts of the same logits: 1,264 tokens over 49,152.
+
+Seconds are a machine's: 1.1 sorts were 5.8 s of one core where they had been under 4 on another.
 
 Run as a script, or with pytest (`-m benchmark`, naming this file). The work is done in a process of
 its own with one thread, so that waiting threads are not counted.
@@ -13,11 +15,12 @@ import numpy as np
 import pytest
 
 TOKENS, ROWS, VOCABULARY = 1264, 32, 49_152
-CPU_LIMIT_S = 4.0
+SORTS_LIMIT = 2.0
+"""Top-k, top-p and min-p need the logits in order: one sort, and not another of the same size."""
 
 
 def measure() -> float:
-    """CPU seconds beyond those of the log-softmax, as measured in this process."""
+    """CPU time over that of sorting the same logits, both measured in this process."""
     import torch
 
     from mismatch_lab.captures.capture import Rows
@@ -34,8 +37,8 @@ def measure() -> float:
     whole = time.process_time() - began
     began = time.process_time()
     for _ in range(ROWS):
-        torch.log_softmax(logits, dim=-1)
-    return whole - (time.process_time() - began)
+        torch.sort(logits, dim=-1)
+    return whole / (time.process_time() - began)
 
 
 def measure_in_child() -> float:
@@ -43,17 +46,17 @@ def measure_in_child() -> float:
     command = [sys.executable, __file__, "--child"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    cpu_s = float(result.stdout)
+    sorts = float(result.stdout)
     print(
-        f"draws of {TOKENS:,} tokens over {VOCABULARY:,}: CPU {cpu_s:.2f} s, "
-        f"{cpu_s / CPU_LIMIT_S:.2f} of the limit"
+        f"draws of {TOKENS:,} tokens over {VOCABULARY:,}: CPU of {sorts:.2f} sorts, "
+        f"{sorts / SORTS_LIMIT:.2f} of the limit"
     )
-    return cpu_s
+    return sorts
 
 
 @pytest.mark.benchmark
 def test_all_sampled_tokens_within_the_limit() -> None:
-    assert measure_in_child() <= CPU_LIMIT_S
+    assert measure_in_child() <= SORTS_LIMIT
 
 
 if __name__ == "__main__":
