@@ -11,7 +11,7 @@ from rich.console import Console
 from mismatch_lab import console as view
 from mismatch_lab.captures.arrays import is_arrays, read_pair
 from mismatch_lab.captures.store import load_capture
-from mismatch_lab.diagnose import FINDINGS_FILE, RUN_FILE, diagnose
+from mismatch_lab.diagnose import FINDINGS_FILE, REPORT_FILE, RUN_FILE, diagnose
 from mismatch_lab.engines.checkpoint import check_model_path, locate
 from mismatch_lab.engines.http.address import checked_urls
 from mismatch_lab.engines.interpreters import interpreter
@@ -30,8 +30,6 @@ from mismatch_lab.request import (
 from mismatch_lab.schema import Findings, Limits, RunSpec, SideSpec
 from mismatch_lab.suites import load_probe
 from mismatch_lab.thresholds import prompts_of
-
-REPORT_FILE = "report.html"
 
 
 def run_diagnose(

@@ -30,11 +30,13 @@ AfterTask = Callable[[str, Path], None]
 
 RUN_FILE = "run.json"
 FINDINGS_FILE = "findings.json"
+REPORT_FILE = "report.html"
+GATE_FILE = "gate.json"
 OURS = {
     RUN_FILE,
     FINDINGS_FILE,
-    "report.html",
-    "gate.json",
+    REPORT_FILE,
+    GATE_FILE,
     "captures",
     "repeats",
     "experiments",

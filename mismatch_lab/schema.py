@@ -713,6 +713,11 @@ class Findings(Strict):
 
 def write_json(path: Path, model: Strict) -> None:
     """Write a model whole or not at all."""
+    write_whole(path, model.model_dump_json(indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(model.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

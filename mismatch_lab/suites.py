@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from mismatch_lab.errors import InputError
 from mismatch_lab.resources import probes_dir
-from mismatch_lab.schema import Probe, Prompt
+from mismatch_lab.schema import Probe, Prompt, Strict
+
+Model = TypeVar("Model", bound=Strict)
 
 
 def probe_names() -> list[str]:
@@ -33,14 +36,23 @@ def load_probe(name_or_path: str) -> Probe:
                 f"Available: {', '.join(probe_names())}; or name a .toml file.",
             )
         path = probes_dir() / f"{name_or_path}.toml"
+    return read_toml(path, Probe, "Probe file")
+
+
+def read_toml(path: Path, model: type[Model], what: str) -> Model:
+    """A model from a TOML file.
+
+    Raises:
+        InputError: no such file, not TOML, or a field is wrong; begins with `what`.
+    """
     if not path.is_file():
-        raise InputError(f"Probe file {path} does not exist.")
+        raise InputError(f"{what} {path} does not exist.")
     try:
-        return Probe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"Probe file {path} is not TOML: {error}.") from error
+        raise InputError(f"{what} {path} is not TOML: {error}.") from error
     except ValidationError as error:
-        raise InputError(f"Probe file {path}: {first_problem(error)}.") from error
+        raise InputError(f"{what} {path}: {first_problem(error)}.") from error
 
 
 def load_prompts(path: Path, count: int | None = None) -> list[Prompt]:

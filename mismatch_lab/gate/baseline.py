@@ -25,7 +25,7 @@ from mismatch_lab.measures.against_baseline import (
     baseline_ratio,
     sum_by_position,
 )
-from mismatch_lab.schema import EstimateRecord, Measures, Status, Strict
+from mismatch_lab.schema import EstimateRecord, Measures, Status, Strict, write_whole
 from mismatch_lab.suites import first_problem
 
 KEPT_EDGES = ("decode_train", "decode_prefill", "prefill_train")
@@ -113,12 +113,10 @@ def write_baseline(path: Path, baseline: Baseline) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    signed = baseline.model_copy(update={"sha256": _sha256(baseline)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        signed = baseline.model_copy(update={"sha256": _sha256(baseline)})
-        temporary.write_text(_text(signed), encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, _text(signed))
     except OSError as error:
         raise InputError(f"Baseline {path} cannot be written: {error.strerror}.") from error
 
@@ -185,10 +183,9 @@ def compared(
     return baseline_ratio(now, old, tail)
 
 
-def changes(old: Baseline | None, new: Baseline) -> list[tuple[str, str, str]]:
+def changes(old: Baseline, new: Baseline) -> list[tuple[str, str, str]]:
     """(what, before, after) of all that a person would want to know of a new baseline."""
-    was = {} if old is None else _facts(old)
-    now = _facts(new)
+    was, now = _facts(old), _facts(new)
     return [
         (name, was.get(name, ""), now.get(name, ""))
         for name in {**was, **now}

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mismatch_lab.diagnose import GATE_FILE, REPORT_FILE
 from mismatch_lab.errors import InputError, MismatchLabError
 from mismatch_lab.gate import outputs
 from mismatch_lab.gate.baseline import (
@@ -25,10 +26,9 @@ from mismatch_lab.gate.baseline import (
 )
 from mismatch_lab.gate.judge import GateResult, RuleResult, judge
 from mismatch_lab.gate.record import Record, read_record, record_of_captures
-from mismatch_lab.gate.rules import Rules, default_rules, load_rules
+from mismatch_lab.gate.rules import default_rules, load_rules
+from mismatch_lab.schema import write_json
 
-RESULT_FILE = "gate.json"
-REPORT_FILE = "report.html"
 CHANGES_SHOWN = 40
 
 
@@ -56,9 +56,8 @@ def run_gate(request: GateRequest, json_output: bool) -> int:
         MismatchLabError: wrong input. What could not be measured is written to every output first.
     """
     _check(request)
-    rules = load_or_default(request.rules)
     try:
-        result, record = gate(request, rules)
+        result, record = gate(request)
     except MismatchLabError as error:
         unmeasured = _not_measured(request, error)
         _write(request, unmeasured, None)
@@ -76,15 +75,6 @@ def run_gate(request: GateRequest, json_output: bool) -> int:
     return result.exit_code
 
 
-def load_or_default(path: Path | None) -> Rules:
-    """Rules of a file, or the package's own.
-
-    Raises:
-        InputError: the file is wrong.
-    """
-    return default_rules() if path is None else load_rules(path)
-
-
 def split_options(options: str | None) -> tuple[str, ...] | None:
     """`--run` as the shell would split it.
 
@@ -97,8 +87,13 @@ def split_options(options: str | None) -> tuple[str, ...] | None:
         raise InputError(f"--run {options!r}: {error}.") from error
 
 
-def gate(request: GateRequest, rules: Rules) -> tuple[GateResult, Record]:
-    """What is judged, and the judgement; with `accept`, of all but the old baseline."""
+def gate(request: GateRequest) -> tuple[GateResult, Record]:
+    """What is judged, and the judgement; with `accept`, of all but the old baseline.
+
+    Raises:
+        MismatchLabError: wrong rules, a baseline that is none, or nothing that could be judged.
+    """
+    rules = default_rules() if request.rules is None else load_rules(request.rules)
     baseline = None
     if request.baseline is not None and not request.accept:
         baseline = read_baseline(request.baseline)
@@ -179,19 +174,16 @@ def _write(request: GateRequest, result: GateResult, report: Path | None) -> Non
     if request.summary is not None:
         outputs.write_text(request.summary, outputs.markdown(result, report), append=True)
     if report is not None:
-        outputs.write_text(report.with_name(RESULT_FILE), result.model_dump_json(indent=1) + "\n")
+        write_json(report.with_name(GATE_FILE), result)
 
 
-def accepted(request: GateRequest, result: GateResult, record: Record) -> str:
-    """Write the baseline, unless the run is none to keep; what was done, in words."""
-    path = request.baseline
-    assert path is not None  # _check
+def not_acceptable(request: GateRequest, result: GateResult) -> str:
+    """Why a run is no baseline to keep; empty where it is one."""
     if any(one.outcome in ("error", "underpowered") for one in result.results):
         return "not accepted: a run that could not be measured is no baseline"
     if result.outcome == "failed" and not request.force:
         return "not accepted: the run fails its rules (--force accepts it all the same)"
-    write_baseline(path, baseline_of(record))
-    return f"accepted: {path}"
+    return ""
 
 
 def _annotate(result: GateResult) -> None:
@@ -202,15 +194,18 @@ def _annotate(result: GateResult) -> None:
 
 
 def _accept(request: GateRequest, result: GateResult, record: Record, console: Console) -> int:
-    """The same with what changed, and the exit code."""
+    """Write the run as the baseline, say what changed; the exit code."""
     assert request.baseline is not None  # _check
-    old = _old(request.baseline, console)
-    said = accepted(request, result, record)
-    written = said.startswith("accepted")
-    if written and old is not None:
-        _print_changes(console, old, baseline_of(record))
-    console.print(Text(said, "" if written else "bold yellow"), soft_wrap=True)
-    return 0 if written else result.exit_code
+    why_not = not_acceptable(request, result)
+    if why_not:
+        console.print(Text(why_not, "bold yellow"), soft_wrap=True)
+        return result.exit_code
+    old, new = _old(request.baseline, console), baseline_of(record)
+    write_baseline(request.baseline, new)
+    if old is not None:
+        _print_changes(console, old, new)
+    console.print(Text(f"accepted: {request.baseline}"), soft_wrap=True)
+    return 0
 
 
 def _old(path: Path, console: Console) -> Baseline | None:

@@ -14,7 +14,6 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -161,8 +160,8 @@ def trials_of(runs: Sequence[Path]) -> list[Trial]:
     found: list[Trial] = []
     for group in by_subject.values():
         found += limit_trials(group[0], rng)
-        for run, other in list(combinations(group, 2))[:1]:
-            found += baseline_trials(run, other, rng)
+        if len(group) > 1:
+            found += baseline_trials(group[0], group[1], rng)
     return found
 
 

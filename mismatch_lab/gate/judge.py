@@ -25,8 +25,8 @@ from mismatch_lab.gate.rules import (
     StatusRule,
 )
 from mismatch_lab.measures.rows import row_starts, sum_by_row
-from mismatch_lab.measures.shares import share_interval
-from mismatch_lab.schema import EstimateRecord, Measures, Number, Strict
+from mismatch_lab.measures.stats import share_interval
+from mismatch_lab.schema import Cause, EstimateRecord, Measures, Number, Strict
 
 Outcome = Literal["passed", "failed", "underpowered", "error", "skipped"]
 
@@ -58,6 +58,17 @@ class NamedCause(Strict):
     side: str
     location: str | None
     confidence: float
+
+    @classmethod
+    def of(cls, cause: Cause) -> NamedCause:
+        """What of a cause is repeated."""
+        return cls(
+            id=cause.id, side=cause.side, location=cause.location, confidence=cause.confidence
+        )
+
+    def __str__(self) -> str:
+        where = f" at {self.location}" if self.location else ""
+        return f"{self.id} ({self.side}{where}, confidence {self.confidence:.2f})"
 
 
 class GateResult(Strict):
@@ -111,7 +122,14 @@ def judge(record: Record, rules: Rules, baseline: Baseline | None) -> GateResult
         comparisons = max(1, sum(isinstance(rule, BaselineRule) for rule in mine))
         given = Given(record, baseline, rules.false_alarm_rate / comparisons, rules)
         results = [_judge(rule, given) for rule in mine]
+        results += [_of_others(rule) for rule in rules.all() if rule not in mine]
     return result_of(record, results)
+
+
+def _of_others(rule: AnyRule) -> RuleResult:
+    """A misspelt probe shows as a rule that is never applied."""
+    message = f"for other probes: {', '.join(rule.probes)}"
+    return RuleResult(name=rule.name, outcome="skipped", message=message, reason=rule.reason)
 
 
 IDENTICAL = (
@@ -136,10 +154,7 @@ def result_of(record: Record, results: Sequence[RuleResult]) -> GateResult:
         outcome = "not measured"
     else:
         outcome = "passed"
-    causes = [
-        NamedCause(id=c.id, side=c.side, location=c.location, confidence=c.confidence)
-        for c in record.findings.verdict.causes
-    ]
+    causes = [NamedCause.of(cause) for cause in record.findings.verdict.causes]
     return GateResult(
         run=record.name,
         outcome=outcome,
@@ -159,16 +174,11 @@ def _headline(outcome: str, results: Sequence[RuleResult], causes: Sequence[Name
     first = next((one for one in results if one.outcome in decisive), None)
     if first is None:
         return "not measured: no rule applies to this run"
-    named = f"; cause: {_cause(causes[0])}" if causes else ""
+    named = f"; cause: {causes[0]}" if causes else ""
     others = sum(one.outcome in decisive for one in results) - 1
     more = f" (and {others} more)" if others else ""
     kind = outcome if outcome == "failed" else f"{outcome} ({first.outcome})"
     return f"{kind}: {first.name}: {first.message}{more}{named}"
-
-
-def _cause(cause: NamedCause) -> str:
-    where = f" at {cause.location}" if cause.location else ""
-    return f"{cause.id} ({cause.side}{where}, confidence {cause.confidence:.2f})"
 
 
 def _judge(rule: AnyRule, given: Given) -> RuleResult:
@@ -201,10 +211,8 @@ def _causes(rule: CausesRule, record: Record) -> RuleResult:
         return RuleResult(name=rule.name, outcome="error", message=verdict.headline)
     for cause in verdict.causes:
         if cause.id in rule.forbidden and cause.confidence >= rule.confidence:
-            named = NamedCause(
-                id=cause.id, side=cause.side, location=cause.location, confidence=cause.confidence
-            )
-            return RuleResult(name=rule.name, outcome="failed", message=f"named: {_cause(named)}")
+            message = f"named: {NamedCause.of(cause)}"
+            return RuleResult(name=rule.name, outcome="failed", message=message)
     return RuleResult(name=rule.name, outcome="passed", message="none of them is named")
 
 
@@ -216,16 +224,12 @@ def _limit(rule: LimitRule, given: Given) -> RuleResult:
         alone = rule.edge == FLOOR and given.record.floor is None
         message = f"{what} was not measured{NO_REFERENCE if alone else ''}"
         return RuleResult(name=rule.name, outcome=outcome, message=message)
-    if _is_beneath(given, rule.nats_edge, rule.unless_below_nats):
+    if estimate.n and _is_beneath(given, rule.nats_edge, rule.unless_below_nats):
         return _beneath(rule, rule.nats_edge, what, estimate)
     if rule.measure in WITHOUT_INTERVAL:
         estimate = estimate.model_copy(update={"ci95": (estimate.value, estimate.value)})
-    problem = _unusable(estimate, given)
-    if problem is not None:
-        return problem.model_copy(
-            update={"name": rule.name, "message": f"{what}: {problem.message}"}
-        )
-    return _within(rule, what, estimate)
+    problem = _unusable(rule, what, estimate, given)
+    return problem or _within(rule, what, estimate)
 
 
 def _within(rule: LimitRule, what: str, estimate: EstimateRecord) -> RuleResult:
@@ -270,29 +274,35 @@ def _in_tokens(n: int, needed: float) -> str:
     return f"{n} tokens; about {needed:.0f} would decide"
 
 
-def _unusable(estimate: EstimateRecord, given: Given) -> RuleResult | None:
-    """Why an estimate decides nothing, or None."""
-    rows, rules = given.record.n_rows, given.rules
+def _unusable(
+    rule: AnyRule, what: str, estimate: EstimateRecord, given: Given
+) -> RuleResult | None:
+    """The result where an estimate decides nothing, or None."""
+    rows, tokens, rules = given.record.n_rows, given.record.n_tokens, given.rules
+    outcome: Outcome = "error"
     if estimate.n == 0 or math.isnan(estimate.value):
-        return RuleResult(name="", outcome="error", message="no data")
-    if estimate.n_dropped:
-        return RuleResult(
-            name="", outcome="error", message=f"{estimate.n_dropped} tokens have no log-prob"
-        )
-    if rows < rules.min_rows or given.record.n_tokens < rules.min_tokens:
-        return RuleResult(
-            name="",
-            outcome="underpowered",
-            message=(
-                f"{given.record.n_tokens} tokens in {rows} sequences; at least "
-                f"{rules.min_tokens} in {rules.min_rows} decide"
-            ),
-            n=estimate.n,
-            n_needed=float(rules.min_tokens),
-        )
-    if any(math.isnan(end) for end in estimate.ci95):
-        return RuleResult(name="", outcome="error", message="it has no interval")
-    return None
+        why = "no data"
+    elif estimate.n_dropped:
+        why = f"{estimate.n_dropped} tokens have no log-prob"
+    elif _is_thin(given):
+        outcome = "underpowered"
+        why = f"{tokens} tokens in {rows} sequences; at least {rules.min_tokens} in "
+        why += f"{rules.min_rows} decide"
+    elif any(math.isnan(end) for end in estimate.ci95):
+        why = "it has no interval"
+    else:
+        return None
+    needed = float(rules.min_tokens) if outcome == "underpowered" else math.nan
+    message = f"{what}: {why}"
+    return RuleResult(
+        name=rule.name, outcome=outcome, message=message, n=estimate.n, n_needed=needed
+    )
+
+
+def _is_thin(given: Given) -> bool:
+    """Too little to decide anything by."""
+    record, rules = given.record, given.rules
+    return record.n_rows < rules.min_rows or record.n_tokens < rules.min_tokens
 
 
 def _measures(record: Record, edge: str) -> Measures:
@@ -310,9 +320,9 @@ def _measures(record: Record, edge: str) -> Measures:
 def _is_beneath(given: Given, edge: str, limit_nats: float | None) -> bool:
     """Whether the edge's mean |delta| lies below a size from which on it matters."""
     size = given.record.edges.get(edge, {}).get("abs_delta_mean")
-    if limit_nats is None or size is None or _unusable(size, given) is not None:
+    if limit_nats is None or size is None or size.n_dropped or _is_thin(given):
         return False
-    return size.ci95[1] < limit_nats
+    return size.ci95[1] < limit_nats  # of NaN it is not
 
 
 def _beneath(
@@ -388,11 +398,9 @@ def _against_baseline(rule: BaselineRule, given: Given) -> RuleResult:
         message = f"the baseline cannot be compared: {'; '.join(why)}"
         return RuleResult(name=rule.name, outcome="error", message=message)
     size = given.record.edges.get(rule.edge, {}).get("abs_delta_mean")
-    problem = None if size is None else _unusable(size, given)
+    problem = None if size is None else _unusable(rule, what, size, given)
     if problem is not None:
-        return problem.model_copy(
-            update={"name": rule.name, "message": f"{what}: {problem.message}"}
-        )
+        return problem
     found = compared(given.baseline, given.record, rule.edge, rule.measure, given.tail)
     if size is None or found is None:
         message = f"{rule.edge} is not in both the run and the baseline"

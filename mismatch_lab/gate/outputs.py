@@ -14,6 +14,7 @@ from rich.text import Text
 from mismatch_lab.errors import InputError
 from mismatch_lab.gate.judge import GateResult, RuleResult
 from mismatch_lab.reporting.text import visible
+from mismatch_lab.schema import write_whole
 
 STYLE = {
     "passed": "green",
@@ -107,9 +108,7 @@ def write_text(path: Path, text: str, append: bool = False) -> None:
             with path.open("a", encoding="utf-8") as stream:
                 stream.write(text)
             return
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, text)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}.") from error
 

@@ -90,19 +90,23 @@ def assert_logprob_parity(
         AssertionError: it failed or could not be measured; says what, and where the report is.
         InputError: wrong input.
     """
-    from mismatch_lab.gate.command import GateRequest, accepted, gate, load_or_default, report_of
+    from mismatch_lab.gate.baseline import baseline_of, write_baseline
+    from mismatch_lab.gate.command import GateRequest, gate, not_acceptable, report_of
 
     asked = [model, *options]
     asked += [] if engine is None else ["--engine", engine]
     asked += [] if trainer is None else ["--trainer", trainer]
     request = GateRequest(run=tuple(asked), out=out, rules=rules, baseline=baseline, accept=accept)
-    result, record = gate(request, load_or_default(rules))
+    result, record = gate(request)
     report = report_of(record)
     if note is not None and report is not None:
         note("parity_report", str(report))
     where = f"\nreport: {report}" if report is not None else ""
-    if accept:
-        said = accepted(request, result, record)
+    if accept and baseline is not None:
+        said = not_acceptable(request, result)
+        if not said:
+            write_baseline(baseline, baseline_of(record))
+            said = f"accepted: {baseline}"
         raise AssertionError(f"{said}; run the tests again without {ACCEPT}{where}")
     if result.outcome != "passed":
         lines = [f"{one.outcome:12} {one.name}: {one.message}" for one in result.results]

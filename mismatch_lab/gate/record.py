@@ -18,7 +18,7 @@ from mismatch_lab.captures.align import Aligned, align
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.store import load_capture
 from mismatch_lab.diagnose import FINDINGS_FILE, RUN_FILE
-from mismatch_lab.errors import CaptureError, InputError, MismatchLabError
+from mismatch_lab.errors import CaptureError, InputError
 from mismatch_lab.findings.compare import compare_findings
 from mismatch_lab.findings.edges import EDGES, measure_pair
 from mismatch_lab.findings.over_runs import widened_edges, widened_floor
@@ -300,11 +300,6 @@ def _versions(infer: Manifest, train: Manifest) -> dict[str, str]:
 def _machine(provenance: Provenance) -> str:
     chips = ", ".join(provenance.accelerators) or "no accelerator"
     return f"{provenance.cpu}, {provenance.cpu_count} cores, {chips}"
-
-
-def error_of(error: MismatchLabError) -> str:
-    """An error in one line."""
-    return " ".join(str(error).split())
 
 
 def delta_of(pairs: Aligned) -> NDArray[np.float64]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from mismatch_lab.attribution.causes import CAUSES
-from mismatch_lab.errors import InputError
 from mismatch_lab.findings.edges import EDGES
 from mismatch_lab.measures import EDGE_MEASURES
 from mismatch_lab.resources import probes_dir
 from mismatch_lab.schema import Limits, RoutingFindings, Strict, TypicalRatios
-from mismatch_lab.suites import first_problem
+from mismatch_lab.suites import read_toml
 
 ROUTING, FLOOR = "routing", "noise_floor"
 """What a limit may be on beside edges: agreement of routers, and errors over the noise floor."""
@@ -191,14 +189,7 @@ def load_rules(path: Path) -> Rules:
     Raises:
         InputError: no such file, not TOML, an unknown field or name, or rules that contradict.
     """
-    if not path.is_file():
-        raise InputError(f"Rules file {path} does not exist.")
-    try:
-        return Rules.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"Rules file {path} is not TOML: {error}.") from error
-    except ValidationError as error:
-        raise InputError(f"Rules file {path}: {first_problem(error)}.") from error
+    return read_toml(path, Rules, "Rules file")
 
 
 def _check_contradictions(rules: Sequence[AnyRule]) -> None:

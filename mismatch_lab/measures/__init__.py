@@ -20,7 +20,6 @@ with `row_ids` [N], ascending, naming each token's sequence.
 | `stats`       | `Estimate`; means, quantiles and ratios of means with 95 % intervals        |
 | `paired`      | how many times the floor an error is on the typical token                   |
 | `against_baseline` | how many times an earlier run's an error is, position by position        |
-| `shares`      | intervals of shares of sequences or cases                                   |
 | `student`     | intervals by Student's t, for few rows                                      |
 | `bootstrap`   | the cluster bootstrap behind the intervals                                  |
 | `sums`        | the additive terms of which edge measures are functions                     |

@@ -7,6 +7,7 @@ No data is NaN with n = 0; with data from one row only, the value stands and its
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from mismatch_lab.measures.rows import (
     sum_by_row,
 )
 from mismatch_lab.measures.student import mean_interval
+
+Z95 = 1.959963984540054
+"""Two-sided 95 % quantile of the normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,3 +199,19 @@ def mean_of_few(values: FloatArray) -> Estimate:
     n, dropped = len(finite), len(values) - len(finite)
     mean = float(finite.mean()) if n else float("nan")
     return Estimate(mean, n, dropped, *mean_interval(finite))
+
+
+def share_interval(count: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval (1927, JASA 22:209-212) of the share `count / n`.
+
+    Centre (p + z²/2n) / (1 + z²/n), half width z·√(p(1-p)/n + z²/4n²) / (1 + z²/n).
+
+    Raises:
+        ValueError: not 0 <= count <= n, or n is 0.
+    """
+    if not 0 <= count <= n or n == 0:
+        raise ValueError(f"{count} of {n} is no share")
+    p, z2 = count / n, Z95**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 * sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from statistics import median
 
-from mismatch_lab.measures.shares import share_interval
+from mismatch_lab.measures.stats import share_interval
 from mismatch_lab.scorecard.records import SEVERITIES, Bin, CaseResult, Goal, Judgement, Row, Share
 
 BINS = (0.0, 0.5, 0.7, 0.9, 0.99, 1.0)

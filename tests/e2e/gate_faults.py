@@ -5,12 +5,6 @@ from typing import Any
 import torch
 
 
-def forget_sinks(model: Any) -> None:
-    """Attention sinks without effect, as a kernel that does not know them."""
-    for layer in model.model.layers:
-        layer.self_attn.sinks.data.fill_(-1e4)
-
-
 def scale_values(model: Any) -> None:
     """One value projection is a fifth too large, as after a wrong scale of a quantised one."""
     model.model.layers[1].self_attn.v_proj.weight.data.mul_(1.2)

@@ -102,14 +102,14 @@ def test_the_workflow_passes_on_healthy_and_fails_on_a_planted_fault(
 
 
 FAULTS = {
-    "trainer without sinks": ("--trainer-plugin", f"{PLANTED}:forget_sinks"),
+    "trainer without sinks": ("--trainer-plugin", f"{OURS}:drop_sinks"),
     "trainer's values scaled": ("--trainer-plugin", f"{PLANTED}:scale_values"),
     "trainer's projection damaged": ("--trainer-plugin", f"{PLANTED}:noise_output"),
     "trainer's router biases": ("--trainer-plugin", f"{PLANTED}:forget_router_bias"),
     "routing in two passes": ("--trainer-plugin", f"{EXAMPLES}:seed_case"),
     "trainer's head in bf16": ("--dtype", "float32", "--trainer-plugin", f"{OURS}:head_in_bf16"),
     "rows packed without borders": ("--trainer-arg", "packing=true"),
-    "engine without sinks": ("--engine-plugin", f"{PLANTED}:forget_sinks"),
+    "engine without sinks": ("--engine-plugin", f"{OURS}:drop_sinks"),
     "engine's experts damaged": ("--engine-plugin", f"{PLANTED}:noise_experts"),
     "engine's logits scaled": ("--engine-plugin", f"{PLANTED}:scale_logits"),
     "engine's rotary base": ("--engine-plugin", f"{PLANTED}:slow_rotary"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # `program` stands beside the tests
 
+from gate_runs import made
 from program import Lab, wait_for
 
 PROBE = """
@@ -42,3 +44,26 @@ def lab() -> Iterator[Lab]:
     made = Lab()
     yield made
     wait_for(lambda: not made.alive(), "the processes of this test to end")
+
+
+@pytest.fixture(scope="session")
+def healthy(probe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(probe, tmp_path_factory.mktemp("gate") / "run")
+
+
+@pytest.fixture(scope="session")
+def again(probe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another seed: other answers to the same prompts."""
+    return made(probe, tmp_path_factory.mktemp("gate") / "run", seed=5)
+
+
+@pytest.fixture(scope="session")
+def broken(probe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(
+        probe, tmp_path_factory.mktemp("gate") / "run", "defect=lm_head_scale", "defect_size=0.5"
+    )
+
+
+@pytest.fixture
+def copy(healthy: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(healthy, tmp_path / "copy"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mismatch_lab.measures.shares import share_interval
+from mismatch_lab.measures.stats import share_interval
 
 
 @pytest.mark.parametrize(
