@@ -7,8 +7,9 @@ PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip -qq --disable-pip-version-check
-# SGLang pins another transformers than vLLM: an environment of its own, for that side alone.
+# SGLang and verl pin other versions of transformers than vLLM: an environment of its own for each.
 SGLANG := .venv-sglang
+VERL := .venv-verl
 # The engine of `make diagnose`, and the model; empty is what the program takes by itself.
 ENGINE ?= vllm
 MODEL ?=
@@ -22,7 +23,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help env sglang diagnose test test-long scorecard-ci lint format benchmark lock chromium clean clean-env
+.PHONY: help env sglang verl diagnose test test-long scorecard-ci lint format benchmark lock chromium clean clean-env
 
 help:
 	@echo "make diagnose    the embedded model through vLLM and FSDP2 on this CPU, with a report"
@@ -30,10 +31,11 @@ help:
 	@echo "make test        linters, then every test that needs no GPU"
 	@echo "make test-long   the tests of more models, faults and servers, which take minutes each"
 	@echo "make scorecard-ci  a few planted faults through real engines; fails where an aim is missed"
-	@echo "make lint        ruff and mypy;  make format: let ruff mend what it can"
+	@echo "make lint        ruff, the layers and mypy;  make format: let ruff mend what it can"
 	@echo "make benchmark   the performance claims, in full size"
 	@echo "make env         the environment alone, in $(VENV)"
 	@echo "make sglang      SGLang's environment for this CPU, in $(SGLANG)"
+	@echo "make verl        verl's, for --trainer verl, in $(VERL)"
 	@echo "make lock        resolve requirements/cpu.lock anew (LOCK_ARGS=--upgrade for new versions)"
 	@echo "make clean       remove what runs and tests left;  make clean-env: the environment too"
 
@@ -69,9 +71,10 @@ scorecard-ci: env
 	    --checkpoints "$$out/models"
 
 lint: env
-	@echo "lint: ruff, ruff format, mypy (under a minute the first time)"
+	@echo "lint: ruff, ruff format, layers, mypy (under a minute the first time)"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/mypy
 
 format: env
@@ -82,7 +85,7 @@ benchmark: env
 	@$(BIN)/python -m pytest tests/benchmarks -m benchmark --benchmark-size full -s $(PYTEST_ARGS)
 
 lock:
-	@echo "lock: resolving requirements/cpu.lock and sglang.lock (about 40 seconds)"
+	@echo "lock: resolving requirements/cpu.lock, sglang.lock and verl.lock (about a minute)"
 	@$(call with_python,requirements/lock.py $(LOCK_ARGS))
 
 clean:
@@ -90,7 +93,7 @@ clean:
 	find . -name __pycache__ -type d -not -path './.venv*/*' -prune -exec rm -rf {} +
 
 clean-env: clean
-	rm -rf $(VENV) $(SGLANG)
+	rm -rf $(VENV) $(SGLANG) $(VERL)
 
 # ---- The environment -------------------------------------------------------------------------
 # Each stamp is written last, so that what was interrupted is done again. Locked packages always go
@@ -105,14 +108,16 @@ $(VENV)/.locked: requirements/cpu.lock requirements/torch.txt
 $(VENV)/.installed: $(VENV)/.locked pyproject.toml
 	@$(call with_itself,env,$(VENV))
 
+# `make sglang` and `make verl`: $* is the program's name.
 sglang: $(SGLANG)/.installed
+verl: $(VERL)/.installed
 
-$(SGLANG)/.locked: requirements/sglang.lock requirements/torch.txt
-	@echo "sglang: $(SGLANG) from requirements/sglang.lock (about 2 minutes and 3 GB, once)"
-	@$(call with_locked,sglang,$(SGLANG),sglang.lock)
+$(SGLANG)/.locked $(VERL)/.locked: .venv-%/.locked: requirements/%.lock requirements/torch.txt
+	@echo "$*: .venv-$* from requirements/$*.lock (about 2 minutes and 2 to 3 GB, once)"
+	@$(call with_locked,$*,.venv-$*,$*.lock)
 
-$(SGLANG)/.installed: $(SGLANG)/.locked pyproject.toml
-	@$(call with_itself,sglang,$(SGLANG))
+$(SGLANG)/.installed $(VERL)/.installed: .venv-%/.installed: .venv-%/.locked pyproject.toml
+	@$(call with_itself,$*,.venv-$*)
 
 # $(call with_locked,TARGET,FOLDER,LOCK): an environment with the locked packages and torch.
 define with_locked

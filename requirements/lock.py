@@ -1,4 +1,4 @@
-"""Write `requirements/cpu.lock` and `sglang.lock`: every package of a CPU environment, with hashes.
+"""Write `cpu.lock`, `sglang.lock` and `verl.lock`: every package of a CPU environment, with hashes.
 
 Run as `make lock`, or `python requirements/lock.py [--upgrade | --upgrade-package NAME]`. Pins that
 still fit are kept unless an upgrade is asked for. Needs Python 3.11 and a package index; the
@@ -49,8 +49,14 @@ def lock_sglang(uv: Path, options: list[str], scratch: Path) -> None:
     lock.write_text(lock.read_text(encoding="utf-8") + added, encoding="utf-8")
 
 
+def lock_verl(uv: Path, options: list[str]) -> None:
+    """Resolve the environment of verl, with what its list says of packages without a wheel."""
+    command = compile_command(uv, ["requirements/verl.in"], "2_31", "requirements/verl.lock")
+    subprocess.run([*command, "--emit-build-options", *options], cwd=ROOT, check=True)
+
+
 def main(options: list[str]) -> int:
-    """Resolve and write both locks; returns the exit status."""
+    """Resolve and write the locks; returns the exit status."""
     with tempfile.TemporaryDirectory(prefix="mismatch-lab-lock-") as folder:
         venv.create(folder, with_pip=True)
         binaries = Path(folder) / "bin"
@@ -58,6 +64,7 @@ def main(options: list[str]) -> int:
         try:
             lock_cpu(binaries / "uv", options)
             lock_sglang(binaries / "uv", options, Path(folder))
+            lock_verl(binaries / "uv", options)
         except subprocess.CalledProcessError as error:  # uv has said why
             return error.returncode
         return 0

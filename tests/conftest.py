@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import pytest
 from hypothesis import settings
 
-from mismatch_lab.engines.interpreters import sglang_python
+from mismatch_lab.engines.interpreters import own_python
 
 # Two shared cores make any deadline flaky, and a failure in CI has to fail again on a desk.
 settings.register_profile("mismatch-lab", deadline=None, derandomize=True)
@@ -30,7 +30,15 @@ def _missing_vllm() -> str:
 
 
 def _missing_sglang() -> str:
-    return "" if sglang_python() else "SGLang's environment is not there (make sglang)"
+    return "" if own_python("sglang") else "SGLang's environment is not there (make sglang)"
+
+
+def _missing_verl() -> str:
+    return "" if own_python("verl") else "verl's environment is not there (make verl)"
+
+
+def _missing_trl() -> str:
+    return "" if find_spec("trl") else "TRL is not installed (make env)"
 
 
 def _missing_browser() -> str:
@@ -48,10 +56,12 @@ MISSING: dict[str, Callable[[], str]] = {
     "gpu": _missing_gpu,
     "vllm": _missing_vllm,
     "sglang": _missing_sglang,
+    "trl": _missing_trl,
+    "verl": _missing_verl,
     "browser": _missing_browser,
 }
 # Where CI=true, these have been installed; a skip would hide that they were not.
-NEVER_SKIPPED_IN_CI = {"vllm", "sglang", "browser"}
+NEVER_SKIPPED_IN_CI = {"vllm", "sglang", "trl", "browser"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

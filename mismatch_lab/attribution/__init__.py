@@ -1,1 +1,1 @@
-"""Attribution: from observations to a verdict, and (next) to named causes."""
+"""Attribution: from a mismatch to its causes. README.md beside this file is the way in."""

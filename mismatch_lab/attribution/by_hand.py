@@ -1,6 +1,6 @@
 """Experiments on a server that its user has to make: what to start it with, and what would follow.
 
-A server that runs is never changed. What an engine of ours would be started with on trial (knobs)
+A server that runs is never changed. What an engine of ours would be started with in experiments
 is listed as flags of the server, with the command that looks again.
 """
 
@@ -9,23 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mismatch_lab.attribution.hypotheses import Suspect
-from mismatch_lab.attribution.knobs import engine, sampling
-from mismatch_lab.attribution.knobs.base import Knob
-from mismatch_lab.attribution.suspects import charge_of
+from mismatch_lab.attribution.experiments import engine
+from mismatch_lab.attribution.experiments.base import Experiment
+from mismatch_lab.attribution.hypotheses import SuspectName
+from mismatch_lab.attribution.suspects import suspect_of
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.engines.base import BLACK_BOXES
 from mismatch_lab.findings.next_command import with_option
 from mismatch_lab.schema import ByHand, Cause, Manifest, RunSpec
 
-ENGINE: tuple[Suspect, ...] = ("decode", "infer")
+ENGINE: tuple[SuspectName, ...] = ("decode", "infer")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A knob as the flags of both servers."""
+    """An experiment as the flags of both servers."""
 
-    knob: Knob
+    experiment: Experiment
     vllm: str
     """Empty where vLLM has no such flag."""
     sglang: str
@@ -33,11 +33,11 @@ class Setting:
 
 SETTINGS = (
     Setting(
-        sampling.LOGPROBS_MODE,
+        engine.LOGPROBS_MODE,
         "--logprobs-mode processed_logprobs",
         "without SGLANG_RETURN_ORIGINAL_LOGPROB=1",
     ),
-    Setting(sampling.GENERATION_CONFIG, "--generation-config vllm", "--sampling-defaults openai"),
+    Setting(engine.GENERATION_CONFIG, "--generation-config vllm", "--sampling-defaults openai"),
     Setting(
         engine.FRESH_ENGINE,
         "nothing changed: a new start on the checkpoint",
@@ -75,10 +75,10 @@ def to_try(
     """
     if run.infer.engine not in BLACK_BOXES:
         return []
-    wrong = [s for s in ENGINE if charge_of(s, captures, noise_nats).error_nats > noise_nats]
+    wrong = [s for s in ENGINE if suspect_of(s, captures, noise_nats).error_nats > noise_nats]
     named = {cause.id for cause in causes if cause.side != "train"}
-    shown = [setting for setting in SETTINGS if set(setting.knob.suspects) & set(wrong)]
-    about = [setting for setting in SETTINGS if setting.knob.cures & named]
+    shown = [setting for setting in SETTINGS if set(setting.experiment.suspects) & set(wrong)]
+    about = [setting for setting in SETTINGS if setting.experiment.cures & named]
     command = with_option(run.provenance.command, "--depth", run.depth)
     return [
         _by_hand(setting, flags, command, named)
@@ -99,12 +99,12 @@ def _stands_so(setting: Setting, manifest: Manifest, run: RunSpec) -> bool:
         "eager-mode": said.get("enforce_eager") is True or said.get("disable_cuda_graph") is True,
         "prefix-cache": said.get("disable_radix_cache") is True,
         "engine-float32": run.infer.dtype == "float32",
-    }.get(setting.knob.id, False)
+    }.get(setting.experiment.id, False)
 
 
 def _by_hand(setting: Setting, flags: str, command: str, named: set[str]) -> ByHand:
-    cured = sorted(setting.knob.cures & named if named else setting.knob.cures)
-    sure = sorted(setting.knob.clears & set(cured))
+    cured = sorted(setting.experiment.cures & named if named else setting.experiment.cures)
+    sure = sorted(setting.experiment.clears & set(cured))
     stays = f"not {_either(sure)}" if sure else "that setting alone does not bring it about"
     return ByHand(
         server_with=flags,

@@ -5,21 +5,46 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mismatch_lab.attribution.rounding_like import looks_like_rounding
-from mismatch_lab.attribution.router_choices import (
-    DIRECTED,
-    NEAR_TIE,
-    RouterChoices,
-    router_choices,
-)
-from mismatch_lab.attribution.suspects import CAPTURED, Charge
-from mismatch_lab.attribution.token_reads import misread_tokens
+import numpy as np
+
+from mismatch_lab.attribution.routers import RouterChoices, router_choices
+from mismatch_lab.attribution.suspects import CAPTURED, SIDE, Suspect
+from mismatch_lab.attribution.thresholds import CONFIDENCE, THRESHOLDS
+from mismatch_lab.attribution.token_patterns import misread_tokens
 from mismatch_lab.captures.capture import Capture
-from mismatch_lab.findings.modules import kind_of
+from mismatch_lab.captures.names import kind_of
+from mismatch_lab.findings.held_against import Side, held_against
+from mismatch_lab.findings.module_error import module_pair
 from mismatch_lab.schema import Localisation, ModuleError, Observation
 
-COARSE_ROUNDING = (2.0**-12, 2.0**-5)
-"""Relative error of one operation in half precision, from fp16 to a few roundings of bf16."""
+
+def looks_like_rounding(side: Side, captures: Mapping[str, Capture], module: str) -> bool:
+    """True also where outputs were not recorded: nothing speaks against it then.
+
+    Args:
+        side: of the suspect.
+        captures: of the run.
+        module: whose outputs are compared with the reference's, on equal inputs.
+    """
+    wrong, right = (captures.get(name) for name in held_against(captures, side))
+    if wrong is None or right is None:
+        return True
+    left, expected = module_pair(wrong, right, module)
+    if left is None or expected is None:
+        return True
+    rows = np.isfinite(left).all(axis=1) & np.isfinite(expected).all(axis=1)
+    error = left[rows].astype(np.float64) - expected[rows]
+    # A head's log-probs all move with their normaliser.
+    error -= np.median(error, axis=1, keepdims=True)
+    size = np.linalg.norm(error)
+    if not size:
+        return True
+    touched = np.mean(np.abs(error) > THRESHOLDS.rounded_output_error * size / np.sqrt(error.size))
+    along = np.sum(error * expected[rows]) / (size * np.linalg.norm(expected[rows]))
+    return bool(
+        touched >= THRESHOLDS.rounded_outputs_share and abs(along) <= THRESHOLDS.rounding_cosine
+    )
+
 
 KIND_CAUSES = {
     "router": "router-precision",
@@ -27,13 +52,6 @@ KIND_CAUSES = {
     "head": "lm-head-precision",
 }
 """Kinds of module whose error, if it has the size of coarse rounding, has a name."""
-
-OF_ITS_KIND, IN_ITS_PLACE, ONLY_THERE = 0.7, 0.6, 0.4
-"""Confidence in lost precision: where the error has its size and looks like rounding, where it only
-looks so (or was not recorded), and where it merely begins there."""
-
-QUIET = 0.1
-"""Tokens before any change of experts must carry less than this share of the others' error."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +66,7 @@ class Observed:
 
 
 def observed_causes(
-    charge: Charge,
+    suspect: Suspect,
     captures: Mapping[str, Capture],
     localisation: Localisation | None,
     weights_equal: bool,
@@ -56,31 +74,31 @@ def observed_causes(
     """What the data say of a suspect by themselves, the surest first.
 
     Args:
-        charge: the suspect.
+        suspect: the suspect.
         captures: of the run.
         localisation: where modules diverge.
         weights_equal: whether the suspect's weights are known to be the reference's.
     """
-    side, reference = captures[CAPTURED[charge.suspect]], captures["ref"]
-    choices = router_choices(side, reference)
+    side, reference = captures[CAPTURED[suspect.name]], captures["ref"]
+    choices = router_choices(side, reference, captures.get("floor"))
     if choices is not None and weights_equal:
-        named = _routers(choices, charge, captures, localisation)
+        named = _routers(choices, suspect, captures, localisation)
         if named is not None:
             return [named]
-    module = coarse_module(charge, captures, localisation, weights_equal)
+    module = coarse_module(suspect, captures, localisation, weights_equal)
     return [] if module is None else [module]
 
 
-def misread_cause(charge: Charge, captures: Mapping[str, Capture]) -> Observed | None:
+def misread_cause(suspect: Suspect, captures: Mapping[str, Capture]) -> Observed | None:
     """Other tokens read than given; only where the weights are known to be the reference's."""
-    found = misread_tokens(captures[CAPTURED[charge.suspect]], captures["ref"])
+    found = misread_tokens(captures[CAPTURED[suspect.name]], captures["ref"])
     if found is None:
         return None
     cause = "prompt-template" if found.in_prompt == 1 else "retokenisation"
     where = "the prompt" if cause == "prompt-template" else "the answers"
     return Observed(
         cause,
-        0.9,
+        CONFIDENCE.misread_tokens,
         None,
         [
             _seen(
@@ -97,13 +115,15 @@ def misread_cause(charge: Charge, captures: Mapping[str, Capture]) -> Observed |
 
 def _routers(
     choices: RouterChoices,
-    charge: Charge,
+    suspect: Suspect,
     captures: Mapping[str, Capture],
     localisation: Localisation | None,
 ) -> Observed | None:
     evidence = [
         _seen(
-            "share of choices that are not the top-k of the router's own logits",
+            "share of choices that are the first in their row to be other than the reference's"
+            if choices.by_reference
+            else "share of choices that are not the top-k of the router's own logits",
             choices.against_own_logits,
             "0",
         ),
@@ -129,22 +149,41 @@ def _routers(
             "The reference's routers choose against their logits, by a correction bias or within "
             "groups; this side's take the largest logits."
         )
-        return Observed("router-bias", 0.9, layer, [seen, *evidence], why)
-    if choices.against_own_logits > 0 and choices.directed >= DIRECTED:
+        return Observed("router-bias", CONFIDENCE.against_own_logits, layer, [seen, *evidence], why)
+    if choices.by_reference:
+        return _of_choices(choices, place, evidence)
+    if choices.against_own_logits > 0 and choices.directed >= THRESHOLDS.one_way_share:
         why = "Routers choose against their own logits, and always for the same experts."
-        return Observed("router-bias", 0.9, place, evidence, why)
-    if choices.against_own_logits > 0 and choices.margin <= NEAR_TIE:
+        return Observed("router-bias", CONFIDENCE.against_own_logits, place, evidence, why)
+    if choices.against_own_logits > 0 and choices.margin <= THRESHOLDS.near_tie_margin:
         why = "Routers choose against their own logits where these are nearly tied."
-        return Observed("routing-flips", 0.8, place, evidence, why)
-    if choices.against_own_logits > 0 or not _starts_at_routing(choices, charge, localisation):
+        return Observed("routing-flips", CONFIDENCE.near_tie_flips, place, evidence, why)
+    if choices.against_own_logits > 0 or not _starts_at_routing(choices, suspect, localisation):
         return None
     why = "The error begins at the routers' logits, and their weights are the same."
-    confidence = _as_rounding(charge, captures, localisation)
+    confidence = _as_rounding(suspect, captures, localisation)
     return Observed("router-precision", confidence, place, evidence, why)
 
 
+def _of_choices(
+    choices: RouterChoices, place: str | None, evidence: list[Observation]
+) -> Observed | None:
+    """What choices alone say: which way they go, and how near the logits of the reference are."""
+    if choices.directed >= THRESHOLDS.one_way_share:
+        why = (
+            "Routers choose otherwise than the reference's do, always for the same experts: a bias "
+            "that selects, or other weights of the routers; logits, which would tell, were not "
+            "recorded."
+        )
+        return Observed("router-bias", CONFIDENCE.choices_alone, place, evidence, why)
+    if choices.margin <= THRESHOLDS.near_tie_margin:
+        why = "Routers choose otherwise than the reference's do, where these are nearly tied."
+        return Observed("routing-flips", CONFIDENCE.choices_alone, place, evidence, why)
+    return None
+
+
 def _starts_at_routing(
-    choices: RouterChoices, charge: Charge, localisation: Localisation | None
+    choices: RouterChoices, suspect: Suspect, localisation: Localisation | None
 ) -> bool:
     """Whether everything before the first router is sound: by its modules, where they were
     recorded, else by the tokens that come before any change of experts.
@@ -158,12 +197,14 @@ def _starts_at_routing(
         )
         # What runs after a sound router is no router.
         return first.kind == "router" or (first.kind in ("experts", "mlp") and not recorded)
-    quiet = choices.quiet_nats <= max(QUIET * choices.loud_nats, charge.noise_nats)
+    quiet = choices.quiet_nats <= max(
+        THRESHOLDS.before_flip_share * choices.loud_nats, suspect.noise_nats
+    )
     return quiet and choices.changed > 0
 
 
 def coarse_module(
-    charge: Charge,
+    suspect: Suspect,
     captures: Mapping[str, Capture],
     localisation: Localisation | None,
     weights_equal: bool,
@@ -172,12 +213,12 @@ def coarse_module(
     module = _first_module(localisation)
     if module is None or not weights_equal or localisation is None:
         return None
-    if localisation.side != charge.suspect or module.kind not in KIND_CAUSES:
+    if localisation.side != suspect.name or module.kind not in KIND_CAUSES:
         return None
-    confidence = _as_rounding(charge, captures, localisation)
-    if confidence < OF_ITS_KIND:
+    confidence = _as_rounding(suspect, captures, localisation)
+    if confidence < CONFIDENCE.rounding_of_its_size:
         return None
-    error = _error_of(module, charge)
+    error = _error_of(module, suspect)
     return Observed(
         KIND_CAUSES[module.kind],
         confidence,
@@ -189,22 +230,25 @@ def coarse_module(
 
 
 def _as_rounding(
-    charge: Charge, captures: Mapping[str, Capture], localisation: Localisation | None
+    suspect: Suspect, captures: Mapping[str, Capture], localisation: Localisation | None
 ) -> float:
     """Confidence in lost precision, from what the first wrong module gives on equal inputs."""
     module = _first_module(localisation)
     if module is None:
-        return IN_ITS_PLACE
-    suspect = "train_on_infer" if charge.suspect == "train" else "prefill"
-    if not looks_like_rounding(suspect, captures, module.name):
-        return ONLY_THERE
-    low, high = COARSE_ROUNDING
-    return OF_ITS_KIND if low < _error_of(module, charge) < high else IN_ITS_PLACE
+        return CONFIDENCE.rounding_in_its_place
+    if not looks_like_rounding(SIDE[suspect.name], captures, module.name):
+        return CONFIDENCE.begins_there
+    low, high = THRESHOLDS.coarse_rounding
+    return (
+        CONFIDENCE.rounding_of_its_size
+        if low < _error_of(module, suspect) < high
+        else CONFIDENCE.rounding_in_its_place
+    )
 
 
-def _error_of(module: ModuleError, charge: Charge) -> float:
+def _error_of(module: ModuleError, suspect: Suspect) -> float:
     """Relative, on equal inputs; NaN where it was not recorded."""
-    return module.train_error if charge.suspect == "train" else module.infer_error
+    return module.train_error if suspect.name == "train" else module.infer_error
 
 
 def _first_module(localisation: Localisation | None) -> ModuleError | None:

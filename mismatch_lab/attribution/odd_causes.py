@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mismatch_lab.attribution.agreement import joined
-from mismatch_lab.attribution.build_cause import build_cause
+from mismatch_lab.attribution.candidates import build_cause, joined
+from mismatch_lab.attribution.thresholds import CONFIDENCE
 from mismatch_lab.captures.capture import Capture, Int64
 from mismatch_lab.findings.odd_tokens import LOOKED_AT, SIDES, WORDS, in_words, odd_masks
 from mismatch_lab.schema import Cause, Confirmation, Measures, Observation, OddKind, OddTokens
@@ -20,7 +20,11 @@ CAUSES: dict[OddKind, str] = {
     "positive": "partial-normaliser",
 }
 
-SURE: dict[OddKind, float] = {"missing": 0.95, "impossible": 0.95, "positive": 0.6}
+SURE: dict[OddKind, float] = {
+    "missing": CONFIDENCE.missing_record,
+    "impossible": CONFIDENCE.missing_record,
+    "positive": CONFIDENCE.above_zero,
+}
 """Confidence by what was recorded alone. Above 0 shows that a normaliser is too small, not which
 part of it is missing: that is simulated."""
 

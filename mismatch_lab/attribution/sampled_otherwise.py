@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from mismatch_lab.attribution.build_cause import build_cause
+from mismatch_lab.attribution.candidates import build_cause
+from mismatch_lab.attribution.thresholds import CONFIDENCE, THRESHOLDS
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.findings.drawn import disproved, in_words
 from mismatch_lab.measures.suppositions import NEVER_DRAWN
@@ -19,21 +20,11 @@ from mismatch_lab.schema import (
     Cause,
     Confirmation,
     DrawnFindings,
+    Manifest,
     Observation,
     Sampling,
     SuppositionRecord,
 )
-
-AS_LIKELY = 2.0
-"""Suppositions within so many nats of the best are not told apart."""
-
-WORTH_NAMING = 0.5
-"""A supposition is named if it gains this share of what the best temperature would gain at the z
-that was seen, z² / 2. Where none does, tokens are drawn in a way that is not supposed here."""
-
-CONFIRMED_NATS = 5.0
-"""Gain in rows that a number was not chosen on from which on they confirm it: of a true report once
-in 150 runs (exp(-5))."""
 
 CAUSES = {
     "temperature": "raw-logprobs-temperature",
@@ -74,15 +65,21 @@ def sampled_otherwise(
         return []
     best = max(s.gain_nats for s in drawn.suppositions)
     worth = best - max(reported, 0.0)
-    if worth < drawn.gain_limit_nats and not worth >= WORTH_NAMING * drawn.z**2 / 2:
+    if (
+        worth < drawn.gain_limit_nats
+        and not worth >= THRESHOLDS.supposition_gain_share * drawn.z**2 / 2
+    ):
         return []
     likely: dict[str, SuppositionRecord] = {}
     for supposition in sorted(drawn.suppositions, key=lambda s: -s.gain_nats):
-        if supposition.gain_nats >= best - AS_LIKELY:
+        if supposition.gain_nats >= best - THRESHOLDS.as_likely_nats:
             likely.setdefault(CAUSES[supposition.name], supposition)
     if not likely.keys().isdisjoint(named):
         return []
-    return [_cause(cause, s, drawn, 0.9 / len(likely)) for cause, s in likely.items()]
+    return [
+        _cause(cause, s, drawn, CONFIDENCE.drawn_otherwise / len(likely))
+        for cause, s in likely.items()
+    ]
 
 
 def asked_for(sampling: Sampling) -> set[str]:
@@ -107,7 +104,7 @@ def _cause(
         ),
     ]
     confirmed = []
-    if supposition.held_out_nats >= CONFIRMED_NATS:
+    if supposition.held_out_nats >= THRESHOLDS.held_out_gain_nats:
         experiment = (
             "negative log-likelihood of the drawn tokens in every second row, in nats beyond that "
             "under a number that was chosen in the other rows"
@@ -119,5 +116,63 @@ def _cause(
         "The tokens are not drawn from the log-probs that go with them: they are likeliest if the "
         f"engine samples with {label}."
     )
-    tied = "" if confidence == 0.9 else "Sample more tokens, or without the suspected setting."
+    tied = (
+        ""
+        if confidence == CONFIDENCE.drawn_otherwise
+        else "Sample more tokens, or without the suspected setting."
+    )
     return build_cause(cause, "infer", confidence, why, evidence, confirmed, decides=tied)
+
+
+INHERITS = "inherits."
+"""Options of a server's capture: what it applies by itself -> share of tokens that it changes."""
+
+
+def own_settings(manifest: Manifest) -> dict[str, float]:
+    """Setting -> share of tokens of a fixed seed that it changed; only those of known causes."""
+    said = {n.removeprefix(INHERITS): v for n, v in manifest.options.items() if INHERITS in n}
+    return {n: v for n, v in said.items() if n in CAUSES and isinstance(v, float) and v > 0}
+
+
+def inherited(settings: dict[str, float]) -> str:
+    """What tokens are sampled with that nobody asked for, in words; empty where it is nothing."""
+    if not settings:
+        return ""
+    words = ", ".join(map(_words, settings))
+    return (
+        f"The server samples with settings of its own ({words}) that a trainer's requests do not "
+        "name and log-probs need not show."
+    )
+
+
+def causes_of(settings: dict[str, float], named: set[str]) -> list[Cause]:
+    """The causes that are not named already."""
+    causes: dict[str, list[str]] = {}
+    for name in settings:
+        causes.setdefault(CAUSES[name], []).append(name)
+    return [_server_cause(c, {n: settings[n] for n in names}) for c, names in causes.items()
+            if c not in named]  # fmt: skip
+
+
+def _server_cause(cause: str, settings: dict[str, float]) -> Cause:
+    words = " and ".join(map(_words, settings))
+    evidence = [
+        Observation(
+            observation=f"share of tokens that change under one seed where {_words(name)} is said "
+            "to be none",
+            value=share,
+            expected="0 where the server has no such setting",
+        )
+        for name, share in settings.items()
+    ]
+    experiment = "share of tokens that differ from plain sampling, without and with it said"
+    confirmed = [Confirmation(experiment=experiment, before=max(settings.values()), after=0.0)]
+    why = (
+        f"Log-probs agree, and the server draws with {words} of its own: asked with one seed, it "
+        "draws other tokens as soon as the request says that there is none."
+    )
+    return build_cause(cause, "infer", CONFIDENCE.server_default, why, evidence, confirmed)
+
+
+def _words(name: str) -> str:
+    return f"a {name.replace('_', ' ')}" if "penalty" in name else name.replace("_", "-")

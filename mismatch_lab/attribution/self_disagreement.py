@@ -1,19 +1,26 @@
 """A trainer that contradicts itself: dropout, kernels that depend on the batch, or routers that
-choose otherwise in the second pass.
+choose otherwise in the second pass; when that is the cause, and what is left without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mismatch_lab.attribution.expert_changes import after_change, changed_sets, finite_mean
-from mismatch_lab.attribution.router_choices import layer_number
+from mismatch_lab.attribution.candidates import Found, build_cause, confirmed_by
+from mismatch_lab.attribution.context import Context
+from mismatch_lab.attribution.explain import Simulated, simulate
+from mismatch_lab.attribution.naming import cause_observed, named_causes
+from mismatch_lab.attribution.observed_causes import coarse_module, observed_causes
+from mismatch_lab.attribution.repairs import error_of, repair_for, repaired
+from mismatch_lab.attribution.routers import after_change, changed_sets, finite_mean, layer_number
+from mismatch_lab.attribution.suspects import Suspect
+from mismatch_lab.attribution.thresholds import CONFIDENCE, THRESHOLDS
 from mismatch_lab.captures.capture import Capture
-from mismatch_lab.schema import Observation
+from mismatch_lab.schema import Cause, Localisation, Observation
 
 AGAIN, OTHER_BATCH, TRAINING = "train_repeat", "train_micro_batch", "train_mode"
 WHAT = {
@@ -21,16 +28,6 @@ WHAT = {
     OTHER_BATCH: "the same rows in another micro-batch",
     TRAINING: "the same pass in training mode",
 }
-UNTOUCHED_SHARE = 0.1
-"""Where tokens before any change of experts differ by less than this share of those after it, the
-routers are what differs."""
-
-JUMP = 30.0
-"""Where router logits differ by so many times more than before it, the first change of experts of a
-row is no near-tie that noise decided: something before the router did that."""
-
-ITS_OWN = 2.0
-"""Training mode adds something of its own where it differs so many times as much as repetition."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def self_disagreements(captures: Mapping[str, Capture], noise_nats: float) -> li
             continue
         one = _compare(captures["train"], captures[name], name, noise_nats)
         known = max((f.abs_delta_nats for f in found), default=0.0)
-        if one is not None and one.abs_delta_nats > ITS_OWN * known:
+        if one is not None and one.abs_delta_nats > THRESHOLDS.training_mode_factor * known:
             found.append(one)
     return found
 
@@ -94,7 +91,9 @@ def _compare(first: Capture, second: Capture, name: str, noise_nats: float) -> D
             "0 where nothing before the first router is random",
         ),
     ]
-    quiet = before <= UNTOUCHED_SHARE * after if np.isfinite(before) else gate <= noise_nats
+    quiet = (
+        before <= THRESHOLDS.untouched_share * after if np.isfinite(before) else gate <= noise_nats
+    )
     jump = _jump(first, second)
     evidence.append(
         _seen(
@@ -104,7 +103,7 @@ def _compare(first: Capture, second: Capture, name: str, noise_nats: float) -> D
             "near 1 where the routers' own noise changes choices",
         )
     )
-    routers = touched.any() and quiet and not jump > JUMP
+    routers = touched.any() and quiet and not jump > THRESHOLDS.router_jump
     if not routers:
         return Disagreement(_without_routers(name), name, size, evidence)
     layer = _first_layer(first, second)
@@ -171,3 +170,100 @@ def _jump(first: Capture, second: Capture) -> float:
 
 def _seen(observation: str, value: float, expected: str) -> Observation:
     return Observation(observation=observation, value=value, expected=expected)
+
+
+def own_cause(own: Disagreement, localisation: Localisation | None) -> Cause:
+    """The cause of a trainer that contradicts itself; without a place of its own, where the
+    trainer's modules leave their floor first.
+    """
+    location = own.location
+    if location is None and localisation is not None and localisation.side == "train":
+        location = localisation.first_divergent_module
+    why = (
+        f"The trainer disagrees with itself ({own.against.replace('_', ' ')}), whatever the "
+        "engine says."
+    )
+    return build_cause(
+        own.cause, "train", CONFIDENCE.own_contradiction, why, own.evidence, location=location
+    )
+
+
+def with_own(
+    context: Context, named: list[Cause], simulated: Simulated, own: Sequence[Disagreement]
+) -> Found:
+    """Causes of the trainer's error, its contradictions of itself among them."""
+    suspect, localisation = simulated.suspect, context.measured.localisation
+    mine = [o for o in own if o.against != TRAINING]
+    best = simulated.outcome.best
+    explained = simulated.done or (
+        best is not None and best.explained >= THRESHOLDS.own_consequence_explained
+    )
+    if (
+        not mine
+        or explained
+        or mine[0].abs_delta_nats < THRESHOLDS.own_error_share * suspect.error_nats
+    ):
+        return Found(tuple(named))
+    sure = [cause for cause in named if cause.confidence > THRESHOLDS.mostly_explained]
+    if mine[0].against != OTHER_BATCH:
+        return _without_dropout(context, mine[0], sure, suspect)
+    located = coarse_module(suspect, context.measured.captures, localisation, weights_equal=True)
+    if located is not None and located.cause != "router-precision":
+        # Coarse rounding falls otherwise in another batch.
+        return Found((cause_observed(suspect, located), *named))
+    return Found((own_cause(mine[0], localisation), *sure))
+
+
+def _without_dropout(
+    context: Context, own: Disagreement, sure: list[Cause], suspect: Suspect
+) -> Found:
+    """A random trainer: disable dropout on trial, and look at what is left without it."""
+    localisation = context.measured.localisation
+    cause = own_cause(own, localisation)
+    repair = repair_for("dropout-active", context.run)
+    after = None if repair is None else context.trials.rescore(repair.label, repair.spec, "train")
+    if repair is None or after is None:
+        return Found((cause, *sure))
+    left = error_of(after, suspect.expected)
+    if left >= suspect.error_nats:
+        return Found((cause, *sure))
+    cause = confirmed_by(cause, f"trainer with {repair.label}", suspect.error_nats, left)
+    rest = simulate(context, repaired(suspect, after, left))
+    found = named_causes(rest, localisation) or _against_own_logits(context, suspect)
+    return Found((cause, *found), rest.formats)
+
+
+def _against_own_logits(context: Context, suspect: Suspect) -> list[Cause]:
+    """Routers that choose against their own logits are wrong, whatever is random beside."""
+    found = observed_causes(suspect, context.measured.captures, None, weights_equal=True)
+    exact = ("routing-flips", "router-bias")
+    return [cause_observed(suspect, o) for o in found if o.cause in exact]
+
+
+def in_training_mode(
+    context: Context, own: Sequence[Disagreement], known: Collection[str]
+) -> list[Cause]:
+    """RL takes its gradients in training mode: what happens there alone counts too, beside the
+    causes that are known already.
+    """
+    found = [o for o in own if o.against == TRAINING and o.cause not in known]
+    return [_confirmed(context, o) for o in found]
+
+
+def _confirmed(context: Context, own: Disagreement) -> Cause:
+    """Put the suspected part back, and compare the passes of both modes again."""
+    cause = own_cause(own, None)
+    repair = repair_for(cause.id, context.run)
+    if repair is None:
+        return cause
+    scored = context.trials.rescore(repair.label, repair.spec, "train")
+    trained = (
+        None
+        if scored is None
+        else context.trials.rescore(repair.label, repair.spec, "train", train_mode=True)
+    )
+    if scored is None or trained is None:
+        return cause
+    left = error_of(trained, scored.logp.astype(np.float64))
+    experiment = f"trainer with {repair.label}, training against evaluation mode"
+    return confirmed_by(cause, experiment, own.abs_delta_nats, left)

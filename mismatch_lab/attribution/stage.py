@@ -5,15 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from mismatch_lab.attribution.attribute import BUDGET_S, attribute
 from mismatch_lab.attribution.by_hand import to_try
-from mismatch_lab.attribution.inquest import Measured
-from mismatch_lab.attribution.knobs.base import Trial
+from mismatch_lab.attribution.context import Measured
+from mismatch_lab.attribution.driver import attribute
+from mismatch_lab.attribution.experiments.base import Trial
 from mismatch_lab.attribution.odd_causes import odd_causes, with_odd
-from mismatch_lab.attribution.server_defaults import causes_of, own_settings, spoiled_by
-from mismatch_lab.attribution.suspects import SUSPECTS, charge_of, noise_of
+from mismatch_lab.attribution.record_causes import copied_cause
+from mismatch_lab.attribution.sampled_otherwise import causes_of, inherited, own_settings
+from mismatch_lab.attribution.suspects import SUSPECTS, noise_of, suspect_of
+from mismatch_lab.attribution.thresholds import THRESHOLDS
 from mismatch_lab.attribution.token_patterns import token_patterns
 from mismatch_lab.attribution.trials import SCORED, Rerun
 from mismatch_lab.captures.capture import Capture
@@ -21,20 +22,19 @@ from mismatch_lab.captures.store import load_capture, load_manifest
 from mismatch_lab.engines.jobs import GenerateJob, Job, ScoreJob, Stage, WorkerTask
 from mismatch_lab.engines.settings import hookable
 from mismatch_lab.errors import EngineError
+from mismatch_lab.executors.cache import task_key
+from mismatch_lab.executors.kept import EXPERIMENTS, KEY_DIGITS, is_there
 from mismatch_lab.executors.local import run_task
 from mismatch_lab.findings.drawn import disproved, in_words
 from mismatch_lab.findings.odd_tokens import only_finite
+from mismatch_lab.findings.verdict import beside_averages
 from mismatch_lab.findings.weights import tensors_unlike
 from mismatch_lab.schema import DrawnFindings, Findings, NoiseFloor, RunSpec
-
-OnEvent = Callable[[dict[str, Any]], None]
+from mismatch_lab.schema.events import OnEvent
 
 AfterTask = Callable[[str, Path], None]
 TASKS = {"infer": "engine", "train": "trainer"}
 """Side -> the worker task whose place a repeated scoring of it takes; see `diagnose`."""
-
-EXPERIMENTS = "experiments"
-"""Folder of a run for captures of repairs on trial; gone when they are judged."""
 
 
 def with_causes(
@@ -53,28 +53,30 @@ def with_causes(
     verdict = findings.verdict
     decode = load_manifest(out / "captures" / "decode")
     settings = own_settings(decode)
+    of_record = copied_cause(findings.record) if findings.record is not None else []
     if verdict.status != "mismatch":
-        spoiled = (
-            _constants(captures, floor, run)
+        seen = (
+            (of_record[0].why if of_record else "")
+            or _constants(captures, floor, run)
             or _drawn_otherwise(findings.drawn)
-            or spoiled_by(settings)
+            or inherited(settings)
         )
-        if not spoiled:
-            return findings
         told = [findings.three_way.why] if findings.three_way is not None else []
-        verdict = verdict.model_copy(update={**spoiled, "reasons": [*spoiled["reasons"], *told]})
+        verdict = beside_averages(verdict, seen, told)
+    if verdict.status != "mismatch":
+        return findings
     found = attribute(
         run,
         out,
         _measured(run, out, only_finite(captures), findings, floor),
         _rerun(run, out, on_event, after_task),
         on_event,
-        BUDGET_S if budget_s is None else budget_s,
+        THRESHOLDS.budget_s if budget_s is None else budget_s,
         _costs(findings.timings_s),
     )
     of_server = causes_of(settings, {cause.id for cause in found.causes})
     odd = odd_causes(findings.odd_tokens, captures, findings.edges)
-    causes = with_odd([*found.causes, *of_server], odd)
+    causes = with_odd([*of_record, *found.causes, *of_server], odd)
     verdict = verdict.model_copy(
         update={
             "causes": sorted(causes, key=lambda cause: -cause.confidence),
@@ -120,24 +122,23 @@ def _measured(
     )
 
 
-def _constants(captures: Mapping[str, Capture], floor: NoiseFloor, run: RunSpec) -> dict[str, Any]:
-    """A verdict for log-probs that are constants: no average need show them."""
+def _constants(captures: Mapping[str, Capture], floor: NoiseFloor, run: RunSpec) -> str:
+    """Log-probs that are constants, in words; empty where there are none."""
     noise = noise_of(floor, run.probe.limits)
     rows = captures["decode"].rows
     for suspect in SUSPECTS:
-        one = charge_of(suspect, captures, noise)
-        patterns = token_patterns(one.observed, one.sound, rows, noise)
+        one = suspect_of(suspect, captures, noise)
+        patterns = token_patterns(one.observed, one.expected, rows, noise)
         if patterns:
             tokens = sum(int(pattern.tokens.sum()) for pattern in patterns)
-            text = f"{tokens} log-probs of the {suspect} are constants, whatever the model says."
-            return {"status": "mismatch", "headline": f"Mismatch: {text}", "reasons": [text]}
-    return {}
+            return f"{tokens} log-probs of the {suspect} are constants, whatever the model says."
+    return ""
 
 
-def _drawn_otherwise(drawn: DrawnFindings | None) -> dict[str, Any]:
-    """A verdict for tokens that do not come from what is reported, however well log-probs agree."""
+def _drawn_otherwise(drawn: DrawnFindings | None) -> str:
+    """Tokens that do not come from what is reported, in words; empty where nothing disproves it."""
     if drawn is None or not disproved(drawn):
-        return {}
+        return ""
     best = max(drawn.suppositions, key=lambda s: s.gain_nats)
     seen = f"z = {drawn.z:.1f} (limit {drawn.z_limit:.1f})"
     if best.gain_nats >= drawn.gain_limit_nats:
@@ -145,26 +146,24 @@ def _drawn_otherwise(drawn: DrawnFindings | None) -> dict[str, Any]:
         seen += f" (limit {drawn.gain_limit_nats:.0f})"
     if drawn.n_impossible:
         seen += f", {drawn.n_impossible} of probability 0"
-    text = f"Sampled tokens are not drawn from the log-probs that are reported: {seen}."
-    return {"status": "mismatch", "headline": f"Mismatch: {text}", "reasons": [text]}
+    return f"Sampled tokens are not drawn from the log-probs that are reported: {seen}."
 
 
 def _rerun(run: RunSpec, out: Path, on_event: OnEvent, after_task: AfterTask | None) -> Rerun:
-    folder = out / EXPERIMENTS
-
     def rerun(trial: Trial) -> dict[str, Capture]:
         stages = _stages(run, trial, out / "captures")
-        try:
+        ids = [job.id for stage in stages for job in stage.jobs]
+        key = task_key(WorkerTask(captures_dir=str((out / "captures").resolve()), stages=stages))
+        folder = out / EXPERIMENTS / (f"trial-{key[:KEY_DIGITS]}" if key is not None else "trial")
+        if key is None or not is_there(folder, ids):
+            shutil.rmtree(folder, ignore_errors=True)  # of a trial that was killed, or another one
             for stage in stages:  # one process each: an engine's memory is free when it has ended
                 task = WorkerTask(captures_dir=str(folder.resolve()), stages=[stage])
                 run_task(task, f"trial-{trial.spec.side}", out / "logs", on_event)
             if after_task is not None:
                 after_task(TASKS.get(trial.spec.side, EXPERIMENTS), folder)
-            ids = [job.id for stage in stages for job in stage.jobs]
-            _check_same_server(out / "captures", [folder / name for name in ids])
-            return {name: load_capture(folder / name)[0] for name in ids}
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        _check_same_server(out / "captures", [folder / name for name in ids])
+        return {name: load_capture(folder / name)[0] for name in ids}
 
     return rerun
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from mismatch_lab.attribution.knobs.base import Trial
-from mismatch_lab.attribution.lab import NEVER, Lab
+from mismatch_lab.attribution.experiments.base import Trial
+from mismatch_lab.attribution.simulate import NEVER, Simulator
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.errors import MismatchLabError
-from mismatch_lab.schema import Cause, Confirmation, ExperimentRecord, SideSpec
+from mismatch_lab.schema import ExperimentRecord, SideSpec
+from mismatch_lab.schema.events import OnEvent, StageBegan
 
-OnEvent = Callable[[dict[str, Any]], None]
 Captures = Mapping[str, Capture]
 
 SCORED = "scored"
@@ -95,34 +95,26 @@ class Trials:
         captures = self.attempt(label, Trial(spec, train_mode=train_mode), suspect)
         return None if captures is None else captures[SCORED]
 
-    def record_lab(self, lab: Lab) -> None:
+    def record_simulations(self, simulator: Simulator) -> None:
         """All simulations as one entry."""
-        if not lab.spent:
+        if not simulator.spent:
             return
-        kinds = {a.name for alterations, _, _ in lab.spent for a in alterations}
+        kinds = {a.name for alterations, _, _ in simulator.spent for a in alterations}
         self.records.append(
             ExperimentRecord(
-                name=f"reference altered in {len(lab.spent)} ways",
+                name=f"reference altered in {len(simulator.spent)} ways",
                 side="neither",
-                cost_s=sum(lab.spent.values()),
+                cost_s=sum(simulator.spent.values()),
                 result=f"{len(kinds)} kinds of defect simulated on the run's own tokens",
             )
         )
 
     def say(self, text: str) -> None:
         """Tell the user what is going on."""
-        self.on_event({"event": "stage", "text": text})
+        self.on_event(StageBegan(text))
 
 
 def _key(trial: Trial) -> str:
     """Equal for equal trials: nothing is run twice."""
     sampling = trial.sampling.model_dump_json() if trial.sampling else ""
     return f"{trial.spec.model_dump_json()} {sampling} {trial.routing_from} {trial.train_mode}"
-
-
-def confirmed_by(cause: Cause, experiment: str, before: float, after: float) -> Cause:
-    """The cause with one more experiment that speaks for it, or against it."""
-    record = Confirmation(
-        experiment=f"{experiment}, mean |delta| in nats", before=before, after=after
-    )
-    return cause.model_copy(update={"confirmed_by": [*cause.confirmed_by, record]})

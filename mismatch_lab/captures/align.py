@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mismatch_lab.captures.capture import Capture, Int64
 from mismatch_lab.errors import AlignmentError
+from mismatch_lab.measures.rows import row_starts
 
 
 @dataclass(frozen=True)
@@ -18,15 +20,20 @@ class Aligned:
     flat: Int64
     """[N] flat token index in either capture."""
     row_ids: Int64
-    """[N]"""
-    positions: Int64
-    """[N] position within the row, counted from its first sampled token."""
+    """[N] ascending."""
     logp_a: NDArray[np.float32]
     """[N] of the first capture (the engine's)."""
     logp_b: NDArray[np.float32]
     """[N] of the second capture (the trainer's)."""
     probes: tuple[Int64, Int64]
     """Indices into the probe arrays of either side, of the positions both probed."""
+
+    @cached_property
+    def positions(self) -> Int64:
+        """[N] position within the row, counted from its first sampled token."""
+        starts = row_starts(self.row_ids)
+        counts = np.diff(np.append(starts, len(self.flat)))
+        return self.flat - np.repeat(self.flat[starts], counts)
 
 
 def assert_same_tokens(a: Capture, b: Capture, names: tuple[str, str]) -> None:
@@ -74,12 +81,14 @@ def align(a: Capture, b: Capture, names: tuple[str, str] = ("infer", "train")) -
             "Check prompt lengths and loss masks on both sides.",
         )
     flat = np.flatnonzero(a.rows.sampled)
-    row_ids = a.rows.row_ids()[flat]
-    first = np.full(a.rows.n_rows, -1, np.int64)
-    first[row_ids[::-1]] = flat[::-1]
+    counts = np.diff(np.searchsorted(flat, a.rows.row_offsets))
+    row_ids = np.repeat(np.arange(a.rows.n_rows, dtype=np.int64), counts)
     _, probes_a, probes_b = np.intersect1d(
         a.probe_positions, b.probe_positions, assume_unique=True, return_indices=True
     )
-    return Aligned(
-        flat, row_ids, flat - first[row_ids], a.logp[flat], b.logp[flat], (probes_a, probes_b)
-    )
+    return Aligned(flat, row_ids, a.logp[flat], b.logp[flat], (probes_a, probes_b))
+
+
+def identical(pairs: Aligned) -> bool:
+    """Whether both sides have the same log-probs to the last bit: of two programs, a copy."""
+    return bool(len(pairs.logp_a)) and np.array_equal(pairs.logp_a, pairs.logp_b)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mismatch_lab.captures.draws import Draws
 from mismatch_lab.captures.fingerprint import Fingerprint
+from mismatch_lab.captures.packing import check_packs
 from mismatch_lab.errors import CaptureError
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
+
+UNKNOWN_VERSION = -1
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,34 @@ class Capture:
     """What was asked for and could not be recorded -> why: names of taps, or `routing`."""
     draws: Draws | None = None
     """How likely the sampled tokens are under other ways of sampling."""
+    versions: Int64 | None = None
+    """[T] version of the weights that gave each log-prob; `UNKNOWN_VERSION` where nobody says."""
+    loss_mask: NDArray[np.bool_] | None = None
+    """[T] tokens that count in the loss, of those that were sampled."""
+    packs: Int64 | None = None
+    """[R, 2] packed row of each sequence and its place there; see `captures.packing`. None where
+    it is not known how the side packed, or whether."""
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a line a token: row, position, token_id, text, sampled, logp (nats).
+
+        Raises:
+            ImportError: pandas is not installed (`pip install 'mismatch-lab[frames]'`).
+        """
+        import pandas as pd
+
+        rows = self.rows
+        row = rows.row_ids()
+        return pd.DataFrame(
+            {
+                "row": row,
+                "position": np.arange(rows.n_tokens) - rows.row_offsets[row],
+                "token_id": rows.token_ids,
+                "text": [self.token_text.get(int(token)) for token in rows.token_ids],
+                "sampled": rows.sampled,
+                "logp": self.logp,
+            }
+        )
 
     def validate(self, where: str) -> None:
         """Raise CaptureError unless the arrays fit together."""
@@ -141,6 +173,8 @@ class Capture:
         for name, array in (
             ("router_topk", self.router_topk),
             ("router_logits", self.router_logits),
+            ("versions", self.versions),
+            ("loss_mask", self.loss_mask),
         ):
             if array is not None:
                 self._expect(where, name, array.shape[:1], (tokens,))
@@ -152,6 +186,9 @@ class Capture:
             self._expect(where, f"hidden/{name}", array.shape[:1], (probes,))
         if self.draws is not None:
             self.draws.validate(where, tokens, self.rows.n_rows)
+        if self.packs is not None:
+            self._expect(where, "packs", self.packs.shape, (self.rows.n_rows, 2))
+            check_packs(self.packs, where)
         firsts = np.isin(self.probe_positions, self.rows.row_offsets[:-1])
         outside = (self.probe_positions < 0) | (self.probe_positions >= tokens)
         if firsts.any() or outside.any():
@@ -178,10 +215,38 @@ def first_rows(capture: Capture, count: int) -> Capture:
 
 
 def chosen_rows(capture: Capture, chosen: Int64) -> Capture:
-    """Tokens, sampled marks and log-probs of some rows, in the order given; at least one."""
+    """Some rows, in the order given and at least one, with all that was recorded of their tokens.
+
+    How they were drawn (`draws`) is left out: it is of all rows together.
+    """
     rows = capture.rows
     spans = [(int(rows.row_offsets[r]), int(rows.row_offsets[r + 1])) for r in chosen]
     flat = np.concatenate([np.arange(start, stop) for start, stop in spans])
     offsets = np.cumsum([0, *(stop - start for start, stop in spans)]).astype(np.int64)
     kept = Rows(rows.token_ids[flat], offsets, rows.prompt_lengths[chosen], rows.sampled[flat])
-    return Capture(kept, capture.logp[flat])
+    probes, at = capture.probe_positions, np.zeros(0, np.int64)
+    probed = np.isin(flat, probes)
+    if len(probes):
+        at = np.searchsorted(probes, flat[probed])
+
+    def of_tokens(array: NDArray[Any] | None) -> Any:
+        return None if array is None else array[flat]
+
+    def of_probes(array: NDArray[Any] | None) -> Any:
+        return None if array is None else array[at]
+
+    return replace(
+        capture,
+        rows=kept,
+        logp=capture.logp[flat],
+        probe_positions=np.flatnonzero(probed).astype(np.int64),
+        probe_logp=of_probes(capture.probe_logp),
+        probe_lse=of_probes(capture.probe_lse),
+        router_topk=of_tokens(capture.router_topk),
+        router_logits=of_tokens(capture.router_logits),
+        hidden={name: array[at] for name, array in capture.hidden.items()},
+        draws=None,
+        versions=of_tokens(capture.versions),
+        loss_mask=of_tokens(capture.loss_mask),
+        packs=None if capture.packs is None else capture.packs[chosen],
+    )

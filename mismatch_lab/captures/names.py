@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 
 LAYERS = "model.layers"
@@ -31,6 +32,15 @@ _BLOCKS = {
 
 _SAME_PART = ({"router", "gate"}, {"shared_expert", "shared_experts", "shared_mlp"})
 """Last components that two programs may give one and the same part."""
+
+HOOKED = "prefill"
+"""Re-scoring by the engine that is hooked, with hidden states and the rest."""
+
+CONFIGURED = "prefill_configured"
+"""Re-scoring by the engine as configured; not there where that one is hooked itself."""
+
+SECOND = "second"
+"""Re-scoring by the second engine of a three-way run, as configured."""
 
 
 def canonical_name(name: str) -> str:
@@ -77,3 +87,27 @@ def _candidates(name: str, names: list[str], known: Collection[str]) -> Iterator
     others = {other for same in _SAME_PART if last in same for other in same - {last}}
     found = sorted(f"{stem}.{other}" for other in others)
     return (other for other in found if other in known and other not in names)
+
+
+def kind_of(name: str) -> str:
+    """embedding, norm, attention, router, experts, mlp, layer, projection or head."""
+    if name == HEAD:
+        return "head"
+    if re.fullmatch(r"model\.layers\.\d+", name):
+        return "layer"
+    last = name.rsplit(".", 1)[-1]
+    if "norm" in last or last.startswith("ln_"):
+        return "norm"
+    table = {
+        "embed_tokens": "embedding",
+        "self_attn": "attention",
+        "attn": "attention",
+        "router": "router",
+        "gate": "router",
+        "experts": "experts",
+        "mlp": "mlp",
+        "shared_expert": "mlp",
+        "shared_experts": "mlp",
+        "shared_mlp": "mlp",
+    }
+    return table.get(last, "projection")

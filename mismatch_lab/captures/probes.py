@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mismatch_lab.captures.capture import Int64, Rows
+from mismatch_lab.captures.capture import Capture, Int64, Rows
 from mismatch_lab.schema import CapturePlan
 
 
@@ -38,7 +38,33 @@ def probe_positions(rows: Rows, plan: CapturePlan, taps: bool) -> Int64:
     return np.unique(np.concatenate(chosen)).astype(np.int64)
 
 
+def tapped_rows(capture: Capture) -> tuple[int, ...]:
+    """Rows of a capture whose hidden states can be fed to another program: they are there from the
+    second token on, without a gap.
+    """
+    found = np.zeros(len(capture.probe_positions), bool)
+    for array in capture.hidden.values():
+        found |= np.isfinite(array).any(axis=1)
+    chosen = []
+    for row, (start, stop) in enumerate(capture.rows.spans()):
+        inside = (capture.probe_positions > start) & (capture.probe_positions < stop)
+        places = capture.probe_positions[inside] - start
+        whole = len(places) and (places == np.arange(1, len(places) + 1)).all()
+        if whole and found[inside].all():
+            chosen.append(row)
+    return tuple(chosen)
+
+
 def cut_rows(rows: Rows, plan: CapturePlan) -> tuple[int, ...]:
     """Tap rows that are longer than what is recorded of them."""
     lengths = np.diff(rows.row_offsets)
     return tuple(row for row in tap_rows(rows, plan) if lengths[row] > plan.tap_tokens)
+
+
+HELD_OUT_ONE_IN = 4
+"""Of so many rows one is not seen by what is fitted to a capture."""
+
+
+def is_held_out(row: int) -> bool:
+    """Whether a fit does not see the row, so that it can be judged there."""
+    return row % HELD_OUT_ONE_IN == HELD_OUT_ONE_IN - 1

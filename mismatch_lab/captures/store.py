@@ -113,6 +113,11 @@ def load_manifest(folder: Path) -> Manifest:
         raise CaptureError(f"{path} is not a manifest this version reads: {error}") from error
 
 
+def load_token_text(folder: Path) -> dict[int, str]:
+    """Text of the token ids of a capture; empty where it has none."""
+    return {int(token): string for token, string in _json(folder / TOKEN_TEXT).items()}
+
+
 def _arrays(capture: Capture) -> dict[str, NDArray[Any]]:
     rows = capture.rows
     arrays: dict[str, NDArray[Any]] = {
@@ -132,6 +137,12 @@ def _arrays(capture: Capture) -> dict[str, NDArray[Any]]:
         arrays["router_topk"] = capture.router_topk.astype(np.int16)
     if capture.router_logits is not None:
         arrays["router_logits"] = capture.router_logits.astype(np.float32)
+    if capture.versions is not None:
+        arrays["versions"] = capture.versions.astype(np.int64)
+    if capture.loss_mask is not None:
+        arrays["loss_mask"] = capture.loss_mask.astype(np.uint8)
+    if capture.packs is not None:
+        arrays["packs"] = capture.packs.astype(np.int64)
     if capture.draws is not None:
         arrays |= draws_to_arrays(capture.draws)
     arrays |= {f"hidden/{name}": a.astype(np.float32) for name, a in capture.hidden.items()}
@@ -159,11 +170,14 @@ def _capture(arrays: dict[str, NDArray[Any]], folder: Path) -> Capture:
         arrays.get("router_logits"),
         {name[len("hidden/") :]: a for name, a in arrays.items() if name.startswith("hidden/")},
         _weights(folder / WEIGHTS),
-        {int(token): string for token, string in _json(folder / TOKEN_TEXT).items()},
+        load_token_text(folder),
         arrays.get("probe_lse"),
         tuple(taps.get("order", ())),
         taps.get("not_recorded", {}),
         draws_from_arrays(arrays, str(folder)),
+        arrays.get("versions"),
+        arrays["loss_mask"].astype(bool) if "loss_mask" in arrays else None,
+        arrays.get("packs"),
     )
 
 

@@ -55,6 +55,8 @@ class RowRecord:
     hidden: dict[str, Float32] = field(default_factory=dict)
     """name -> [p, D]"""
     draws: RowDraws | None = None
+    pack: tuple[int, int] | None = None
+    """Packed row that it lay in and its place there; None where nothing was packed."""
 
 
 def local_probes(rows: Rows, probe_positions: Int64, row: int) -> Int64:
@@ -83,6 +85,7 @@ def assemble(rows: Rows, request: ScoreRequest, records: list[RowRecord]) -> Cap
         _hidden(rows, request, records),
         probe_lse=_stack([r.probe_lse for r in records], "probe_lse"),
         draws=_draws([r.draws for r in records if r.draws is not None]),
+        packs=_packs([r.pack for r in records]),
     )
 
 
@@ -94,6 +97,12 @@ def _stack(parts: list[Array | None], name: str) -> Array | None:
         raise EngineError(f"{name} was recorded for {len(present)} of {len(parts)} rows.")
     joined: Array = np.concatenate(present)
     return joined
+
+
+def _packs(said: list[tuple[int, int] | None]) -> Int64 | None:
+    """[R, 2]; None where some row was not packed."""
+    known = [pack for pack in said if pack is not None]
+    return np.array(known, np.int64) if len(known) == len(said) else None
 
 
 def _draws(records: list[RowDraws]) -> Draws | None:

@@ -45,6 +45,8 @@ class ScoreRequest:
     """[T, L, K] experts that routers choose in place of their own; -1 leaves a choice to them."""
     packing: Packing | None = None
     """Rows of a micro-batch one after another in one sequence; None is the engine's own choice."""
+    packs: tuple[tuple[int, ...], ...] = ()
+    """Rows of one forward each, in order, in place of micro-batches; a row of none has its own."""
     alter: tuple[Alteration, ...] = ()
     """Changes to the model for the length of this request."""
 
@@ -90,6 +92,9 @@ ENGINES = {
     "hf": "mismatch_lab.engines.hf:HfEngine",
     "definition": "mismatch_lab.engines.definition:DefinitionEngine",
     "http": "mismatch_lab.engines.http.engine:HttpEngine",
+    "function": "mismatch_lab.engines.function:FunctionEngine",
+    "trl": "mismatch_lab.engines.trl:TrlEngine",
+    "verl": "mismatch_lab.engines.verl:VerlEngine",
     "fake": "mismatch_lab.engines.fake:FakeEngine",
 }
 """name -> class. Adding an engine is one module and one row here (and the contract suite)."""
@@ -101,6 +106,9 @@ ENGINE_ABOUT = {
     "hf": "transformers in one process: engine or trainer, and the fp32 reference",
     "definition": "the architecture written once more in this package, apart from transformers",
     "http": "a server of vLLM or SGLang that runs already, asked and left as it is (--engine-url)",
+    "function": "a trainer of your own: --trainer FILE.py:FUNC, a function that scores token ids",
+    "trl": "TRL's own GRPOTrainer computes the log-probs: a trainer",
+    "verl": "verl's own FSDP actor computes the log-probs, in an interpreter of its own: a trainer",
     "fake": "numpy model with plantable defects, for tests of the tool itself",
 }
 
@@ -108,10 +116,21 @@ ENGINE_ABOUT = {
 CACHED_TOKENS = "cached_prefix_tokens"
 """Option in a sampling capture's manifest: per request, tokens that came from the prefix cache."""
 
+WEIGHT_VERSIONS = "weight_versions_infer"
+"""In a manifest's options: versions of the engine's weights, a word a row; where one row has
+several, in the order in which they sampled, with commas; - where it has none."""
+
 UPDATING_ENGINES = ("vllm", "sglang")
 """Engines that can be given new weights while they run (`SideSpec.weight_update`)."""
 
-BLACK_BOXES = ("http",)
+RECORDED = "recorded"
+"""In place of a program: what it said was recorded by somebody, and cannot be asked for again."""
+
+FUNCTION = "function"
+AS_THEY_ARE = (FUNCTION, "trl", "verl")
+"""Trainers that are somebody's own code: run as they are, and never changed."""
+
+BLACK_BOXES = ("http", RECORDED)
 """Engines whose modules nobody sees: nothing is replayed on their inputs."""
 
 ENGINE_EXTRAS = {
@@ -121,6 +140,7 @@ ENGINE_EXTRAS = {
     "fsdp": "train",
     "hf": "train",
     "definition": "train",
+    "trl": "trl",
 }
 """name -> extra of this package that installs what the engine needs."""
 

@@ -12,9 +12,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = {"cpu": 24 << 20, "cuda": 96 << 20}
-"""fp32 logits held at once, by device. Below 32 MiB glibc reuses a chunk's memory instead of
-mapping it anew for each; a GPU reads the head's weights once a chunk and wants more tokens."""
+CHUNK_BYTES = 96 << 20
+"""fp32 logits held at once: each chunk reads the head's weights anew, so that few tokens a chunk
+are slow (on a CPU, 1,024 numbers wide and 200k tokens: 24 MiB take 1.7 times as long)."""
 
 FEWEST = 16
 """Tokens of a chunk at least."""
@@ -62,11 +62,31 @@ def token_logp(
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     logp = hidden.new_empty(len(hidden), dtype=wide)  # nothing small is left between the chunks
     size = _chunk_of(head, hidden)
+    room = _Room()
     for start in range(0, len(hidden), size):
         part = slice(start, start + size)
         watched = None if watch is None else partial(watch, start)
-        logp[part] = _chosen(head(hidden[part]), targets[part], temperature, watched)
+        logp[part] = _chosen(head(hidden[part]), targets[part], temperature, watched, room)
     return logp
+
+
+class _Room:
+    """Memory of a chunk's log-probs, taken once: a C library gives a freed block back to the
+    system and has to clear it page by page when it is wanted again, which takes as long as the
+    log-softmax. Where gradients are kept, each chunk has its own.
+    """
+
+    def __init__(self) -> None:
+        self._kept: Tensor | None = None
+
+    def log_softmax(self, logits: Tensor) -> Tensor:
+        """[c, V], good until the next call."""
+        if logits.requires_grad:
+            return torch.log_softmax(logits, dim=-1)
+        if self._kept is None:
+            self._kept = torch.empty_like(logits)
+        out = self._kept[: len(logits)]  # the first chunk is the longest
+        return torch.log_softmax(logits, dim=-1, out=out)
 
 
 def _chosen(
@@ -74,10 +94,11 @@ def _chosen(
     targets: Tensor,
     temperature: float,
     watch: Callable[[Tensor, Tensor], None] | None,
+    room: _Room,
 ) -> Tensor:
-    """[c] log-probs of the targets of a chunk; the chunk itself is gone when this returns."""
+    """[c] log-probs of the targets of a chunk; its logits are gone when this returns."""
     logits = over_temperature(logits, temperature)
-    log_probs = torch.log_softmax(logits, dim=-1)
+    log_probs = room.log_softmax(logits)
     if watch is not None:
         watch(logits, log_probs)
     return log_probs.gather(-1, targets[:, None]).squeeze(-1)
@@ -87,9 +108,9 @@ def _chunk_of(head: Head, hidden: Tensor) -> int:
     """Tokens of a chunk; the first token alone tells the size of the vocabulary."""
     if len(hidden) <= FEWEST:
         return FEWEST
-    return chunk_tokens(head(hidden[:1]).shape[-1], hidden.device)
+    return chunk_tokens(head(hidden[:1]).shape[-1])
 
 
-def chunk_tokens(vocabulary: int, device: torch.device) -> int:
+def chunk_tokens(vocabulary: int) -> int:
     """Distributions over the vocabulary that are held at once."""
-    return max(FEWEST, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) // (4 * vocabulary))
+    return max(FEWEST, CHUNK_BYTES // (4 * vocabulary))

@@ -11,9 +11,9 @@ from pathlib import Path
 from torch import nn
 
 from mismatch_lab.captures.capture import Capture
+from mismatch_lab.checkpoints.config import read_config, resolve_model_path
 from mismatch_lab.definitions.model import load_definition
 from mismatch_lab.engines.base import Progress
-from mismatch_lab.engines.checkpoint import locate, read_config
 from mismatch_lab.engines.options import TorchOptions, parse_options
 from mismatch_lab.engines.torch_engine import TorchEngine
 from mismatch_lab.engines.torch_model import DTYPES
@@ -38,7 +38,7 @@ class DefinitionEngine(TorchEngine):
         Raises:
             NotDefinedError: no such architecture here, or the checkpoint is no folder.
         """
-        folder = Path(locate(self.spec.model))
+        folder = Path(resolve_model_path(self.spec.model))
         if not folder.is_dir():
             raise NotDefinedError(f"{self.spec.model} is no checkpoint folder.")
         try:

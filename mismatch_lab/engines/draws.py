@@ -73,7 +73,7 @@ class DrawsRecorder:
 
     def record_of(self, logits: Tensor) -> RowDraws:
         """Of a row's logits [n - 1, V] over the temperature, where they are all at hand."""
-        size = chunk_tokens(logits.shape[1], logits.device)
+        size = chunk_tokens(logits.shape[1])
         for start in range(0, len(logits), size):
             if bool(self.sampled[start + 1 : start + 1 + size].any()):
                 part = logits[start : start + size]

@@ -28,8 +28,7 @@ from mismatch_lab.engines.framework_options import (
     SERVER,
     SGLANGS_NAMES,
 )
-from mismatch_lab.engines.options import nearest
-from mismatch_lab.errors import InputError
+from mismatch_lab.errors import InputError, nearest
 from mismatch_lab.schema import EngineConfig, LeftOption, MappedOption, OptionValue
 
 LARGEST_BYTES = 4 << 20

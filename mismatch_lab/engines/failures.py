@@ -5,13 +5,14 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from mismatch_lab.errors import EngineError
+from mismatch_lab.errors import DISK_FULL, EngineError, is_disk_full
 from mismatch_lab.schema import SideSpec
 
 PROGRAMS = {
     "vllm": "vLLM",
     "sglang": "SGLang",
     "transformers": "transformers",
+    "verl": "verl",
     "mismatch_lab": "mismatch-lab",
 }
 """Package -> program. Of torch and other libraries it is the program that called them."""
@@ -49,6 +50,8 @@ def in_words(error: BaseException) -> str:
 def runtime_error(error: BaseException, spec: SideSpec, doing: str) -> EngineError:
     """What ended a side while it was doing something, as an error for people."""
     said = in_words(error)
+    if is_disk_full(error):
+        return EngineError(*DISK_FULL)
     if isinstance(error, MemoryError) or "memory" in str(error).lower():
         return EngineError(f"Out of memory ({spec.engine}, {doing}): {said}", OURS)
     program = whose(error)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.fingerprint import Fingerprint, fingerprint_array
+from mismatch_lab.checkpoints.config import check_lengths, check_model_path
 from mismatch_lab.engines.assemble import assemble
 from mismatch_lab.engines.base import Progress, ScoreRequest
-from mismatch_lab.engines.checkpoint import check_lengths, check_model_path
 from mismatch_lab.engines.fake_defects import (
     check_defect,
     module_changes,

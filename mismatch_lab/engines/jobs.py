@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mismatch_lab.processes.messages import Messages
 from mismatch_lab.schema import Alteration, CapturePlan, Packing, Prompt, Sampling, SideSpec, Strict
+from mismatch_lab.schema.events import Captured, Progressed, StageBegan, Started
 
 
 class GenerateJob(Strict):
@@ -39,6 +41,8 @@ class ScoreJob(Strict):
     """Score only this many rows (self-comparisons need few)."""
     as_tapped: bool = False
     """Rows that the plan taps are scored alone, as they are where they are tapped."""
+    probes_from: str | None = None
+    """Capture whose probe positions and tapped rows are taken, in place of the plan's."""
     replay_from: str | None = None
     """Capture whose module inputs are fed to this side's modules."""
     routing_from: str | None = None
@@ -46,6 +50,9 @@ class ScoreJob(Strict):
     fingerprint: bool = False
     packing: Packing | None = None
     """Overrides the engine's own (transformers engines)."""
+    packs_from: str | None = None
+    """Capture whose packed rows are put together again (transformers engines); a row of which it is
+    not known how it lay has no log-prob."""
     alter: tuple[Alteration, ...] = ()
     """Changes to the model that hold for this job alone (transformers engines)."""
 
@@ -67,3 +74,7 @@ class WorkerTask(Strict):
     stages: list[Stage]
     sources_dir: str | None = None
     """Where captures to score lie; None is `captures_dir`."""
+
+
+MESSAGES = Messages(ScoreJob, StageBegan, Progressed, Started, Captured)
+"""Between a worker and its program: jobs one way, what is told of them the other."""

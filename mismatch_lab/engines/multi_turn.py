@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.checkpoints.config import check_lengths
 from mismatch_lab.engines.base import Progress
-from mismatch_lab.engines.checkpoint import check_lengths
 from mismatch_lab.engines.tokenise import Tokeniser
 from mismatch_lab.schema import Prompt, Sampling
 

@@ -9,12 +9,11 @@ import ast
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mismatch_lab.errors import InputError
+from mismatch_lab.errors import InputError, nearest
 from mismatch_lab.schema import OptionValue, SideSpec
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
@@ -169,7 +168,7 @@ def check_options(spec: SideSpec) -> None:
 def _check_machine(spec: SideSpec, options: object) -> None:
     """Refuse what this machine cannot run; another interpreter's packages are its own affair."""
     from mismatch_lab.engines.liger import check_liger
-    from mismatch_lab.provenance import accelerators
+    from mismatch_lab.engines.provenance import accelerators
 
     if isinstance(options, FsdpOptions) and options.liger:
         on_gpu = options.device in ("auto", "cuda") and bool(accelerators())
@@ -182,9 +181,9 @@ def check_sglang_model(spec: SideSpec) -> None:
     Raises:
         InputError: the architecture has no code for a CPU.
     """
-    from mismatch_lab.engines.checkpoint import read_config_json
+    from mismatch_lab.checkpoints.config import read_config_json
+    from mismatch_lab.engines.provenance import accelerators
     from mismatch_lab.engines.sglang_cpu import refuse
-    from mismatch_lab.provenance import accelerators
 
     if not accelerators():
         refuse(read_config_json(spec.model).get("architectures"))
@@ -219,9 +218,3 @@ def vllm_arguments() -> set[str]:
                     if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
                 }
     return set()
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that may have been meant, as the start of a hint; empty if none is near."""
-    close = get_close_matches(name, sorted(known), n=1)
-    return f"Did you mean {close[0]}? " if close else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -11,11 +11,16 @@ import numpy as np
 
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.fingerprint import Fingerprint
+from mismatch_lab.checkpoints.config import (
+    check_lengths,
+    context_length,
+    load_config,
+    resolve_model_path,
+)
 from mismatch_lab.engines.assemble import assemble
 from mismatch_lab.engines.base import CACHED_TOKENS, Progress, ScoreRequest
-from mismatch_lab.engines.checkpoint import check_lengths, context_length, load_config, locate
 from mismatch_lab.engines.failures import INSTEAD
-from mismatch_lab.engines.interpreters import HOW
+from mismatch_lab.engines.interpreters import OWN
 from mismatch_lab.engines.multi_turn import sample_conversations, to_warm
 from mismatch_lab.engines.plugin import load_plugin
 from mismatch_lab.engines.seeds import seed_of
@@ -34,6 +39,9 @@ from mismatch_lab.schema import OptionValue, Prompt, Sampling, SideSpec
 AFTER = "after the temperature, not renormalised over what top-p keeps"
 BEFORE = "before the temperature (original_logprob)"
 
+DTYPE_OF_CONFIG = ("GptOssForCausalLM",)
+"""Architectures that take a dtype from config.json beside the engine's (0.5.17, 0.5.21)."""
+
 
 class SglangEngine:
     """The stock engine: nothing is replaced, hooks read, and plugins change what they change."""
@@ -50,6 +58,7 @@ class SglangEngine:
         config = load_config(spec.model, spec.trust_remote_code)
         if cpu:
             refuse(getattr(config, "architectures", None))
+        check_dtype(getattr(config, "architectures", None), str(config.dtype), spec.dtype)
         prepare()
         arguments = resolve_options(spec, context_length(config), cpu)
         self.tokeniser = Tokeniser(spec.model, spec.trust_remote_code)
@@ -65,7 +74,7 @@ class SglangEngine:
         if spec.weight_update is not None:
             if spec.resync:
                 raise InputError("A tensor cannot be loaded again (resync) before a weight update.")
-            arguments["model_path"] = locate(str(spec.weights_before))
+            arguments["model_path"] = resolve_model_path(str(spec.weights_before))
         setting = AgentSetting(model=spec.model, plugin=spec.plugin, resync=spec.resync)
         self._process = _started(arguments, setting, spec.model)
         self.options = _said(arguments) | settings_in_force(self._process.engine)
@@ -171,13 +180,34 @@ class SglangEngine:
             return None
 
 
+def check_dtype(architectures: Sequence[str] | None, stored: str, wanted: str) -> None:
+    """Refuse a dtype that SGLang would take for a part of the model alone.
+
+    Args:
+        architectures: of the checkpoint.
+        stored: the dtype that its config.json names, as torch writes it.
+        wanted: the run's.
+
+    Raises:
+        InputError: its kernels would meet two dtypes.
+    """
+    stored = stored.removeprefix("torch.")
+    for name in set(architectures or ()) & set(DTYPE_OF_CONFIG):
+        if stored != wanted:
+            raise InputError(
+                f"SGLang makes projections of {name} in the dtype of config.json ({stored}), "
+                f"whatever dtype it is started with, and the rest in {wanted}.",
+                f'Run a copy of the checkpoint whose config.json says "dtype": "{wanted}".',
+            )
+
+
 def _installed_version() -> str:
     try:
         return version("sglang")
     except PackageNotFoundError:
         raise MissingDependencyError(
             "SGLang is not installed in this interpreter.",
-            HOW,
+            OWN["sglang"].how,
         ) from None
 
 

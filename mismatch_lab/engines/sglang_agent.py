@@ -16,6 +16,7 @@ from typing import Any
 from mismatch_lab.engines.plugin import apply_plugin
 from mismatch_lab.engines.sglang_cpu import prepare
 from mismatch_lab.errors import MismatchLabError
+from mismatch_lab.processes.messages import Failed
 from mismatch_lab.schema import Strict
 
 
@@ -132,13 +133,12 @@ class Agent:
             self._recorder = None
 
 
-def _failure(error: BaseException | None) -> tuple[str, str, str]:
-    """(class, problem, hint) of an exception."""
+def _failure(error: BaseException | None) -> Failed:
     if isinstance(error, MismatchLabError):
-        return type(error).__name__, error.problem, error.hint
+        return Failed.of(error)
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     said = f"{type(error).__name__}: {lines[-1] if lines else ''}".rstrip(": ")
-    return "EngineError", f"SGLang's scheduler failed: {said}", ""
+    return Failed("EngineError", f"SGLang's scheduler failed: {said}")
 
 
 def _is_first_rank(scheduler: Any) -> bool:

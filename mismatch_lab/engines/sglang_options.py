@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from mismatch_lab.engines.options import SET_BY_US, nearest
+from mismatch_lab.engines.options import SET_BY_US
 from mismatch_lab.engines.settings import CONTEXT_ON_CPU, ON_CPU
-from mismatch_lab.errors import InputError
+from mismatch_lab.errors import InputError, nearest
 from mismatch_lab.schema import OptionValue, SideSpec
 
 ENVIRONMENT = {

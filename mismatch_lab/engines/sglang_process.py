@@ -11,14 +11,12 @@ import multiprocessing
 import pickle
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mismatch_lab import errors
 from mismatch_lab.engines.sglang_agent import AgentSetting, run_scheduler
 from mismatch_lab.engines.sglang_cpu import prepare
 from mismatch_lab.errors import EngineError
@@ -97,7 +95,7 @@ class SglangProcess:
         request.unlink()
         answer.unlink()
         if failure is not None:
-            raise _as_error(failure)
+            raise failure.error()
         return value
 
     def flush(self) -> None:
@@ -164,7 +162,7 @@ class SglangProcess:
             process.join(timeout=1)
         told = self.folder / "failure"
         if told.is_file():
-            raise _as_error(pickle.loads(told.read_bytes())) from error
+            raise pickle.loads(told.read_bytes()).error() from error
         codes = [process.exitcode for process in self._schedulers if process.exitcode is not None]
         if -signal.SIGKILL in codes:
             raise EngineError(
@@ -179,11 +177,3 @@ class SglangProcess:
 
 def _scheduler_failed(signum: int, frame: Any) -> None:
     raise EngineError("SGLang's scheduler failed while it started.")
-
-
-def _as_error(failure: tuple[str, str, str]) -> Exception:
-    kind, problem, hint = failure
-    found = getattr(errors, kind, EngineError)
-    error: Exception = found(problem, hint)
-    print(f"SGLang's scheduler: {problem}", file=sys.stderr)
-    return error

@@ -23,10 +23,13 @@ def update_weights(process: SglangProcess, model: str, how: WeightUpdate) -> Non
     if how == "reload_weights":
         _check("update_weights_from_disk", process.engine.update_weights_from_disk(model), model)
         return
-    _check("begin_weight_update", process.engine.begin_weight_update(), model)
     tensors = list(whole_state(model))
+    framed = hasattr(process.engine, "begin_weight_update")  # not before 0.5.21
+    if framed:
+        _check("begin_weight_update", process.engine.begin_weight_update(), model)
     _check("update_weights_from_tensor", process.engine.update_weights_from_tensor(tensors), model)
-    _check("end_weight_update", process.engine.end_weight_update(), model)
+    if framed:
+        _check("end_weight_update", process.engine.end_weight_update(), model)
 
 
 def _check(call: str, answer: Any, model: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mismatch_lab.captures.fingerprint import Fingerprint
-from mismatch_lab.engines.fingerprint import fingerprint_tensor
+from mismatch_lab.checkpoints.fingerprint import fingerprint_tensor
 from mismatch_lab.engines.fused_parts import FUSED
 
 

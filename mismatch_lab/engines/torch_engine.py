@@ -12,11 +12,10 @@ from torch import nn
 
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.fingerprint import Fingerprint
-from mismatch_lab.engines.alterations import altered
+from mismatch_lab.checkpoints.config import check_lengths, context_length, load_config
+from mismatch_lab.checkpoints.fingerprint import fingerprint_tensors
 from mismatch_lab.engines.assemble import RowRecord, assemble, local_probes
 from mismatch_lab.engines.base import Progress, ScoreRequest
-from mismatch_lab.engines.checkpoint import check_lengths, context_length, load_config
-from mismatch_lab.engines.fingerprint import fingerprint_tensors
 from mismatch_lab.engines.options import TorchOptions
 from mismatch_lab.engines.plugin import apply_plugin
 from mismatch_lab.engines.tokenise import Tokeniser
@@ -25,6 +24,7 @@ from mismatch_lab.engines.torch_repair import disable_dropout, restore_stock
 from mismatch_lab.engines.torch_replay import replay_rows
 from mismatch_lab.engines.torch_resync import copy_tensors
 from mismatch_lab.engines.torch_score import TorchScorer
+from mismatch_lab.interventions import altered
 from mismatch_lab.schema import OptionValue, Packing, SideSpec
 
 IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")

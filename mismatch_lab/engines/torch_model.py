@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.generic import ModelOutput
 
 from mismatch_lab.captures.structure import outline
-from mismatch_lab.engines.checkpoint import load_config
+from mismatch_lab.checkpoints.config import load_config
 from mismatch_lab.engines.options import TorchOptions
 from mismatch_lab.errors import EngineError, InputError
 from mismatch_lab.schema import SideSpec

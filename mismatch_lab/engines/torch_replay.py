@@ -7,16 +7,22 @@ projections inside it must see what this side's attention hands them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
 import numpy as np
 import torch
 
 from mismatch_lab.captures.capture import Float32, Rows
 from mismatch_lab.captures.names import FINAL_NORM, nesting
+from mismatch_lab.captures.taps import Tap
 from mismatch_lab.engines.assemble import RowRecord
 from mismatch_lab.engines.base import Progress, ScoreRequest
 from mismatch_lab.engines.chunked_logp import log_softmax
 from mismatch_lab.engines.torch_score import TorchScorer
 from mismatch_lab.errors import EngineError
+
+Last = TypeVar("Last")
 
 
 def replay_rows(
@@ -44,11 +50,11 @@ def _replay_row(scorer: TorchScorer, rows: Rows, row: int, request: ScoreRequest
     inputs = int(inside.sum())  # probe p stands for the forward position one before it: 0, 1, …
     ids = torch.from_numpy(rows.token_ids[start : start + inputs].astype(np.int64))[None]
     given = {name: _tensor(array[inside]) for name, array in request.replay.items()}
-    depths = sorted({nesting(name) for name in given if name.endswith(":in")})
-    if not depths:
-        raise EngineError("A replay needs the inputs of at least one module.")
-    outputs = [_replay_level(scorer, ids, given, depth, record) for depth in depths]
-    last = outputs[-1]
+
+    def forward() -> torch.Tensor:
+        return scorer.parts.hidden(ids.to(scorer.device), None)[0]
+
+    last = replayed(scorer.tap, forward, given, torch.arange(inputs, device=scorer.device), record)
     if FINAL_NORM in given:
         last = given[FINAL_NORM].to(last)
     record.probe_logp = (
@@ -57,25 +63,40 @@ def _replay_row(scorer: TorchScorer, rows: Rows, row: int, request: ScoreRequest
     return record
 
 
-def _replay_level(
-    scorer: TorchScorer,
-    ids: torch.Tensor,
-    given: dict[str, torch.Tensor],
-    depth: int,
+def replayed(
+    tap: Tap,
+    forward: Callable[[], Last],
+    given: Mapping[str, torch.Tensor],
+    at: torch.Tensor,
     record: RowRecord,
-) -> torch.Tensor:
-    """Feed the modules of one nesting depth, record what they return; [inputs, D] of the body."""
-    level = {n: t for n, t in given.items() if n.endswith(":in") and nesting(n) == depth}
-    inputs = ids.shape[1]
-    scorer.tap.start(inputs, torch.arange(inputs, device=scorer.device), level)
-    last = scorer.parts.hidden(ids.to(scorer.device), None)[0]
-    scorer.tap.keep = None
-    recorded = scorer.tap.recorded()
-    for name in level:
-        output = recorded.get(name.removesuffix(":in"))
-        if output is not None:
-            record.hidden[name.removesuffix(":in")] = output.numpy()
-    return last
+) -> Last:
+    """What modules return for inputs of another side, put in the record; the last forward's result.
+
+    Args:
+        tap: attached to the model.
+        forward: runs the model once on the sequence.
+        given: `NAME:in` -> [n, D], of one sequence of n tokens.
+        at: [n] forward positions, on the model's device.
+        record: of the row, without hidden states.
+
+    Raises:
+        EngineError: there is no input to replay.
+    """
+    depths = sorted({nesting(name) for name in given if name.endswith(":in")})
+    if not depths:
+        raise EngineError("A replay needs the inputs of at least one module.")
+    results = []
+    for depth in depths:
+        level = {n: t for n, t in given.items() if n.endswith(":in") and nesting(n) == depth}
+        tap.start(len(at), at, level)
+        results.append(forward())
+        tap.keep = None
+        recorded = tap.recorded()
+        for name in level:
+            output = recorded.get(name.removesuffix(":in"))
+            if output is not None:
+                record.hidden[name.removesuffix(":in")] = output.numpy()
+    return results[-1]
 
 
 def _tensor(array: Float32) -> torch.Tensor:

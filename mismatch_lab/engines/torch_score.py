@@ -68,7 +68,11 @@ class TorchScorer:
         tapped = [row for row in chosen_rows if row in request.tap_rows]
         single = {*request.tap_rows, *request.alone_rows}
         others = [row for row in chosen_rows if row not in single]
-        batches = [others[i : i + micro_batch] for i in range(0, len(others), micro_batch)]
+        batches = [[row for row in pack if row in others] for pack in request.packs]
+        unpacked = [row for row in others if not any(row in pack for pack in request.packs)]
+        step = 1 if request.packs else micro_batch
+        batches += [unpacked[i : i + step] for i in range(0, len(unpacked), step)]
+        batches = [batch for batch in batches if batch]
         batches += [[row] for row in chosen_rows if row in single - {*tapped}]
         records: dict[int, RowRecord] = {}
         if tapped:
@@ -96,7 +100,8 @@ class TorchScorer:
         self, rows: Rows, batch: list[int], request: ScoreRequest
     ) -> dict[int, RowRecord]:
         tapped = batch[0] in request.tap_rows
-        inputs = lay_out(rows, batch, request.packing or self.packing, self.device)
+        packing = request.packing or self.packing
+        inputs = lay_out(rows, batch, packing, self.device)
         if self._follow is not None:
             self._follow.place(rows, batch, inputs)
         if tapped:
@@ -107,7 +112,7 @@ class TorchScorer:
         routing = self._routing(request, inputs.ids.shape)
         if tapped:
             self.tap.keep = None  # the head's own forwards are not of this sequence
-        return {
+        records = {
             row: self._record(
                 rows,
                 row,
@@ -118,6 +123,10 @@ class TorchScorer:
             )
             for row, (i, start, stop) in zip(batch, inputs.places, strict=True)
         }
+        if packing != "none":
+            for place, row in enumerate(batch):
+                records[row].pack = (batch[0], place)
+        return records
 
     def _routing(self, request: ScoreRequest, shape: torch.Size) -> tuple[Tensor, Tensor] | None:
         if not (request.routing and self.routing.routers):

@@ -14,9 +14,14 @@ from pydantic import ValidationError
 
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.fingerprint import Fingerprint
+from mismatch_lab.checkpoints.config import (
+    check_lengths,
+    context_length,
+    load_config,
+    resolve_model_path,
+)
 from mismatch_lab.engines.assemble import assemble
 from mismatch_lab.engines.base import CACHED_TOKENS, Progress, ScoreRequest
-from mismatch_lab.engines.checkpoint import check_lengths, context_length, load_config, locate
 from mismatch_lab.engines.failures import INSTEAD, in_words
 from mismatch_lab.engines.multi_turn import sample_conversations, to_warm
 from mismatch_lab.engines.plugin import apply_plugin, load_plugin
@@ -64,7 +69,7 @@ class VllmEngine:
         if spec.weight_update is not None:
             if spec.resync:
                 raise InputError("A tensor cannot be loaded again (resync) before a weight update.")
-            arguments["model"] = locate(str(spec.weights_before))
+            arguments["model"] = resolve_model_path(str(spec.weights_before))
         if spec.weight_update == "weight_transfer":
             from mismatch_lab.engines.vllm_transfer import configured
 

@@ -21,9 +21,11 @@ class VllmRoutingTap:
 
     def __init__(self, model: Any) -> None:
         self.routers: dict[str, Any] = {}
+        """Each once: vLLM 0.22 holds one router in a block and in what runs it."""
         for name, module in model.named_modules():
             router = getattr(module, "router", None)
-            if hasattr(router, "select_experts"):
+            known = any(router is each for each in self.routers.values())
+            if hasattr(router, "select_experts") and not known:
                 self.routers[canonical_name(name)] = router
         self.tokens = 0
         self.seen: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mismatch_lab.engines.checkpoint_tensors import Stored, stored_tensors
+from mismatch_lab.checkpoints.tensors import Stored, stored_tensors
 from mismatch_lab.engines.vllm_transfer import transfer_weights
 from mismatch_lab.errors import EngineError, InputError
 from mismatch_lab.schema import WeightUpdate

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mismatch_lab.captures.fingerprint import Fingerprint
-from mismatch_lab.engines.fingerprint import fingerprint_tensor, without_place
+from mismatch_lab.checkpoints.fingerprint import fingerprint_tensor, without_place
 
 READ_BACK_ROWS = 1024
 """Unit vectors that a packed matrix is multiplied by at a time."""

@@ -16,18 +16,21 @@ import platform
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mismatch_lab.captures.store import MANIFEST, load_manifest
-from mismatch_lab.engines.checkpoint import checkpoint_state, locate
-from mismatch_lab.engines.jobs import GenerateJob, WorkerTask
+from mismatch_lab.checkpoints.config import checkpoint_state, resolve_model_path
+from mismatch_lab.engines.jobs import GenerateJob, Job, WorkerTask
 from mismatch_lab.engines.plugin import check_plugin
+from mismatch_lab.engines.provenance import package_versions
 from mismatch_lab.errors import CaptureError
-from mismatch_lab.executors.local import OnEvent, run_task
+from mismatch_lab.executors.forked import WORKER_FILE
+from mismatch_lab.executors.local import run_task
 from mismatch_lab.executors.sources import foreign_imports, sources_digest
-from mismatch_lab.provenance import package_versions
 from mismatch_lab.schema import SideSpec
+from mismatch_lab.schema.events import Captured, OnEvent
 
 FORMAT = 1
 """Of the key; another one makes every old entry a miss."""
@@ -37,7 +40,6 @@ LIMIT_BYTES = 4 << 30
 DONE = "task.json"
 """Written last into an entry: its captures' names and the seconds that the task took."""
 
-WORKER_FILE = Path(__file__).parents[1] / "engines" / "worker.py"
 ENVIRONMENT_PREFIXES = ("VLLM_", "OMP_", "MKL_", "TORCH", "PYTORCH_", "CUDA_", "HF_", "NCCL_")
 KNOWN_PACKAGES = {"torch", "transformers", "vllm", "sglang", "numpy", "safetensors"}
 """What a plugin may import beside the standard library: their versions are in the key."""
@@ -67,6 +69,7 @@ def run_cached(
 def task_key(task: WorkerTask) -> str | None:
     """A digest of all that the task's captures depend on; None where something cannot be seen."""
     asked = task.model_dump(mode="json", exclude={"captures_dir", "sources_dir"})
+    jobs = [job for stage in task.stages for job in stage.jobs]
     plugins = [stage.spec.plugin for stage in task.stages if stage.spec.plugin is not None]
     files = [check_plugin(plugin)[0] for plugin in plugins]
     named = _states([*_strings(asked), *(text for path in files for text in _constants(path))])
@@ -76,7 +79,7 @@ def task_key(task: WorkerTask) -> str | None:
         "format": FORMAT,
         "task": asked,
         "named": named,
-        "sources": _sources(task),
+        "sources": sources_of(jobs, Path(task.sources_dir or task.captures_dir)),
         "code": [sources_digest(path) for path in (WORKER_FILE, *files)],
         "packages": package_versions(),
         "machine": [platform.node(), platform.machine(), os.cpu_count(), platform.python_version()],
@@ -89,6 +92,8 @@ def _is_seen(spec: SideSpec) -> bool:
     """Whether everything the side reads is in the key."""
     if spec.urls:  # what a server is, and whether it is still the same, it alone knows
         return False
+    if spec.program is not None:  # what it imports and reads is its own affair
+        return False
     if spec.python is not None:  # its packages are not those of this interpreter
         return False
     if not checkpoint_state(spec.model) and spec.engine != "fake":
@@ -99,7 +104,9 @@ def _is_seen(spec: SideSpec) -> bool:
 def _states(texts: list[str]) -> dict[str, Any] | None:
     """Size and time of every file that one of the texts names; None for a folder of folders."""
     states: dict[str, Any] = {}
-    for text in {locate(text) for text in texts if os.path.exists(locate(text))}:
+    for text in {
+        resolve_model_path(text) for text in texts if os.path.exists(resolve_model_path(text))
+    }:
         path = Path(text)
         if path.is_dir() and any(child.is_dir() for child in path.iterdir()):
             return None
@@ -124,13 +131,11 @@ def _constants(path: Path) -> list[str]:
     return [text for text in texts if isinstance(text, str) and os.sep in text]
 
 
-def _sources(task: WorkerTask) -> dict[str, str]:
-    """Checksums of the captures that the task reads and does not make."""
-    jobs = [job for stage in task.stages for job in stage.jobs]
+def sources_of(jobs: Sequence[Job], captures: Path) -> dict[str, str]:
+    """Checksums of the captures that jobs read and do not make."""
     scored = [job for job in jobs if not isinstance(job, GenerateJob)]
     named = ((job.source, job.replay_from, job.routing_from) for job in scored)
     read = {name for names in named for name in names if name is not None}
-    captures = Path(task.sources_dir or task.captures_dir)
     return {
         name: load_manifest(captures / name).arrays_sha256
         for name in sorted(read - {job.id for job in jobs})
@@ -169,7 +174,7 @@ def _restore(entry: Path, task: WorkerTask, on_event: OnEvent) -> float | None:
                 shutil.rmtree(captures / job.id, ignore_errors=True)
             return None
     for event in done["events"]:
-        on_event({"event": "captured", "cached": True, **event})
+        on_event(Captured(**event, cached=True))
     return float(done["wall_s"])
 
 
@@ -207,7 +212,7 @@ def _prune(cache: Path, limit_bytes: int) -> None:
     used = {entry: at for entry in whole if (at := _used_at(entry)) is not None}
     total = 0
     for entry in sorted(used, key=used.__getitem__, reverse=True):
-        total += _size_bytes(entry)
+        total += size_bytes(entry)
         if total > limit_bytes:
             (entry / DONE).unlink(missing_ok=True)  # first: without it the entry counts as absent
             shutil.rmtree(entry, ignore_errors=True)
@@ -221,7 +226,7 @@ def _used_at(entry: Path) -> float | None:
         return None
 
 
-def _size_bytes(folder: Path) -> int:
+def size_bytes(folder: Path) -> int:
     """Of what is still there."""
     total = 0
     for parent, _, names in os.walk(folder):  # passes over folders that vanish

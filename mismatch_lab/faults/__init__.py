@@ -14,6 +14,7 @@ from mismatch_lab.faults import (
     logits,
     moe,
     precision,
+    record,
     rope,
     sampling,
     tokens,
@@ -33,6 +34,7 @@ FAULTS: dict[str, Fault] = {
         *by_id(moe.FAULTS),
         *by_id(weights.FAULTS),
         *by_id(trainer.FAULTS),
+        *by_id(record.FAULTS),
     )
 }
 """By id, in the order in which the card plants them."""

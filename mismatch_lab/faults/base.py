@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mismatch_lab.captures.capture import Capture
-from mismatch_lab.errors import InputError
+from mismatch_lab.errors import InputError, choices
 from mismatch_lab.schema import OptionValue
 
 Kind = Literal["plugin", "options", "capture", "update"]
@@ -52,8 +52,9 @@ def nowhere(config: Config) -> str | None:
 class Fault:
     """One defect as it happens in the field; exactly one of the functions of its kind is there.
 
-    `plant`, `options`, `rewrite` and `update` take the strength that `severities` names; a
-    stronger severity disagrees more.
+    `plant`, `options`, `rewrite`, `copy` and `update` take the strength that `severities` names; a
+    stronger severity breaks more: of the layers, each fed what it is fed in a sound model, or where
+    no layer is at fault, of the distributions.
     """
 
     id: str
@@ -63,7 +64,7 @@ class Fault:
     tell them apart."""
     why_several: str = ""
     family: str
-    side: Literal["infer", "train", "sync"]
+    side: Literal["infer", "train", "sync", "both"]
     kind: Kind
     severities: Mapping[Severity, Strength]
     applies: Callable[[str, Config], bool] = everywhere
@@ -80,8 +81,12 @@ class Fault:
     """strength -> options; also of other kinds, where the defect needs them to show."""
     rewrite: Callable[[Capture, Any], Capture] | None = None
     """(capture, strength) -> the capture as the broken glue stores it."""
+    copy: Callable[[Capture, Capture, Any], Capture] | None = None
+    """The same with what the other side recorded: (capture, the other's, strength)."""
     target: Literal["decode", "train"] | None = None
     """The capture that is rewritten."""
+    source: Literal["decode", "train"] | None = None
+    """The other side's, which `copy` is given."""
     update: Callable[[Any, Path], None] | None = None
     """(engine's model, checkpoint before the update): undoes what the sync did not deliver.
     The strength is the size of the update (`checkpoints.perturb`)."""
@@ -92,7 +97,8 @@ class Fault:
         present = {
             "plugin": self.plant is not None,
             "options": self.options is not None,
-            "capture": self.rewrite is not None and self.target is not None,
+            "capture": self.target is not None
+            and (self.rewrite is not None or (self.copy is not None and self.source is not None)),
             "update": self.update is not None,
         }
         if not present[self.kind]:
@@ -112,8 +118,9 @@ def one_of(table: Mapping[str, Fault], what: str, name: str) -> Fault:
     """The fault of that id in a table.
 
     Raises:
-        InputError: no such fault; the message lists what there is.
+        InputError: no such fault; the message says which comes near.
     """
     if name not in table:
-        raise InputError(f"Unknown {what} {name!r}.", f"Available: {', '.join(sorted(table))}.")
+        listed = "mismatch-lab list faults" if what == "fault" else ""
+        raise InputError(f"Unknown {what} {name!r}.", choices(name, table, listed))
     return table[name]

@@ -9,7 +9,7 @@ import numpy as np
 
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.faults.base import Fault, RunOptions
-from mismatch_lab.faults.rows import scored, some_rows, some_tokens
+from mismatch_lab.faults.rows import scored, some_rows
 
 
 def change_first_tokens(model: Any, strength: float) -> None:
@@ -141,16 +141,6 @@ def short_answers(strength: float) -> RunOptions:
     return RunOptions(sampling={"max_tokens": 16})
 
 
-def lose_tokens(capture: Capture, strength: float) -> Capture:
-    """Single tokens without a log-prob: in the trainer's record, or in the engine's answer.
-
-    A share of the sampled tokens, at least one, has no log-prob.
-    """
-    logp = capture.logp.copy()
-    logp[some_tokens(capture, strength)] = np.nan
-    return replace(capture, logp=logp)
-
-
 MISSING = -9999.0
 
 
@@ -166,28 +156,7 @@ def clamp_improbable(capture: Capture, strength: float) -> Capture:
     return replace(capture, logp=logp)
 
 
-def zero_tokens(capture: Capture, strength: float) -> Capture:
-    """Missing log-probs are filled with 0.0, which says: certain.
-
-    A share of the sampled tokens has log-prob 0.0.
-    """
-    logp = capture.logp.copy()
-    logp[some_tokens(capture, strength)] = 0.0
-    return replace(capture, logp=logp)
-
-
 FAULTS: tuple[Fault, ...] = (
-    Fault(
-        id="engine-nan-tokens",
-        about="log-probs of single tokens missing in what the engine returns",
-        causes=("missing-logprobs",),
-        family="tokens",
-        side="infer",
-        kind="capture",
-        severities={"plain": 0.05, "medium": 0.01, "slight": 0.001},
-        rewrite=lose_tokens,
-        target="decode",
-    ),
     # The padding token is the end-of-sequence token, so the trainer masks the real one away.
     Fault(
         id="masked-eos",
@@ -199,17 +168,6 @@ FAULTS: tuple[Fault, ...] = (
         severities={"plain": 1.0, "medium": 0.5, "slight": 0.25},
         options=short_answers,
         rewrite=zero_last_token,
-        target="train",
-    ),
-    Fault(
-        id="nan-tokens",
-        about="log-probs of single tokens NaN in the trainer",
-        causes=("missing-logprobs",),
-        family="tokens",
-        side="train",
-        kind="capture",
-        severities={"plain": 0.05, "medium": 0.01, "slight": 0.001},
-        rewrite=lose_tokens,
         target="train",
     ),
     Fault(
@@ -274,17 +232,6 @@ FAULTS: tuple[Fault, ...] = (
         kind="capture",
         severities={"plain": 0.02, "medium": 0.005, "slight": 0.001},
         rewrite=clamp_improbable,
-        target="decode",
-    ),
-    Fault(
-        id="sentinel-zero",
-        about="missing log-probs of the engine padded with 0",
-        causes=("sentinel-values",),
-        family="tokens",
-        side="infer",
-        kind="capture",
-        severities={"plain": 0.2, "medium": 0.03, "slight": 0.008},
-        rewrite=zero_tokens,
         target="decode",
     ),
     Fault(

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mismatch_lab.attribution.three_way import three_way
-from mismatch_lab.attribution.verdict import Decision, Evidence, decide
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.probes import cut_rows
 from mismatch_lab.captures.store import MANIFEST, load_capture
-from mismatch_lab.engines.base import BLACK_BOXES
-from mismatch_lab.engines.checkpoint import read_config
+from mismatch_lab.checkpoints.config import read_config
+from mismatch_lab.engines.base import BLACK_BOXES, RECORDED
+from mismatch_lab.engines.plan import capture_plan, floor_dtype
 from mismatch_lab.findings.drawn import measure_drawn
 from mismatch_lab.findings.edges import measure_edges
 from mismatch_lab.findings.localise import left_open, localise
@@ -31,11 +30,13 @@ from mismatch_lab.findings.over_runs import (
     widened_floor,
     without_reference,
 )
-from mismatch_lab.findings.routing import measure_routing
+from mismatch_lab.findings.routing import TO_REFERENCE, measure_routing
 from mismatch_lab.findings.run_versions import measure_versions
+from mismatch_lab.findings.three_way import three_way
+from mismatch_lab.findings.verdict import Decision, Evidence, decide
 from mismatch_lab.findings.versions import record
 from mismatch_lab.findings.weights import differing_tensors
-from mismatch_lab.plan import capture_plan, floor_dtype
+from mismatch_lab.probes.thresholds import not_reached, thresholds
 from mismatch_lab.schema import (
     DrawnFindings,
     EstimateRecord,
@@ -47,10 +48,14 @@ from mismatch_lab.schema import (
     ThreeWay,
     Verdict,
 )
-from mismatch_lab.thresholds import not_reached, thresholds
 
 VERSIONS_NEED_DEPTH = (
     "Which tensors are old is told from what modules do: --weights-before needs --depth standard."
+)
+
+NO_PACKS = (
+    "Not in the record: how the trainer packed sequences (packed_rows). Whether they see each "
+    "other there (packing-leak) is not known."
 )
 
 
@@ -83,8 +88,10 @@ def build_findings(
     dtype = floor_dtype(run)
     edges = measure_edges(captures)
     floor = measure_floor(captures, edges, dtype)
-    routing = measure_routing(captures)
-    localisation = localise(captures, run.depth, dtype, limits.module_floor_ratio)
+    of_sides = [one for edge in TO_REFERENCE if (one := measure_routing(captures, edge))]
+    routing = measure_routing(captures) or next(iter(of_sides), None)
+    ratio, of_record = limits.module_floor_ratio, bool(run.modules_from)
+    localisation = localise(captures, run.depth, dtype, ratio, of_record)
     if localisation is not None and reference is not None and reference.is_open:
         localisation = left_open(localisation)
     rows = captures["decode"].rows.n_rows
@@ -112,6 +119,7 @@ def build_findings(
         edges=edges,
         noise_floor=floor,
         routing=routing,
+        routing_of_sides=of_sides,
         localisation=localisation,
         calibration=_calibration(captures["decode"].rows, drawn),
         drawn=drawn,
@@ -168,7 +176,10 @@ def _notes(run: RunSpec, captures: dict[str, Capture], no_versions: bool) -> lis
     if run.infer.engine in BLACK_BOXES and "prefill" in captures:
         unseen = {**captures["decode"].not_recorded, **captures["prefill"].not_recorded}
         unseen.pop("routing", None)
-        notes += [f"Not seen of the server: {what} ({why})." for what, why in unseen.items()]
+        of = "in the record" if run.infer.engine == RECORDED else "seen of the server"
+        notes += [f"Not {of}: {what} ({why})." for what, why in unseen.items()]
+    if run.train.engine == RECORDED:
+        notes += _unseen_of_record(captures)
     plan, rows = capture_plan(run), captures["decode"].rows
     known = thresholds(read_config(run.infer.model), run.infer.args)
     notes += not_reached(known, int(np.diff(rows.row_offsets).max(initial=0)))
@@ -178,6 +189,20 @@ def _notes(run: RunSpec, captures: dict[str, Capture], no_versions: bool) -> lis
             f"Of {len(cut)} rows whose modules were compared only the first {plan.tap_tokens} "
             "tokens were: shorter answers (--max-tokens) or prompts are recorded whole."
         )
+    return notes
+
+
+def _unseen_of_record(captures: dict[str, Capture]) -> list[str]:
+    """What would show more, and of which side it was not recorded."""
+    notes = [] if captures["train"].packs is not None else [NO_PACKS]
+    sides = {"the engine": captures["prefill"], "the trainer": captures["train"]}
+    if captures["ref"].router_topk is not None:
+        unseen = [name for name, side in sides.items() if side.router_topk is None]
+        if unseen:
+            notes.append(f"Not in the record: which experts {' and '.join(unseen)} chose.")
+    unseen = [name for name, side in sides.items() if not side.hidden]
+    if len(unseen) == 1:
+        notes.append(f"Not in the record: hidden states of {unseen[0]}. Its modules were not seen.")
     return notes
 
 

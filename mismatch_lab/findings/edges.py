@@ -8,6 +8,7 @@ import numpy as np
 
 from mismatch_lab.captures.align import Aligned, align
 from mismatch_lab.captures.capture import Capture, first_rows
+from mismatch_lab.captures.names import CONFIGURED, HOOKED
 from mismatch_lab.measures import Estimate, measure_edge
 from mismatch_lab.measures.kl import kl_infer_train_exact
 from mismatch_lab.measures.logprob import top1_agreement
@@ -32,17 +33,11 @@ EDGES: dict[str, tuple[str, str]] = {
 }
 """name -> (engine's role, trainer's role): delta is the second minus the first."""
 
-HOOKED = "prefill"
-"""Re-scoring by the engine that is hooked, with hidden states and the rest."""
-
-CONFIGURED = "prefill_configured"
-"""Re-scoring by the engine as configured; not there where that one is hooked itself."""
-
 EAGER_EDGES = ("decode_eager", "prefill_eager")
 """Measured where the engine was started twice."""
 
-SECOND = "second"
-"""Re-scoring by the second engine of a three-way run, as configured."""
+RESCORED_EDGES = ("decode_prefill", "prefill_train")
+"""Not measured of a record without a re-scoring."""
 
 SELF_EDGES = ("train_train", "infer_infer")
 
@@ -75,6 +70,18 @@ def record(estimate: Estimate) -> EstimateRecord:
     )
 
 
+def completed(captures: dict[str, Capture]) -> dict[str, Capture]:
+    """The same where there is a re-scoring; where a record has none, what sampling returned stands
+    for all that the engine said.
+    """
+    return {HOOKED: captures["decode"], **captures}
+
+
+def is_rescored(captures: Mapping[str, Capture]) -> bool:
+    """Whether the engine scored its own tokens again; see `completed`."""
+    return captures.get(HOOKED) is not captures.get("decode")
+
+
 def measure_edges(captures: Mapping[str, Capture]) -> dict[str, Measures]:
     """All measures of every edge whose two captures are there."""
     found = {}
@@ -85,6 +92,8 @@ def measure_edges(captures: Mapping[str, Capture]) -> dict[str, Measures]:
             a, b = (HOOKED if role == CONFIGURED else role for role in roles)
             roles = (a, b)
         a, b = roles
+        if name in RESCORED_EDGES and not is_rescored(captures):
+            continue  # a capture against itself is no measurement
         if a in captures and b in captures:
             whole = _same_rows(captures[a], captures[b], name)
             found[name] = measure_pair(whole, captures[b], roles)

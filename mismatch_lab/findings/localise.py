@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mismatch_lab.captures.capture import Capture
-from mismatch_lab.captures.names import HEAD
+from mismatch_lab.captures.names import HEAD, kind_of
+from mismatch_lab.findings.held_against import SIDES, floor_of, held_against, sides_seen
 from mismatch_lab.findings.module_error import (
     RunError,
     module_pair,
@@ -29,7 +30,7 @@ from mismatch_lab.findings.module_error import (
     trimmed_error,
     worst_run,
 )
-from mismatch_lab.findings.modules import execution_order, kind_of
+from mismatch_lab.findings.modules import execution_order
 from mismatch_lab.findings.same_part import unlike
 from mismatch_lab.schema import Depth, Localisation, ModuleError, NotCompared, WorstRun
 
@@ -46,6 +47,9 @@ healthy modules of the scorecard's random architectures came to 2.2 times theirs
 1,697 in bfloat16 to 1.8; single modules of trained models have come to 2.5 times theirs on
 average."""
 
+OF_RECORD = (
+    "recorded: the first module whose error leaves the floor, each side against the reference"
+)
 METHOD = "isolated: the first module whose error on the engine's own inputs leaves the floor"
 
 NO_PART = "the engine has no such part"
@@ -53,7 +57,11 @@ OTHER_WIDTH = "its outputs are of other widths on the sides"
 
 
 def localise(
-    captures: Mapping[str, Capture], depth: Depth, dtype: str, floor_ratio: float
+    captures: Mapping[str, Capture],
+    depth: Depth,
+    dtype: str,
+    floor_ratio: float,
+    recorded: bool = False,
 ) -> Localisation | None:
     """Compare every module that all captures recorded.
 
@@ -62,15 +70,20 @@ def localise(
         depth: of the run, for the record.
         dtype: of the coarser side.
         floor_ratio: a module diverges when its error is more than this many times the floor.
+        recorded: of a record, where either side may be missing: each is held against the reference
+            by itself, see `held_against`.
 
     Returns:
         None where a capture is missing or holds no hidden states.
     """
+    sides = sides_seen(captures)
     needed = ("prefill", "train", "ref", "train_on_infer", "ref_on_infer", "floor_on_infer")
-    if any(name not in captures or not captures[name].hidden for name in needed):
+    unseen = any(name not in captures or not captures[name].hidden for name in needed)
+    if (not sides) if recorded else unseen:
         return None
-    names = in_order(captures["train"])
-    left_out = {name: why for name in names if (why := _not_comparable(captures, name))}
+    names = in_order(captures["train" if "train" in sides else "prefill"])
+    comparable = _not_of_record if recorded else _not_comparable
+    left_out = {name: why for name in names if (why := comparable(captures, name))}
     found = {
         name: _module(captures, name, UNIT_ROUNDOFF[dtype], floor_ratio)
         for name in names
@@ -84,7 +97,7 @@ def localise(
     culprit = next((m for m in modules if m.diverges), None)
     return Localisation(
         depth=depth,
-        method=METHOD,
+        method=OF_RECORD if recorded else METHOD,
         first_divergent_module=culprit.name if culprit else None,
         side=_side(culprit, floor_ratio) if culprit else None,
         per_module=modules,
@@ -122,34 +135,70 @@ def _module(
     # An embedding's input are token ids, the same on both sides: its own run is an isolated one.
     kind = kind_of(name)
     suffix = "" if kind == "embedding" else "_on_infer"
-    between = {
-        "cumulative": ("prefill", "train"),
-        "isolated": ("prefill", f"train{suffix}"),
-        "infer": ("prefill", f"ref{suffix}"),
-        "train": (f"train{suffix}", f"ref{suffix}"),
-        "floor": (f"floor{suffix}", f"ref{suffix}"),
-    }
-    relative = {
-        key: relative_errors(*module_pair(captures[a], captures[b], name))
-        for key, (a, b) in between.items()
-    }
+    if "train_on_infer" in captures:
+        between = {
+            "cumulative": ("prefill", "train"),
+            "isolated": ("prefill", f"train{suffix}"),
+            "infer": ("prefill", f"ref{suffix}"),
+            "train": (f"train{suffix}", f"ref{suffix}"),
+            "floor": (f"floor{suffix}", f"ref{suffix}"),
+        }
+    else:
+        between = _of_record(captures, on_own=not suffix)
+    relative = {key: _relative(captures, pair, name) for key, pair in between.items()}
     error = {key: trimmed_error(each)[0] for key, each in relative.items()}
-    floor = _floor(error["floor"], roundoff, captures["prefill"], name)
+    seen = captures[between["floor"][0]]
+    floor = _floor(error["floor"], roundoff, captures[_fed_by(captures)], name)
     limit = floor_ratio * floor
-    run = _worst_run(relative, captures["prefill"].probe_positions, floor)
+    run = _worst_run(relative, seen.probe_positions, floor)
+    larger = float(np.fmax(error["infer"], error["train"]))
+    apart = error.get("isolated", larger)
     return ModuleError(
         name=name,
         kind=kind,
         cumulative=error["cumulative"],
-        isolated=error["isolated"],
+        isolated=error.get("isolated", math.nan),
         infer_error=error["infer"],
         train_error=error["train"],
         floor=floor,
-        diverges=(error["isolated"] > limit and max(error["infer"], error["train"]) > limit)
-        or (run is not None and run.diverges),
-        n=trimmed_error(relative["cumulative"])[1],
+        diverges=(apart > limit and larger > limit) or (run is not None and run.diverges),
+        n=max(trimmed_error(errors)[1] for errors in relative.values()),
         worst_run=run,
     )
+
+
+def _relative(
+    captures: Mapping[str, Capture], pair: tuple[str, str], name: str
+) -> NDArray[np.float64]:
+    """Of a pair that recorded other positions, nothing."""
+    a, b = (captures[one] for one in pair)
+    if not np.array_equal(a.probe_positions, b.probe_positions):
+        return np.zeros(0)
+    return relative_errors(*module_pair(a, b, name))
+
+
+def _of_record(captures: Mapping[str, Capture], on_own: bool) -> dict[str, tuple[str, str]]:
+    """What is held against what where each side has only itself and the reference."""
+    pairs = {"cumulative": ("prefill", "train")}
+    for side in SIDES:
+        own, reference = held_against(captures, side)
+        pairs[side] = (own, "ref" if on_own else reference)
+    of = pairs["train" if _fed_by(captures) == "train" else "infer"][1]
+    return {**pairs, "floor": (floor_of(of), of)}
+
+
+def _fed_by(captures: Mapping[str, Capture]) -> str:
+    """Capture whose positions and inputs the floor is of."""
+    return "prefill" if captures["prefill"].hidden else "train"
+
+
+def _not_of_record(captures: Mapping[str, Capture], name: str) -> str:
+    """Why a module of a record cannot be compared on any side; empty where it can."""
+    sides = sides_seen(captures)
+    pairs = [[captures[one] for one in held_against(captures, side)] for side in sides]
+    if all(module_pair(a, b, name)[0] is None for a, b in pairs):
+        return NO_PART
+    return ""
 
 
 def _floor(measured: float, roundoff: float, engine: Capture, name: str) -> float:
@@ -171,13 +220,15 @@ def _worst_run(
     """The worst run of either side against the reference; None where no row is as long."""
     runs = {key: _run_of(relative[key], positions) for key in ("infer", "train", "floor")}
     side: Literal["infer", "train"] = (
-        "train" if runs["train"].error > runs["infer"].error else "infer"
+        "infer" if not runs["train"].error > np.nan_to_num(runs["infer"].error) else "train"
     )
     worst = runs[side]
     if not worst.stop:
         return None
     least = float(np.fmax(runs["floor"].error, floor))
-    apart = _run_of(relative["isolated"], positions).error
+    apart = worst.error
+    if "isolated" in relative:
+        apart = _run_of(relative["isolated"], positions).error
     return WorstRun(
         side=side,
         start=worst.start,
@@ -209,9 +260,11 @@ def _side(module: ModuleError, floor_ratio: float) -> Literal["infer", "train", 
     run = module.worst_run
     if (
         run is not None
-        and max(module.infer_error, module.train_error) <= floor_ratio * module.floor
+        and np.fmax(module.infer_error, module.train_error) <= floor_ratio * module.floor
     ):
         return run.side
+    if math.isnan(module.infer_error) or math.isnan(module.train_error):
+        return "train" if math.isnan(module.infer_error) else "infer"
     if module.infer_error > SIDE_FACTOR * module.train_error:
         return "infer"
     return "train" if module.train_error > SIDE_FACTOR * module.infer_error else "undecided"

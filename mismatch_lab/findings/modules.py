@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from mismatch_lab.captures.names import EMBEDDING, FINAL_NORM, HEAD, layer_of
+from mismatch_lab.captures.names import EMBEDDING, FINAL_NORM, layer_of
 
 _BLOCKS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
 """Parts of a decoder layer in the order in which most run; any others come after them."""
@@ -24,30 +22,6 @@ def execution_order(name: str) -> tuple[int, int]:
     if not within:
         return (layer, len(_BLOCKS) + 1)
     return (layer, _BLOCKS.index(within[0]) if within[0] in _BLOCKS else len(_BLOCKS))
-
-
-def kind_of(name: str) -> str:
-    """embedding, norm, attention, router, experts, mlp, layer, projection or head."""
-    if name == HEAD:
-        return "head"
-    if re.fullmatch(r"model\.layers\.\d+", name):
-        return "layer"
-    last = name.rsplit(".", 1)[-1]
-    if "norm" in last or last.startswith("ln_"):
-        return "norm"
-    table = {
-        "embed_tokens": "embedding",
-        "self_attn": "attention",
-        "attn": "attention",
-        "router": "router",
-        "gate": "router",
-        "experts": "experts",
-        "mlp": "mlp",
-        "shared_expert": "mlp",
-        "shared_experts": "mlp",
-        "shared_mlp": "mlp",
-    }
-    return table.get(last, "projection")
 
 
 def holders_of(name: str) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
-from mismatch_lab.attribution.verdict import Decision
-from mismatch_lab.engines.base import BLACK_BOXES
-from mismatch_lab.plan import floor_dtype
+from mismatch_lab.engines.base import BLACK_BOXES, RECORDED
+from mismatch_lab.engines.plan import floor_dtype
+from mismatch_lab.findings.verdict import Decision
 from mismatch_lab.schema import RunSpec, ThreeWay
 
 
@@ -16,6 +17,8 @@ def next_command(run: RunSpec, decision: Decision, three: ThreeWay | None = None
     """
     if run.second is not None and three is not None and three.stands_alone == "second":
         return engine_by_itself(run.provenance.command, run.second.engine)
+    if run.infer.engine == RECORDED:
+        return _of_record(run, decision)
     deeper = {"quick": "standard", "standard": "deep"}
     shown = run.infer.engine not in BLACK_BOXES  # else neither modules nor another precision
     if decision.status == "mismatch" and run.depth in deeper and shown:
@@ -23,7 +26,9 @@ def next_command(run: RunSpec, decision: Decision, three: ThreeWay | None = None
     if decision.status in ("mismatch", "numerics") and floor_dtype(run) != "float32" and shown:
         return with_option(run.provenance.command, "--dtype", "float32")
     if decision.status == "underpowered" and 0 < len(run.prompts) < run.probe.limits.min_rows:
-        return with_option(run.provenance.command, "--probe", "moe")
+        # A handful of prompts is the user's own file: a probe has enough, and answers long enough.
+        fewer = without(without(run.provenance.command, "--prompts"), "--max-tokens")
+        return with_option(fewer, "--probe", "standard")
     if decision.status == "underpowered":
         more = str(4 * run.probe.sampling.max_tokens)
         return with_option(run.provenance.command, "--max-tokens", more)
@@ -33,8 +38,21 @@ def next_command(run: RunSpec, decision: Decision, three: ThreeWay | None = None
     return "mismatch-lab doctor"
 
 
-_OF_ONE_RUN = {"--out": 1, "--overwrite": 0, "--json": 0, "--debug": 0}
+def _of_record(run: RunSpec, decision: Decision) -> str:
+    """More rows of it; of a mismatch, both sides here, where modules can be seen."""
+    if decision.status in ("mismatch", "error"):
+        return shlex.join(["mismatch-lab", "diagnose", run.infer.model, "--depth", "standard"])
+    return with_option(run.provenance.command, "--sample", str(4 * max(1, len(run.prompts))))
+
+
+_OF_ONE_RUN = {"--out": 1, "--overwrite": 0, "--resume": 0, "--json": 0, "--debug": 0}
 """Options of the last run that the next must not repeat, with their number of values."""
+
+
+def resuming(command: Sequence[str], folder: str) -> str:
+    """The whole command that goes on with a run that was ended."""
+    words = [word for word in without(command, "--out") if word not in ("--resume", "--overwrite")]
+    return shlex.join([*words, "--out", folder, "--resume"])
 
 
 OF_ENGINES = {"--engine-arg", "--engine-python", "--engine-plugin"}
@@ -44,7 +62,7 @@ OF_FIRST_ENGINE = {"--engine", "--engine-config", "--weight-update"}
 """Options of the engine that samples."""
 
 
-def engine_by_itself(argv: list[str], engine: str) -> str:
+def engine_by_itself(argv: Sequence[str], engine: str) -> str:
     """The command that diagnoses the second engine of a three-way run, with its own options."""
     words, rest = ["mismatch-lab"], iter(argv[1:])
     for word in rest:
@@ -58,7 +76,20 @@ def engine_by_itself(argv: list[str], engine: str) -> str:
     return with_option(words, "--engine", engine)
 
 
-def with_option(argv: list[str], option: str, value: str) -> str:
+def without(argv: Sequence[str], option: str) -> list[str]:
+    """The command without one option and its value."""
+    words, skip = [], False
+    for word in argv:
+        if skip:
+            skip = False
+        elif word == option:
+            skip = True
+        elif not word.startswith(f"{option}="):
+            words.append(word)
+    return words
+
+
+def with_option(argv: Sequence[str], option: str, value: str) -> str:
     """The command of a run with one option set otherwise, less what belongs to that run."""
     words, skip = [], 0
     for word in argv[1:] or ["diagnose"]:

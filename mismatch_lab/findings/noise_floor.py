@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from mismatch_lab.captures.align import align
 from mismatch_lab.captures.capture import Capture, Int64
-from mismatch_lab.findings.edges import SECOND, record
+from mismatch_lab.captures.names import SECOND
+from mismatch_lab.findings.edges import record
 from mismatch_lab.measures import ratio_of_means
 from mismatch_lab.measures.paired import typical_ratio
 from mismatch_lab.measures.stats import mean_estimate

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from mismatch_lab.captures.align import align
 from mismatch_lab.captures.capture import Capture
+from mismatch_lab.captures.names import HOOKED
+from mismatch_lab.findings.edges import is_rescored
 from mismatch_lab.schema import OddKind, OddToken, OddTokens
 
 SHOWN = 20
@@ -70,6 +72,8 @@ def odd_tokens(captures: Mapping[str, Capture], run: int = 1) -> list[OddTokens]
     """Everything odd that one side has and the other has not, capture by capture."""
     found: list[OddTokens] = []
     for name, side, against in LOOKED_AT:
+        if name == HOOKED and not is_rescored(captures):
+            continue
         if name in captures and against in captures:
             found += _of_capture(captures, name, side, against, run)
     return found
@@ -117,15 +121,17 @@ def _of_capture(
 
 
 def only_finite(captures: Mapping[str, Capture]) -> dict[str, Capture]:
-    """The captures with NaN for what is no number, so that means leave it out."""
-    return {
-        name: capture
-        if not np.isinf(capture.logp).any()
-        else replace(
-            capture, logp=np.where(np.isinf(capture.logp), np.float32(np.nan), capture.logp)
-        )
-        for name, capture in captures.items()
-    }
+    """The captures with NaN for what is no number, so that means leave it out; one that stands for
+    two (`edges.completed`) still does.
+    """
+    finite = {id(capture): _finite(capture) for capture in captures.values()}
+    return {name: finite[id(capture)] for name, capture in captures.items()}
+
+
+def _finite(capture: Capture) -> Capture:
+    if not np.isinf(capture.logp).any():
+        return capture
+    return replace(capture, logp=np.where(np.isinf(capture.logp), np.float32(np.nan), capture.logp))
 
 
 def in_words(odd: OddTokens) -> str:

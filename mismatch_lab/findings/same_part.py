@@ -12,9 +12,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from mismatch_lab.captures.capture import Capture, Float32
-from mismatch_lab.captures.names import HEAD, layer_of
+from mismatch_lab.captures.names import HEAD, kind_of, layer_of
 from mismatch_lab.findings.module_error import module_error
-from mismatch_lab.findings.modules import holders_of, kind_of
+from mismatch_lab.findings.modules import holders_of
 from mismatch_lab.schema import ModuleError
 
 REACHES = 1 / 20
@@ -41,8 +41,8 @@ def unlike(
         captures: prefill and ref, on their own inputs.
         floor_ratio: a module's limit over its floor.
     """
-    if module.infer_error <= floor_ratio * module.floor:
-        return ""  # transformers' own module differs, in the trainer: it is what it is called
+    if not module.infer_error > floor_ratio * module.floor:
+        return ""  # not seen; or transformers' own differs, in the trainer: it is what it is called
     engine, ref = captures["prefill"], captures["ref"]
     return (
         _without_effect(module, modules, ref, floor_ratio)

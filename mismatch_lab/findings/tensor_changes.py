@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mismatch_lab.engines.checkpoint_tensors import Stored, differing_names, stored_tensors
+from mismatch_lab.checkpoints.tensors import Stored, differing_names, state_key, stored_tensors
 
 MAX_RANK = 64
 """Adapters are rarely wider."""
@@ -39,14 +41,21 @@ class Change:
     """Numerical rank of the change where that is low; None where not, and for vectors."""
 
 
-def changed_tensors(before: str, after: str) -> dict[str, Change]:
-    """Checkpoint name -> change, of every tensor that differs between two checkpoint folders.
+def changed_tensors(before: str, after: str) -> Mapping[str, Change]:
+    """Checkpoint name -> change, of every tensor that differs between two checkpoint folders; they
+    are looked at once a process, as long as neither changes.
 
     Raises:
         InputError: a folder is missing or damaged.
     """
+    return _changes(before, after, *map(state_key, (before, after)))
+
+
+@lru_cache
+def _changes(before: str, after: str, *_states: Hashable) -> Mapping[str, Change]:
     old, new = stored_tensors(before), stored_tensors(after)
-    return {name: _change(old[name], new[name]) for name in differing_names(before, after)}
+    names = differing_names(before, after)
+    return MappingProxyType({name: _change(old[name], new[name]) for name in names})
 
 
 def together(changes: Iterable[Change]) -> Change:

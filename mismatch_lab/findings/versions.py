@@ -16,12 +16,11 @@ from typing import Literal
 import numpy as np
 
 from mismatch_lab.captures.capture import Capture, Float32
-from mismatch_lab.captures.names import EMBEDDING, HEAD
+from mismatch_lab.captures.names import EMBEDDING, HEAD, kind_of
+from mismatch_lab.checkpoints.version_groups import OLD, OWN, TensorGroup, replay_id, replay_slots
 from mismatch_lab.findings.module_error import module_error, module_pair
-from mismatch_lab.findings.modules import kind_of
 from mismatch_lab.findings.tensor_changes import Change, together
 from mismatch_lab.schema import Localisation, TensorVersion, VersionFindings, WeightUpdate
-from mismatch_lab.version_groups import OLD, OWN, TensorGroup, replay_id, replay_slots
 
 State = Literal["new", "old", "neither", "undecided", "unseen"]
 EMBEDDING_TENSOR = "model.embed_tokens.weight"

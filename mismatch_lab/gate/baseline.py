@@ -25,8 +25,8 @@ from mismatch_lab.measures.against_baseline import (
     baseline_ratio,
     sum_by_position,
 )
+from mismatch_lab.probes.suites import first_problem
 from mismatch_lab.schema import EstimateRecord, Measures, Status, Strict, write_whole
-from mismatch_lab.suites import first_problem
 
 KEPT_EDGES = ("decode_train", "decode_prefill", "prefill_train")
 """What a baseline holds sequences of: what RL sees, and the two halves of it."""

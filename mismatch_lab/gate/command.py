@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mismatch_lab.diagnose import GATE_FILE, REPORT_FILE
 from mismatch_lab.errors import InputError, MismatchLabError
 from mismatch_lab.gate import outputs
 from mismatch_lab.gate.baseline import (
@@ -27,6 +26,7 @@ from mismatch_lab.gate.baseline import (
 from mismatch_lab.gate.judge import GateResult, RuleResult, judge
 from mismatch_lab.gate.record import Record, read_record, record_of_captures
 from mismatch_lab.gate.rules import default_rules, load_rules
+from mismatch_lab.run.diagnose import GATE_FILE, REPORT_FILE
 from mismatch_lab.schema import write_json
 
 CHANGES_SHOWN = 40

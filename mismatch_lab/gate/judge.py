@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from mismatch_lab.attribution.record_causes import COPIED
 from mismatch_lab.gate.baseline import Baseline, compared, incomparable
 from mismatch_lab.gate.record import Record, delta_of
 from mismatch_lab.gate.rules import (
@@ -132,10 +133,7 @@ def _of_others(rule: AnyRule) -> RuleResult:
     return RuleResult(name=rule.name, outcome="skipped", message=message, reason=rule.reason)
 
 
-IDENTICAL = (
-    "Both sides have the same log-probs to the last bit: a record that was copied, not two "
-    "measurements. Where both run the same kernels, set allow_identical = true in the rules."
-)
+IDENTICAL = f"{COPIED} Where both run the same kernels, set allow_identical = true in the rules."
 
 
 NO_REFERENCE = (

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from mismatch_lab.errors import InputError
 from mismatch_lab.gate.judge import GateResult, RuleResult
-from mismatch_lab.reporting.text import visible
+from mismatch_lab.report.text import visible
 from mismatch_lab.schema import write_whole
 
 STYLE = {

@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from mismatch_lab.captures.align import Aligned, align
+from mismatch_lab.captures.align import Aligned, align, identical
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.store import load_capture
-from mismatch_lab.diagnose import FINDINGS_FILE, RUN_FILE
 from mismatch_lab.errors import CaptureError, InputError
-from mismatch_lab.findings.compare import compare_findings
 from mismatch_lab.findings.edges import EDGES, measure_pair
 from mismatch_lab.findings.over_runs import widened_edges, widened_floor
+from mismatch_lab.probes.suites import first_problem
+from mismatch_lab.run.compare import compare_findings
+from mismatch_lab.run.diagnose import FINDINGS_FILE, RUN_FILE
 from mismatch_lab.schema import (
     Findings,
     Limits,
@@ -32,7 +33,6 @@ from mismatch_lab.schema import (
     RunSpec,
     Strict,
 )
-from mismatch_lab.suites import first_problem
 
 File = TypeVar("File", RunSpec, Findings)
 
@@ -144,7 +144,7 @@ def read_record(run: Path) -> Record:
         versions=_versions(manifests[INFER], manifests[TRAIN]),
         machine=_machine(spec.provenance),
         problems=tuple(problems),
-        identical=_identical(captures[INFER], captures[TRAIN]),
+        identical=identical(align(captures[INFER], captures[TRAIN], (INFER, TRAIN))),
     )
 
 
@@ -176,7 +176,7 @@ def record_of_captures(infer: Path, train: Path) -> Record:
         versions=_versions(first, second),
         machine=first.host,
         problems=tuple(problems),
-        identical=_identical(a, b),
+        identical=identical(align(a, b, (INFER, TRAIN))),
     )
 
 
@@ -245,11 +245,6 @@ def _is_plain(sampled: Manifest) -> bool:
     """Whether tokens were drawn as the model says: raw log-probs are then the processed ones."""
     how = sampled.sampling
     return how is not None and (how.temperature, how.top_p) == (1.0, 1.0)
-
-
-def _identical(infer: Capture, train: Capture) -> bool:
-    pairs = align(infer, train, (INFER, TRAIN))
-    return bool(len(pairs.logp_a)) and np.array_equal(pairs.logp_a, pairs.logp_b)
 
 
 def _subject(probe: str, captures: dict[str, Capture], infer: Manifest, train: Manifest) -> Subject:

@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 from mismatch_lab.attribution.causes import CAUSES
 from mismatch_lab.findings.edges import EDGES
 from mismatch_lab.measures import EDGE_MEASURES
+from mismatch_lab.probes.suites import read_toml
 from mismatch_lab.resources import probes_dir
 from mismatch_lab.schema import Limits, RoutingFindings, Strict, TypicalRatios
-from mismatch_lab.suites import read_toml
 
 ROUTING, FLOOR = "routing", "noise_floor"
 """What a limit may be on beside edges: agreement of routers, and errors over the noise floor."""

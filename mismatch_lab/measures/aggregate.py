@@ -13,7 +13,11 @@ from mismatch_lab.measures.edge import EDGE_MEASURES, evaluate_totals
 from mismatch_lab.measures.histogram import LogHistogram
 from mismatch_lab.measures.rows import AnyFloats, AnyInts, FloatArray
 from mismatch_lab.measures.stats import Estimate
-from mismatch_lab.measures.sums import DeltaSums, sum_rows
+from mismatch_lab.measures.sums import DeltaSums, EdgeRows, sum_rows
+
+EDGE = "decode_train"
+"""The edge that a training loop sees: what the engine returned while it sampled, against the
+trainer's scoring pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,11 @@ class DeltaAggregate:
         Raises:
             ValueError: lengths differ or `row_ids` does not ascend.
         """
-        rows = sum_rows(logp_infer, logp_train, row_ids)
+        return cls.of_rows(sum_rows(logp_infer, logp_train, row_ids))
+
+    @classmethod
+    def of_rows(cls, rows: EdgeRows) -> "DeltaAggregate":
+        """Aggregate the sums of whole sequences, where something else needs those too."""
         finite = rows.abs_delta[~np.isnan(rows.abs_delta)]
         largest = float(finite.max()) if finite.size else -np.inf
         return cls(rows.sums.sum(axis=0), largest, LogHistogram.of(finite))
@@ -93,6 +101,13 @@ class DeltaAggregate:
                 n, n_dropped = int(sums.tokens), int(sums.dropped)
                 estimates[name] = Estimate(value, n, n_dropped, np.nan, np.nan)
         return estimates
+
+    def values(self, edge: str = EDGE) -> dict[str, float]:
+        """Every measure as `EDGE/NAME`, with the counts of the tokens: what a step's line holds."""
+        found = self.estimates()
+        per_token = found["abs_delta_mean"]
+        named = {f"{edge}/{name}": estimate.value for name, estimate in found.items()}
+        return named | {f"{edge}/n": per_token.n, f"{edge}/n_dropped": per_token.n_dropped}
 
     def _quantile(self, probability: float) -> float:
         """From the histogram, but never above the maximum, which is known exactly."""

@@ -1,7 +1,7 @@
 """Fixes by name: one module each, with its formula and its source.
 
-What acts in the middle of a step is called by the trainer where it acts, so that it can be read
-there; the rest stands in the `REMEDY`. To add one: a module with a `REMEDY`, and a row below.
+A `REMEDY` says at which points of a run it acts, as hooks (`base.py`) that the trainer calls. To
+add one: a module with a `REMEDY`, and a row below.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mismatch_lab.registry import resolve
-from mismatch_lab.remedies.base import Remedy
+from mismatch_lab.remedies.base import Fixes, Remedy
 
 _HERE = "mismatch_lab.remedies"
 
@@ -38,11 +38,18 @@ def load_remedy(name: str) -> Remedy:
     return found
 
 
-def chosen(names: Iterable[str]) -> list[Remedy]:
+def fixes_of(cause: str) -> tuple[str, ...]:
+    """Ids of what the reference trainer can do about a cause: what removes it comes first."""
+    found = [load_remedy(name) for name in REMEDIES]
+    removing = [fix.id for fix in found if cause in fix.removes]
+    return (*removing, *(fix.id for fix in found if cause in fix.softens))
+
+
+def load_fixes(names: Iterable[str]) -> Fixes:
     """The remedies of these ids, in the order of the table.
 
     Raises:
         InputError: a name that is no remedy's.
     """
     found = {name: load_remedy(name) for name in names}
-    return [found[name] for name in REMEDIES if name in found]
+    return Fixes(tuple(found[name] for name in REMEDIES if name in found))

@@ -8,16 +8,6 @@ from typing import Any
 from mismatch_lab.errors import InputError
 from mismatch_lab.remedies.base import Remedy
 
-REMEDY = Remedy(
-    id="batch-invariant",
-    about="the engine sums in an order that does not follow the batch; the trainer is not changed",
-    formula="VLLM_BATCH_INVARIANT=1: fixed tiles, no split of K, one all-reduce order",
-    source="He et al. 2025, Defeating Nondeterminism in LLM Inference (Thinking Machines); "
-    "vLLM docs, Batch Invariance (vllm #27433)",
-    causes=("batch-variance",),
-    engine="vllm",
-)
-
 VARIABLE = "VLLM_BATCH_INVARIANT"
 LEAST_CAPABILITY = 80
 """Of NVIDIA's GPUs, as vLLM 0.32 documents it."""
@@ -50,3 +40,15 @@ def check_device(platform: Any) -> None:
             f"batch-invariant: vLLM has no batch-invariant kernels for {platform.device_type}.",
             "Use a GPU; on a CPU float32 on both sides makes the batch's part small.",
         )
+
+
+REMEDY = Remedy(
+    id="batch-invariant",
+    about="the engine sums in an order that does not follow the batch; the trainer is not changed",
+    formula="VLLM_BATCH_INVARIANT=1: fixed tiles, no split of K, one all-reduce order",
+    source="He et al. 2025, Defeating Nondeterminism in LLM Inference (Thinking Machines); "
+    "vLLM docs, Batch Invariance (vllm #27433)",
+    removes=("batch-variance",),
+    engine="vllm",
+    start_engine=turn_on,
+)

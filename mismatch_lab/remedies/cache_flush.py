@@ -21,6 +21,6 @@ REMEDY = Remedy(
     about="the engine's prefix cache is reset after every transfer of weights",
     formula="reset_prefix_cache() between transfer and sampling",
     source="molt and vLLM: cached prefixes across updates raise the KL 2 to 3 times",
-    causes=("stale-prefix-cache",),
+    removes=("stale-prefix-cache",),
     configure=configure,
 )

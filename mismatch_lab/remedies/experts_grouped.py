@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mismatch_lab.remedies.base import Remedy
+from mismatch_lab.remedies.base import Memory, Remedy
 
 
 def use(model: Any) -> None:
@@ -24,7 +24,7 @@ REMEDY = Remedy(
     formula="out = sum_e w_e (gate(x U_e + u_e) D_e + d_e), recomputed in backward",
     source="LinkedIn, Unlocking Agentic RL Training for GPT-OSS (2026): 180 GiB of materialised "
     "experts; Chen et al. 2016, https://arxiv.org/abs/1604.06174",
-    causes=(),
+    memory=Memory(experts="grouped-experts"),
     change_model=use,
 )
 """It mends memory, and no cause of a mismatch."""

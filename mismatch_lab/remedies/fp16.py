@@ -21,6 +21,6 @@ REMEDY = Remedy(
     formula="2^-11 relative rounding in place of 2^-8",
     source="Qi et al. 2025, Defeating the Training-Inference Mismatch via FP16, "
     "https://arxiv.org/abs/2510.26788",
-    causes=("numerics-floor",),
+    softens=("numerics-floor",),
     configure=configure,
 )

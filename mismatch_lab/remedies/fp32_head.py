@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mismatch_lab.errors import InputError
-from mismatch_lab.remedies.base import Remedy
+from mismatch_lab.remedies.base import Memory, Remedy
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -75,7 +75,9 @@ REMEDY = Remedy(
     about="logits are a float32 product of the head's weights, in the trainer and in the engine",
     formula="logits = float32(h) @ float32(W).T",
     source="MiniMax-M1, https://arxiv.org/abs/2506.13585; one-sided harm: NeMo-RL #3936",
-    causes=("lm-head-precision",),
+    removes=("lm-head-precision",),
     engine="vllm in one process",
+    memory=Memory(head_copy=True),
     change_model=trainer_head_in_fp32,
+    change_engine=engine_head_in_fp32,
 )

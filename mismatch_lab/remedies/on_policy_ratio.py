@@ -12,14 +12,6 @@ from mismatch_lab.remedies.base import Remedy
 if TYPE_CHECKING:
     from torch import Tensor
 
-REMEDY = Remedy(
-    id="on-policy-ratio",
-    about="the clipped ratio is 1 in the first update on a batch, whatever a second pass computes",
-    formula="logp_old = stop_gradient(logp) in the first update, else of the scoring pass",
-    source="LinkedIn, Unlocking Agentic RL Training for GPT-OSS (2026); verl #3580",
-    causes=("routing-two-pass", "batch-variance", "dropout-active"),
-)
-
 
 def old_logp(logp: Tensor, logp_scored: Tensor, update: int) -> Tensor:
     """Denominator of the ratio in an update on a batch (counted from 0), [B, n].
@@ -28,3 +20,13 @@ def old_logp(logp: Tensor, logp_scored: Tensor, update: int) -> Tensor:
     are taken of the passes themselves, not of the ratio.
     """
     return logp.detach() if update == 0 else logp_scored
+
+
+REMEDY = Remedy(
+    id="on-policy-ratio",
+    about="the clipped ratio is 1 in the first update on a batch, whatever a second pass computes",
+    formula="logp_old = stop_gradient(logp) in the first update, else of the scoring pass",
+    source="LinkedIn, Unlocking Agentic RL Training for GPT-OSS (2026); verl #3580",
+    softens=("routing-two-pass", "batch-variance", "dropout-active"),
+    old_logp=old_logp,
+)

@@ -25,17 +25,6 @@ if TYPE_CHECKING:
 
     from mismatch_lab.trainer.config import Correction
 
-REMEDY = Remedy(
-    id="rollout-correction",
-    about="importance weights of the trainer over the engine, truncated, masked or bounded",
-    formula="min(w, C) | w 1[low <= w <= high] | 1[low <= g <= high], w = exp(d) or exp(sum d), "
-    "g = exp(mean d)",
-    source="TIS: Yao et al. 2025, 'Your Efficient RL Framework Secretly Brings You Off-Policy RL "
-    "Training'; IcePop: Ling team 2025, 'Small Leak Can Sink a Great Ship'; masks and geometric "
-    "means: verl docs, 'Rollout Correction'",
-    causes=("numerics-floor", "lm-head-precision", "routing-flips", "kv-cache-quantisation"),
-)
-
 Kind = Literal["truncate", "mask", "icepop", "geometric"]
 
 BOUNDS: dict[Kind, tuple[float, float]] = {
@@ -63,6 +52,15 @@ class Corrected:
     kept: Tensor
     """1 on the tokens over which the loss is a mean."""
 
+    def summary(self, mask: Tensor) -> dict[str, float]:
+        """Mean weight, and the share of the mask's tokens that have none."""
+        n = float(mask.sum())
+        zero = float(((self.weights == 0) & (mask > 0)).sum())
+        return {
+            "correction/weight_mean": float(self.weights.sum()) / n if n else float("nan"),
+            "correction/dropped_share": zero / n if n else float("nan"),
+        }
+
 
 def correct(logp_train: Tensor, logp_infer: Tensor, mask: Tensor, how: Correction) -> Corrected:
     """Args:
@@ -89,11 +87,14 @@ def correct(logp_train: Tensor, logp_infer: Tensor, mask: Tensor, how: Correctio
     return Corrected(weights, mask if how.kind == "icepop" else inside)
 
 
-def summary(found: Corrected, mask: Tensor) -> dict[str, float]:
-    """Mean weight, and the share of the mask's tokens that have none."""
-    n = float(mask.sum())
-    zero = float(((found.weights == 0) & (mask > 0)).sum())
-    return {
-        "correction/weight_mean": float(found.weights.sum()) / n if n else float("nan"),
-        "correction/dropped_share": zero / n if n else float("nan"),
-    }
+REMEDY = Remedy(
+    id="rollout-correction",
+    about="importance weights of the trainer over the engine, truncated, masked or bounded",
+    formula="min(w, C) | w 1[low <= w <= high] | 1[low <= g <= high], w = exp(d) or exp(sum d), "
+    "g = exp(mean d)",
+    source="TIS: Yao et al. 2025, 'Your Efficient RL Framework Secretly Brings You Off-Policy RL "
+    "Training'; IcePop: Ling team 2025, 'Small Leak Can Sink a Great Ship'; masks and geometric "
+    "means: verl docs, 'Rollout Correction'",
+    softens=("numerics-floor", "lm-head-precision", "routing-flips", "kv-cache-quantisation"),
+    correct=correct,
+)

@@ -9,7 +9,8 @@ REMEDY = Remedy(
     about="log-probs are renormalised over the engine's own nucleus at every token",
     formula="logp_train(a) = z_a - logsumexp(z_v : v in support_infer)",
     source="TRL #7269 (batch-gap study); prime-rl, top-p replay",
-    causes=("sampler-truncation",),
+    removes=("sampler-truncation",),
     engine="vllm in one process",
+    records="support",
 )
 """`PolicyModel.forward` does it, with the support that `engine_recorder` saw in vLLM's sampler."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mismatch_lab.remedies.base import Remedy
+from mismatch_lab.remedies.base import Memory, Remedy
 
 
 def use(model: Any) -> None:
@@ -26,6 +26,7 @@ REMEDY = Remedy(
     about="the trainer's attention honours the learned sinks, forward and backward",
     formula="out = o·sigmoid(lse - s), ds = -sum exp(s - L)(dout·out)",
     source="LinkedIn, Unlocking Agentic RL Training for GPT-OSS (2026); openai/gpt-oss",
-    causes=("attention-sinks-dropped",),
+    removes=("attention-sinks-dropped",),
+    memory=Memory(attention="attention-sinks"),
     change_model=use,
 )

@@ -8,11 +8,20 @@ from itertools import pairwise
 from statistics import median
 
 from mismatch_lab.measures.stats import share_interval
-from mismatch_lab.scorecard.records import SEVERITIES, Bin, CaseResult, Goal, Judgement, Row, Share
+from mismatch_lab.scorecard.records import (
+    SEVERITIES,
+    Bin,
+    BlackBox,
+    CaseResult,
+    Goal,
+    Judgement,
+    Row,
+    Share,
+)
 
 BINS = (0.0, 0.5, 0.7, 0.9, 0.99, 1.0)
 CAPTURES_QUESTIONS = ("detected", "family", "side", "cause")
-"""What is asked of captures alone: they have no modules."""
+"""What is asked of a record: it has no modules."""
 QUESTIONS = (*CAPTURES_QUESTIONS, "location")
 HEALTHY = "healthy"
 CAUSE_AIM, DOUBLE_AIM, MEDIAN_AIM_S = 0.95, 0.80, 180.0
@@ -33,19 +42,13 @@ def judged(results: Iterable[CaseResult], kind: str) -> list[CaseResult]:
     return [r for r in results if r.case.kind == kind and r.judgement is not None]
 
 
-def from_captures(results: Iterable[CaseResult]) -> list[CaseResult]:
-    """The same cases, with what captures alone say as the answer; those that have it."""
-    return [
-        result.model_copy(
-            update={
-                "judgement": result.black_box.judgement,
-                "status": result.black_box.status,
-                "causes": result.black_box.causes,
-            }
-        )
-        for result in results
-        if result.black_box is not None
-    ]
+def of_record(
+    results: Iterable[CaseResult], said: Callable[[CaseResult], BlackBox | None]
+) -> list[CaseResult]:
+    """The same cases, with what is said of their record as the answer; those that have it."""
+    answers = [(result, said(result)) for result in results]
+    # All that a black box holds, a result has under the same name.
+    return [r.model_copy(update=dict(box)) for r, box in answers if box is not None]
 
 
 def row(name: str, results: list[CaseResult], questions: tuple[str, ...] = QUESTIONS) -> Row:

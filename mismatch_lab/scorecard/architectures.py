@@ -181,10 +181,15 @@ CI_ARCHITECTURES = (
 siblings, latent attention, and one that vLLM runs through transformers' own modules."""
 
 
-def make(model_type: str, folder: Path) -> None:
+def make(model_type: str, folder: Path, **given: Any) -> None:
     """Write a checkpoint: parameters in bfloat16, buffers in float32, the embedded tokenizer.
 
-    The same names give the same numbers; a folder is there whole or not at all.
+    The same arguments give the same numbers; a folder is there whole or not at all.
+
+    Args:
+        model_type: a row of `ARCHITECTURES`.
+        folder: must not be there.
+        given: of the configuration, over the row's.
     """
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -193,7 +198,7 @@ def make(model_type: str, folder: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_dir())
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    given = dict(ARCHITECTURES[model_type])
+    given = ARCHITECTURES[model_type] | given
     published = given.pop("architectures", None)
     config = CONFIG_MAPPING[model_type](
         **PLAIN | {"vocab_size": len(tokenizer), "bos_token_id": None} | ends

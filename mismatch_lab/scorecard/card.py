@@ -31,7 +31,8 @@ def build_card(
         controls=accuracy.row("healthy controls", controls, CONTROL_QUESTIONS),
         ties=accuracy.ties(singles),
         extras=accuracy.extras([*singles, *doubles]),
-        black_box=_black_box(accuracy.from_captures(results)),
+        black_box=_black_box(accuracy.of_record(results, lambda r: r.black_box)),
+        recorded=_black_box(accuracy.of_record(results, lambda r: r.recorded)),
         confusion=accuracy.confusion(results),
         calibration=accuracy.calibration(results),
         median_diagnosis_s=accuracy.middle(result.diagnosis_s for result in results),
@@ -54,4 +55,6 @@ def _black_box(answers: list[CaseResult]) -> BlackBoxCard:
         controls=accuracy.row("healthy controls", controls, CONTROL_QUESTIONS),
         ties=accuracy.ties(singles),
         extras=accuracy.extras([*singles, *doubles]),
+        misses=[answer for answer in answers if accuracy.is_miss(answer)],
+        unanswered=[answer for answer in answers if answer.judgement is None],
     )

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mismatch_lab.engines.checkpoint import EMBEDDED, locate
+from mismatch_lab.checkpoints.config import EMBEDDED, resolve_model_path
 from mismatch_lab.errors import InputError, MissingDependencyError
 from mismatch_lab.faults.base import ANY_ENGINE, SEVERITIES, Config, Fault, Severity
 from mismatch_lab.scorecard.controls import ALL, CONTROLS, Control
@@ -64,7 +64,7 @@ def read_model(name: str, checkpoints: Path) -> Model:
         raise InputError(
             f"The scorecard has no architecture {name!r}.", f"Available: {', '.join(known)}."
         )
-    folder = Path(locate(name)) if name == EMBEDDED else checkpoints / name
+    folder = Path(resolve_model_path(name)) if name == EMBEDDED else checkpoints / name
     path = folder / "config.json"
     if path.is_file():
         return Model(name, json.loads(path.read_text(encoding="utf-8")))

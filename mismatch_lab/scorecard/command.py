@@ -8,26 +8,25 @@ import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 import mismatch_lab
-from mismatch_lab.diagnose import OnEvent
+from mismatch_lab.engines.provenance import gather
 from mismatch_lab.errors import InputError
-from mismatch_lab.executors import warm
+from mismatch_lab.executors import forked
 from mismatch_lab.faults import FAULTS
 from mismatch_lab.faults.held_out import HELD_OUT
 from mismatch_lab.faults.held_out_second import HELD_OUT_SECOND
-from mismatch_lab.provenance import gather
-from mismatch_lab.request import DTYPES
+from mismatch_lab.run.request import DTYPES
 from mismatch_lab.schema import write_json
+from mismatch_lab.schema.events import Event, OnEvent, StageBegan
 from mismatch_lab.scorecard import console as view
 from mismatch_lab.scorecard.card import build_card
 from mismatch_lab.scorecard.cases import Planned
-from mismatch_lab.scorecard.crew import run_side_by_side
 from mismatch_lab.scorecard.models import checkpoint
 from mismatch_lab.scorecard.page import write_page
+from mismatch_lab.scorecard.pool import run_side_by_side
 from mismatch_lab.scorecard.records import CaseResult, Scorecard
 from mismatch_lab.scorecard.run_case import Bench, run_case
 from mismatch_lab.scorecard.select import FIRST, SECOND, Selection, part_of, select
@@ -142,17 +141,17 @@ def run_cases(planned: list[Planned], bench: Bench, overwrite: bool, workers: in
                 board.done(stored, stored=True)
 
         def run(entry: Planned, on_event: OnEvent) -> CaseResult:
-            on_event({"event": "case"})
+            on_event(StageBegan("beginning"))
             return run_case(entry.case, entry.setup, bench, on_event)
 
-        def told(entry: Planned, event: dict[str, Any]) -> None:
+        def told(entry: Planned, event: Event) -> None:
             board.on_event(entry.case, event)
 
         def done(result: CaseResult) -> None:
             save_result(bench.out, result)
             board.done(result)
 
-        with warm.warm_workers(at_once=bool(waiting) and bench.trainer in warm.ENGINES):
+        with forked.forked_workers(at_once=bool(waiting) and bench.trainer in forked.ENGINES):
             if workers > 1:
                 run_side_by_side(waiting, workers, run, told, done)
             else:

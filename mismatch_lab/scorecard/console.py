@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mismatch_lab.reporting.numbers import percent, seconds
-from mismatch_lab.reporting.text import shorten
+from mismatch_lab.report.numbers import percent, seconds
+from mismatch_lab.report.text import shorten
+from mismatch_lab.schema.events import Event, StageBegan
 from mismatch_lab.scorecard.accuracy import is_miss, is_miss_of_place
 from mismatch_lab.scorecard.page import answer_words, planted_words
-from mismatch_lab.scorecard.records import Case, CaseResult, Row, Scorecard, Share
+from mismatch_lab.scorecard.records import BlackBoxCard, Case, CaseResult, Row, Scorecard, Share
 from mismatch_lab.scorecard.store import PAGE_FILE
 
 WIDE = 130
@@ -32,12 +32,10 @@ class Board:
         self._task = bars.add_task("planning", total=total)
         self._stages: dict[str, str] = {}
 
-    def on_event(self, case: Case, event: dict[str, Any]) -> None:
-        """A case began, or is at another stage."""
-        if event["event"] == "case":
-            self._stages[case.id] = case.id
-        elif event["event"] == "stage":
-            self._stages[case.id] = f"{case.id}: {event['text']}"
+    def on_event(self, case: Case, event: Event) -> None:
+        """A case is at another stage."""
+        if isinstance(event, StageBegan):
+            self._stages[case.id] = f"{case.id}: {event.text}"
         self._show(0)
 
     def done(self, result: CaseResult, stored: bool = False) -> None:
@@ -101,11 +99,10 @@ def print_card(console: Console, card: Scorecard, out: Path) -> None:
     console.print(_table("severity", card.by_severity, wide))
     console.print(_table("family", card.by_family, wide))
     _print_counts(console, card.doubles, card.controls)
-    alone = card.black_box
-    if alone.by_severity[-1].cases + alone.doubles.cases + alone.controls.cases:
-        console.print("From captures alone, as compare has them:", highlight=False)
-        console.print(_table("severity", alone.by_severity, wide))
-        _print_counts(console, alone.doubles, alone.controls)
+    _print_black_box(console, "From captures alone, as compare has them:", card.black_box)
+    words = "From captures and the checkpoint, as diagnose --captures has them:"
+    _print_black_box(console, words, card.recorded)
+    _print_misses(console, card.recorded.misses, card.recorded.unanswered)
     for goal in card.goals:
         word = {True: "[green]met   [/]", False: "[red]missed[/]", None: "[yellow]?     [/]"}
         console.print(
@@ -113,15 +110,27 @@ def print_card(console: Console, card: Scorecard, out: Path) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    for miss in card.misses:
-        said = escape(f"{planted_words(miss)} on {miss.case.model}: {answer_words(miss)}")
-        console.print(f"  miss: {said}", highlight=False, soft_wrap=True)
-    for result in card.not_run:
-        console.print(f"  none: {result.case.id}: {escape(short(result.problem))}", highlight=False)
+    _print_misses(console, card.misses, card.not_run)
     if len(card.codes) > 1:
         console.print("These results were made by different versions of the code; ", end="")
         console.print("--overwrite runs them anew.", highlight=False)
     console.print(f"card: {out / PAGE_FILE}", highlight=False, soft_wrap=True)
+
+
+def _print_black_box(console: Console, title: str, box: BlackBoxCard) -> None:
+    if not box.by_severity[-1].cases + box.doubles.cases + box.controls.cases:
+        return
+    console.print(title, highlight=False)
+    console.print(_table("severity", box.by_severity, console.width >= WIDE))
+    _print_counts(console, box.doubles, box.controls)
+
+
+def _print_misses(console: Console, misses: list[CaseResult], none: list[CaseResult]) -> None:
+    for miss in misses:
+        said = escape(f"{planted_words(miss)} on {miss.case.model}: {answer_words(miss)}")
+        console.print(f"  miss: {said}", highlight=False, soft_wrap=True)
+    for result in none:
+        console.print(f"  none: {result.case.id}: {escape(short(result.problem))}", highlight=False)
 
 
 def _print_counts(console: Console, doubles: Row, controls: Row) -> None:

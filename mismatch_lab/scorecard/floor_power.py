@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mismatch_lab.errors import MismatchLabError
-from mismatch_lab.executors.warm import warm_workers
+from mismatch_lab.executors.forked import forked_workers
 from mismatch_lab.findings.noise_floor import RESOLUTION_NATS, SMALLEST
 from mismatch_lab.measures.paired import typical_ratio
 from mismatch_lab.measures.stats import mean_estimate, ratio_of_means
@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _record(
     folder: Path, engine: str, models: list[str], dtypes: list[str], checkpoints: Path
 ) -> None:
-    with warm_workers(at_once=True):
+    with forked_workers(at_once=True):
         for model in models:
             for dtype in dtypes:
                 if path_of(folder, engine, model, dtype).exists():

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.engines.jobs import WorkerTask
+from mismatch_lab.engines.plan import plan_tasks
 from mismatch_lab.executors.local import run_task
 from mismatch_lab.findings.build import load_captures
-from mismatch_lab.plan import plan_tasks
-from mismatch_lab.request import DiagnoseRequest, build_run
+from mismatch_lab.run.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import RunSpec
 from mismatch_lab.scorecard.models import TRANSFORMERS_ARGS, checkpoint
 from mismatch_lab.scorecard.run_case import TRAINER

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import permutations
 
-from mismatch_lab.schema import Cause, Status
+from mismatch_lab.schema import Cause, Findings, Status
 from mismatch_lab.scorecard.records import Case, Judgement, Truth
 
 FLOOR = "numerics-floor"
@@ -24,9 +24,9 @@ def judge(
     case: Case,
     status: Status,
     causes: Sequence[Cause],
-    parted: Parted = ("undecided", None),
+    parts: Parted = ("undecided", None),
 ) -> Judgement:
-    """Was the planted fault found, and named as what it is? `parted` counts without a sure name."""
+    """Was the planted fault found, and named as what it is? `parts` counts without a sure name."""
     bugs = [cause for cause in causes if cause.id != FLOOR]
     if case.kind == "control":
         return Judgement(
@@ -41,7 +41,7 @@ def judge(
     (truth,) = case.truths
     tied = first_ties(bugs) if bugs else []
     if UNLISTED in truth.causes and not any(cause.id in truth.causes for cause in tied):
-        return _judge_unlisted(truth, status, bugs, parted)
+        return _judge_unlisted(truth, status, bugs, parts)
     if not bugs:
         missing = None if truth.location is None else False
         return Judgement(
@@ -64,7 +64,7 @@ def judge(
 
 
 def _judge_unlisted(
-    truth: Truth, status: Status, bugs: Sequence[Cause], parted: Parted
+    truth: Truth, status: Status, bugs: Sequence[Cause], parts: Parted
 ) -> Judgement:
     """Right: seen, on its side, in its place, and not surely called something of another family.
 
@@ -72,7 +72,7 @@ def _judge_unlisted(
     """
     sure = [cause for cause in bugs if cause.confidence > SURE]
     astray = [cause for cause in sure if cause.family not in truth.families]
-    side, place = (str(sure[0].side), sure[0].location) if sure else parted
+    side, place = (str(sure[0].side), sure[0].location) if sure else parts
     right_side, right_place = side in truth.sides, same_place(truth.location, place)
     detected = status == "mismatch" or bool(bugs)
     return Judgement(
@@ -85,6 +85,17 @@ def _judge_unlisted(
         named=bugs[0].id if bugs else _nothing(status),
         confidence=bugs[0].confidence if bugs else float("nan"),
     )
+
+
+def parted(findings: Findings) -> Parted:
+    """The side and the module that were localised; without them, the side with more error."""
+    found, floor = findings.localisation, findings.noise_floor
+    if found is not None and found.side is not None:
+        return found.side, found.first_divergent_module
+    if floor is None:
+        return "undecided", None
+    worse = floor.train_ratio.value > floor.infer_ratio.value
+    return "train" if worse else "infer", None
 
 
 def first_ties(causes: Sequence[Cause]) -> list[Cause]:

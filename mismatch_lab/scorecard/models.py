@@ -191,7 +191,7 @@ def checkpoint(name: str, cache: Path) -> str:
     Raises:
         InputError: no such architecture.
     """
-    from mismatch_lab.engines.checkpoint import EMBEDDED
+    from mismatch_lab.checkpoints.config import EMBEDDED
 
     if name == EMBEDDED:
         return EMBEDDED

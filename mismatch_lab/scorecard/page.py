@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from mismatch_lab.reporting.single_file import render_page, style, write_whole
+from mismatch_lab.report.single_file import render_page, style, write_whole
 from mismatch_lab.resources import reports_dir
 from mismatch_lab.scorecard.accuracy import CAPTURES_QUESTIONS, HEALTHY, QUESTIONS
 from mismatch_lab.scorecard.judge import FLOOR

@@ -12,7 +12,7 @@ from typing import Any
 
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.store import MANIFEST, load_capture, load_manifest, save_capture
-from mismatch_lab.engines.checkpoint import locate
+from mismatch_lab.checkpoints.config import resolve_model_path
 from mismatch_lab.executors.sources import sources_digest
 from mismatch_lab.faults.base import Fault, RunOptions, Severity, Strength
 from mismatch_lab.faults.checkpoints import perturb
@@ -35,13 +35,12 @@ def planted(fault: Fault, severity: Severity, model: str) -> Setup:
         calls = (_call(fault.plant, strength),)
         changes["trainer_plugin" if fault.side == "train" else "engine_plugin"] = calls
     elif fault.kind == "capture":
-        assert fault.rewrite is not None
         assert fault.target is not None
-        edit = partial(_rewrite, fault.target, fault.rewrite, strength)
+        edit = partial(_rewrite, fault, strength)
         changes["capture_edits"] = ((MAKES[fault.target], edit),)
     elif fault.kind == "update":
         assert fault.update is not None
-        before = str(Path(locate(model)).resolve())
+        before = str(Path(resolve_model_path(model)).resolve())
         changes["engine_plugin"] = (_call(fault.update, Path(before)),)
         edit_weights = _weight_update(float(strength), fault.low_rank)
         changes["checkpoint_edits"] = (*setup.checkpoint_edits, edit_weights)
@@ -113,13 +112,12 @@ def _update(strength: float, low_rank: bool, folder: Path) -> None:
     shutil.rmtree(before)
 
 
-def _rewrite(
-    target: str, rewrite: Callable[[Capture, Any], Capture], strength: Strength, captures: Path
-) -> None:
+def _rewrite(fault: Fault, strength: Strength, captures: Path) -> None:
     """Store captures anew as the broken glue would have; their manifests stay as they are.
 
     The trainer's glue handles every pass of the trainer, so all of them are rewritten.
     """
+    target, spoil = fault.target, _spoiler(fault, strength, captures)
     made = {
         folder.name: load_capture(folder)
         for folder in sorted(path.parent for path in captures.glob(f"[!.]*/{MANIFEST}"))
@@ -130,9 +128,21 @@ def _rewrite(
     )
     for name, (capture, manifest) in made.items():
         assert whole is not None
-        spoilt = _spoilt(capture, whole, lambda given: rewrite(given, strength))
+        spoilt = _spoilt(capture, whole, spoil)
         shutil.rmtree(captures / name)
         save_capture(captures / name, spoilt, manifest)
+
+
+def _spoiler(fault: Fault, strength: Strength, captures: Path) -> Callable[[Capture], Capture]:
+    """What the fault does to one capture; where it copies, from the other side's among these."""
+    if fault.copy is not None:
+        assert fault.source is not None
+        source, _ = load_capture(captures / fault.source)
+        copy = fault.copy
+        return lambda capture: copy(capture, source, strength)
+    assert fault.rewrite is not None
+    rewrite = fault.rewrite
+    return lambda capture: rewrite(capture, strength)
 
 
 def _is_trainers(folder: Path) -> bool:

@@ -63,7 +63,7 @@ class Judgement(Strict):
 
 
 class BlackBox(Strict):
-    """What the two sides' captures alone say, as `compare` has them."""
+    """What is said of a run's record: of the captures alone, or with the checkpoint."""
 
     judgement: Judgement | None
     status: Status | None = None
@@ -85,7 +85,10 @@ class CaseResult(Strict):
     reasons: tuple[str, ...] = ()
     causes: tuple[Cause, ...] = ()
     black_box: BlackBox | None = None
-    """Judged apart; None where the case did not finish, or ran before there was such a thing."""
+    """By `compare`, from the captures of both sides; judged apart. None where the case did not
+    finish, or ran before there was such a thing."""
+    recorded: BlackBox | None = None
+    """By `diagnose CHECKPOINT --captures`, from the same and the checkpoint; likewise."""
     problem: str = ""
     """Why there is no judgement."""
     not_applicable: bool = False
@@ -139,7 +142,7 @@ class Goal(Strict):
 
 
 class BlackBoxCard(Strict):
-    """Accuracy from captures alone, of the cases whose results have it."""
+    """Accuracy of what is said of records, of the cases whose results have it."""
 
     by_severity: list[Row]
     by_family: list[Row]
@@ -147,6 +150,9 @@ class BlackBoxCard(Strict):
     controls: Row
     ties: Share
     extras: Share
+    misses: list[CaseResult]
+    unanswered: list[CaseResult]
+    """Among no cases of the rows above."""
 
 
 class Scorecard(Strict):
@@ -171,7 +177,9 @@ class Scorecard(Strict):
     extras: Share
     """Answers to faults that also name something that was not planted."""
     black_box: BlackBoxCard
-    """Counts in nothing else of the card."""
+    """By `compare`. Counts in nothing else of the card."""
+    recorded: BlackBoxCard
+    """By `diagnose CHECKPOINT --captures`; likewise."""
     confusion: dict[str, dict[str, int]] = Field(default_factory=dict)
     """Planted cause -> named cause -> single faults and controls."""
     calibration: list[Bin]

@@ -6,20 +6,20 @@ import math
 import shutil
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mismatch_lab.diagnose import OnEvent, diagnose
-from mismatch_lab.engines.checkpoint import locate
+from mismatch_lab.checkpoints.config import resolve_model_path
 from mismatch_lab.engines.settings import HOOKABLE, PLAIN_VLLM
 from mismatch_lab.errors import MismatchLabError, NotApplicableError
-from mismatch_lab.executors import warm
-from mismatch_lab.request import DiagnoseRequest, build_run
+from mismatch_lab.executors import forked
+from mismatch_lab.run.diagnose import diagnose
+from mismatch_lab.run.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import Findings, OptionValue, RunSpec
-from mismatch_lab.scorecard.captures_alone import ask_captures
-from mismatch_lab.scorecard.judge import Parted, judge
+from mismatch_lab.schema.events import OnEvent
+from mismatch_lab.scorecard.black_box import ask_captures, ask_record, problem_of
+from mismatch_lab.scorecard.judge import judge, parted
 from mismatch_lab.scorecard.models import TRANSFORMERS_ARGS
 from mismatch_lab.scorecard.records import BlackBox, Case, CaseResult
 from mismatch_lab.scorecard.setup import Setup, edited_checkpoint, plugin_file
@@ -55,26 +55,19 @@ def run_case(
     began = time.perf_counter()
     try:
         model = bench.find_model(case.model)
-        findings, black_box = _diagnose(case, model, setup_for(model), bench, on_event)
-    except MismatchLabError as error:
-        return CaseResult(
-            case=case, judgement=None, problem=error.problem, code=bench.code,
-            not_applicable=_cannot_be_planted(error), wall_s=time.perf_counter() - began,
-        )  # fmt: skip
+        result = _diagnose(case, model, setup_for(model), bench, on_event)
     except Exception as error:  # a defect of the tool costs this case, not the night
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        problem = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
-        return CaseResult(
-            case=case, judgement=None, problem=problem, code=bench.code,
-            wall_s=time.perf_counter() - began,
+        result = CaseResult(
+            case=case, judgement=None, problem=problem_of(error), code=bench.code,
+            not_applicable=_cannot_be_planted(error),
         )  # fmt: skip
-    return _result(case, findings, black_box, bench, time.perf_counter() - began)
+    return result.model_copy(update={"wall_s": time.perf_counter() - began})
 
 
 def build_case_run(case: Case, model: str, setup: Setup, bench: Bench) -> RunSpec:
     """The run as the tool gets it: nothing in it names what is planted."""
     work = bench.out / WORK
-    before = str(Path(locate(model)).resolve()) if setup.updated else None
+    before = str(Path(resolve_model_path(model)).resolve()) if setup.updated else None
     model = edited_checkpoint(model, setup, work)
     stock = TRANSFORMERS_ARGS.get(case.model, {})
     plain = {"hf": stock, "vllm": PLAIN_VLLM, "sglang": HOOKABLE["sglang"]}.get(case.engine, {})
@@ -103,9 +96,7 @@ def build_case_run(case: Case, model: str, setup: Setup, bench: Bench) -> RunSpe
     return run.model_copy(update={"prompts": run.prompts[: bench.prompts]})
 
 
-def _diagnose(
-    case: Case, model: str, setup: Setup, bench: Bench, on_event: OnEvent
-) -> tuple[Findings, BlackBox]:
+def _diagnose(case: Case, model: str, setup: Setup, bench: Bench, on_event: OnEvent) -> CaseResult:
     run = build_case_run(case, model, setup, bench)
 
     def after_task(name: str, captures: Path) -> None:
@@ -119,7 +110,10 @@ def _diagnose(
             findings = diagnose(
                 run, folder, False, on_event, after_task=after_task, cache=bench.out / CACHE
             )
-            return findings, ask_captures(case, folder / "captures")
+            captures = folder / "captures"
+            alone = ask_captures(case, captures)
+            recorded = ask_record(case, run, captures, Path(scratch) / "recorded", on_event)
+            return _result(case, findings, alone, recorded, bench)
         finally:
             if bench.keep_runs and folder.is_dir():
                 _keep(folder, bench.out / RUNS / case.id)
@@ -132,7 +126,7 @@ def _keep(folder: Path, target: Path) -> None:
 
 
 def _result(
-    case: Case, findings: Findings, black_box: BlackBox, bench: Bench, wall_s: float
+    case: Case, findings: Findings, black_box: BlackBox, recorded: BlackBox, bench: Bench
 ) -> CaseResult:
     verdict = findings.verdict
     edge = findings.edges.get("decode_train", {}).get("abs_delta_mean")
@@ -141,36 +135,27 @@ def _result(
     finite = [ratio.value for ratio in ratios if math.isfinite(ratio.value)]
     return CaseResult(
         case=case,
-        judgement=judge(case, verdict.status, verdict.causes, _parted(findings)),
+        judgement=judge(case, verdict.status, verdict.causes, parted(findings)),
         status=verdict.status,
         headline=verdict.headline,
         reasons=tuple(verdict.reasons),
         causes=tuple(verdict.causes),
         black_box=black_box,
+        recorded=recorded,
         effect_nats=edge.value if edge else math.nan,
         floor_ratio=max(finite, default=math.nan),
         experiments=len(verdict.experiments),
         # A name with a dot lies within a stage. A diagnosis by itself starts its own server.
-        diagnosis_s=warm.start_s()
+        diagnosis_s=forked.start_s()
         + sum(s for name, s in findings.timings_s.items() if "." not in name),
-        wall_s=wall_s,
         code=bench.code,
     )
 
 
-def _parted(findings: Findings) -> Parted:
-    """The side and the module that were localised; without them, the side with more error."""
-    found, floor = findings.localisation, findings.noise_floor
-    if found is not None and found.side is not None:
-        return found.side, found.first_divergent_module
-    if floor is None:
-        return "undecided", None
-    worse = floor.train_ratio.value > floor.infer_ratio.value
-    return "train" if worse else "infer", None
-
-
-def _cannot_be_planted(error: MismatchLabError) -> bool:
+def _cannot_be_planted(error: Exception) -> bool:
     """Said by the fault itself, perhaps within a plugin in another process."""
+    if not isinstance(error, MismatchLabError):
+        return False
     return isinstance(error, NotApplicableError) or NotApplicableError.__name__ in error.problem
 
 

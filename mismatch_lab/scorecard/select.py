@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from mismatch_lab.engines.checkpoint import EMBEDDED
-from mismatch_lab.errors import InputError
+from mismatch_lab.checkpoints.config import EMBEDDED
+from mismatch_lab.errors import InputError, nearest
 from mismatch_lab.faults.base import Fault
 from mismatch_lab.scorecard.cases import (
     Model,
@@ -162,12 +162,17 @@ def _named(
         if not found and name not in SUBSETS and name not in {fault.id for fault in faults}:
             raise InputError(
                 f"The scorecard has no subset, fault, control or case {name!r}.",
-                f"Subsets: {', '.join(SUBSETS)}; faults: "
-                f"{', '.join(sorted(fault.id for fault in faults))}.",
+                f"{nearest(name, _askable(every, faults))}Subsets: {', '.join(SUBSETS)}; faults: "
+                "`mismatch-lab list faults`; cases: `mismatch-lab scorecard --list`.",
             )
         ids |= dict.fromkeys(found)
     cases = {p.case.id: p for p in [*every, *unseen]}
     return [planned for identity, planned in cases.items() if identity in ids]
+
+
+def _askable(every: Iterable[Planned], faults: Iterable[Fault]) -> set[str]:
+    """Names that a subset may have."""
+    return {*SUBSETS, *(fault.id for fault in faults), *(planned.case.id for planned in every)}
 
 
 def _is_embedded_control(planned: Planned) -> bool:

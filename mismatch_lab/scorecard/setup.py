@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mismatch_lab.engines.checkpoint import checkpoint_state, locate
+from mismatch_lab.checkpoints.config import checkpoint_state, resolve_model_path
 from mismatch_lab.errors import InputError
 from mismatch_lab.schema import OptionValue
 from mismatch_lab.scorecard.healthy import copy_checkpoint
@@ -136,12 +136,12 @@ def edited_checkpoint(model: str, setup: Setup, work: Path) -> str:
         return model
     named = [name for name, _ in setup.checkpoint_edits]
     state = sorted(checkpoint_state(model).items())
-    folder = work / "checkpoints" / _name_of(repr((locate(model), state, named)))
+    folder = work / "checkpoints" / _name_of(repr((resolve_model_path(model), state, named)))
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=folder.parent, suffix=".tmp"))
         try:
-            copy_checkpoint(locate(model), scratch / "model")
+            copy_checkpoint(resolve_model_path(model), scratch / "model")
             for _, edit in setup.checkpoint_edits:
                 edit(scratch / "model")
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,52 +13,61 @@ import typer
 from mismatch_lab.errors import InputError
 
 OptionList = list[str] | None
+
+SettingsOption = partial(typer.Option, rich_help_panel="Settings")
+CureOption = partial(typer.Option, rich_help_panel="Faults and fixes")
+RunOption = partial(typer.Option, rich_help_panel="The run's folder")
+CompareOption = partial(typer.Option, rich_help_panel="Several runs side by side")
+PlanOption = partial(typer.Option, rich_help_panel="Memory, without a run")
+
 SEEDS = 3
 """Of each arm, where nothing else is asked."""
 
 
 def train(
     task: Annotated[str, typer.Argument(help="gsm8k, retool or verifyif.")],
-    config: Annotated[Path | None, typer.Option(help="TOML file with the run's settings.")] = None,
-    model: Annotated[str | None, typer.Option(help="Checkpoint folder or hub name.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of problems, sampling and dropout.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    engine: Annotated[str | None, typer.Option(help="vllm, vllm-server or hf.")] = None,
-    fix: Annotated[OptionList, typer.Option(help="Remedy by name; repeatable.")] = None,
+    config: Annotated[
+        Path | None, SettingsOption(help="TOML file with the run's settings.")
+    ] = None,
+    model: Annotated[str | None, SettingsOption(help="Checkpoint folder or hub name.")] = None,
+    steps: Annotated[int | None, SettingsOption(min=1, help="Optimizer steps.")] = None,
+    seed: Annotated[int | None, SettingsOption(help="Of problems, sampling and dropout.")] = None,
+    dtype: Annotated[str | None, SettingsOption(help="float32, bfloat16 or float16.")] = None,
+    engine: Annotated[str | None, SettingsOption(help="vllm, vllm-server or hf.")] = None,
+    fix: Annotated[OptionList, CureOption(help="Remedy by name; repeatable.")] = None,
     fault: Annotated[
-        OptionList, typer.Option(help="Fault to plant, NAME or NAME:SEVERITY; repeatable.")
+        OptionList, CureOption(help="Fault to plant, NAME or NAME:SEVERITY; repeatable.")
     ] = None,
     set_: Annotated[
-        OptionList, typer.Option("--set", help="Any setting: SECTION.NAME=VALUE; repeatable.")
+        OptionList, SettingsOption("--set", help="Any setting: SECTION.NAME=VALUE; repeatable.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder; by default a new one in runs/.")
+        Path | None, RunOption(help="Run folder; by default a new one in runs/.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
+        bool, RunOption("--resume", help="Go on from the last checkpoint in --out.")
     ] = False,
     compare_: Annotated[
-        str | None, typer.Option("--compare", help="Arms to run side by side: broken,fixed.")
+        str | None, CompareOption("--compare", help="Arms to run side by side: broken,fixed.")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Of each arm of --compare; 3 unless given.")
+        int | None, CompareOption(min=1, help="Of each arm of --compare; 3 unless given.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Runs of --compare at once; 1 unless given.")
+        int | None, CompareOption(min=1, help="Runs of --compare at once; 1 unless given.")
     ] = None,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Metrics also as TensorBoard's event files.")
+        bool, RunOption("--tensorboard", help="Metrics also as TensorBoard's event files.")
     ] = False,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Print the expected memory, and run nothing.")
+        bool, PlanOption("--plan", help="Print the expected memory, and run nothing.")
     ] = False,
     ranks: Annotated[
-        int | None, typer.Option(min=1, help="Of --plan: the trainer's, a device each.")
+        int | None, PlanOption(min=1, help="Of --plan: the trainer's, a device each.")
     ] = None,
-    hosts: Annotated[int | None, typer.Option(min=1, help="Of --plan: that share them.")] = None,
+    hosts: Annotated[int | None, PlanOption(min=1, help="Of --plan: that share them.")] = None,
     device_gib: Annotated[
-        float | None, typer.Option(min=0, help="Of --plan: what one device has.")
+        float | None, PlanOption(min=0, help="Of --plan: what one device has.")
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mismatch_lab.engines.checkpoint import EMBEDDED
-from mismatch_lab.errors import InputError
+from mismatch_lab.checkpoints.config import EMBEDDED
+from mismatch_lab.errors import InputError, nearest
 from mismatch_lab.remedies.rollout_correction import BOUNDS, Kind
 from mismatch_lab.schema import OptionValue
 
@@ -196,11 +196,25 @@ def read_config(file: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise InputError(
+        raise _wrong_setting(error) from error
+
+
+def _wrong_setting(error: ValidationError) -> InputError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    name = ".".join(path)
+    if first["type"] != "extra_forbidden":
+        return InputError(
             f"Config: {name}: {first['msg']}.", "See `mismatch-lab train --help` and examples/."
-        ) from error
+        )
+    section: type[BaseModel] = TrainConfig
+    for part in path[:-1]:
+        section = type(section.model_fields[part].default)
+    known = ", ".join(section.model_fields)
+    return InputError(
+        f"Config: {name} is no setting.",
+        f"{nearest(path[-1], section.model_fields)}There are: {known}.",
+    )
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from mismatch_lab.reporting.screen import Screen
+from mismatch_lab.report.screen import Screen
 from mismatch_lab.trainer import dashboard_lines as lines
 from mismatch_lab.trainer.comparison.curves import Rows
 from mismatch_lab.trainer.config import TrainConfig

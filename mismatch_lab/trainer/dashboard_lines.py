@@ -9,7 +9,7 @@ import math
 
 from rich.text import Text
 
-from mismatch_lab.reporting.screen import Screen
+from mismatch_lab.report.screen import Screen
 from mismatch_lab.trainer.comparison.curves import Rows, series
 from mismatch_lab.trainer.config import TrainConfig
 

@@ -8,9 +8,9 @@ from itertools import groupby
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from mismatch_lab.reporting.numbers import number
-from mismatch_lab.reporting.screen import Screen
-from mismatch_lab.reporting.sparkline import ASCII, BLOCKS, sparkline
+from mismatch_lab.report.numbers import number
+from mismatch_lab.report.screen import Screen
+from mismatch_lab.report.sparkline import ASCII, BLOCKS, sparkline
 from mismatch_lab.trainer.comparison.curves import Rows, series
 from mismatch_lab.trainer.comparison.shown import HELD_OUT, MEAN_ABS_DELTA, SHOWN, Shown
 

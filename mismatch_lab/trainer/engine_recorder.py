@@ -17,7 +17,6 @@ from torch import Tensor
 
 from mismatch_lab.engines.vllm_routing import VllmRoutingTap
 from mismatch_lab.errors import EngineError
-from mismatch_lab.trainer.arrays_as_json import encode
 from mismatch_lab.trainer.rollout import Record
 
 Place = tuple[int, NDArray[np.int16]]
@@ -53,19 +52,19 @@ class Recorder:
             yield
 
     def of(self, request_id: str, n_tokens: int, n_sampled: int) -> dict[str, Any]:
-        """What was recorded of a request, as JSON.
+        """What was recorded of a request: fields of `Answer`.
 
         Raises:
             EngineError: a sampled token has no record.
         """
         found: dict[str, Any] = {}
         if self.record.routing:
-            found["routing"] = encode(self._routing_of(request_id, n_tokens))
+            found["routing"] = self._routing_of(request_id, n_tokens)
         if self.record.support:
             kept = self._support.get(request_id, [])
             if len(kept) != n_sampled:
                 raise EngineError(f"{len(kept)} sampler masks for {n_sampled} sampled tokens.")
-            found["support"] = encode(np.stack(kept))
+            found["support"] = np.stack(kept)
         return found
 
     def _routing_of(self, request_id: str, n_tokens: int) -> NDArray[np.int16]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from mismatch_lab.captures.fingerprint import Fingerprint
-from mismatch_lab.engines.fingerprint import fingerprint_tensor, fingerprint_tensors
+from mismatch_lab.checkpoints.fingerprint import fingerprint_tensor, fingerprint_tensors
 from mismatch_lab.engines.vllm_update import whole_state
 from mismatch_lab.engines.vllm_weights import copied_fingerprints, held_fingerprints
 from mismatch_lab.findings.weights import compare_weights

@@ -12,10 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mismatch_lab.engines.checkpoint import locate
+from mismatch_lab.checkpoints.config import resolve_model_path
+from mismatch_lab.remedies import load_fixes
 from mismatch_lab.trainer import ranks, rollout_many
 from mismatch_lab.trainer.planting import Plan
-from mismatch_lab.trainer.rollout import Draw, EngineSpec, Record, Rollout, start_of
+from mismatch_lab.trainer.rollout import EngineSpec, Record, Rollout, SamplingParams, start_of
 from mismatch_lab.trainer.sampled import Answer
 from mismatch_lab.trainer.tasks import load_task
 from mismatch_lab.trainer.tasks.base import Problem, Reward
@@ -46,7 +47,7 @@ class Sampler:
         self.config = plan.config
         self.out = out
         self.task = load_task(plan.config.task, _lists_as_tuples(plan.config.data.options))
-        self.tokeniser = TaskTokeniser(locate(plan.config.model))
+        self.tokeniser = TaskTokeniser(resolve_model_path(plan.config.model))
         data = plan.config.data
         source = Source(data.source, data.heldout, data.n_train, data.n_heldout, plan.config.seed)
         self.problems = self.task.problems(source)
@@ -75,19 +76,19 @@ class Sampler:
         batch = batch_at(
             self.problems.train, step=step, size=settings.prompts, seed=self.config.seed
         )
-        draw = replace(
-            Draw(settings.temperature, settings.top_p, record=self._record()),
+        sampling = replace(
+            SamplingParams(settings.temperature, settings.top_p, record=self._record()),
             seed=self.config.seed,
             step=step,
             **self.plan.sampling,  # type: ignore[arg-type]
         )
-        return self._run([p for p in batch for _ in range(settings.group)], draw)
+        return self._run([p for p in batch for _ in range(settings.group)], sampling)
 
     def evaluate(self) -> dict[str, float]:
         """Greedy reward on the held-out problems, and of each kind of them."""
         values: dict[str, float] = {}
         if self.engines:
-            found = self._run(self.problems.heldout, Draw(0.0))
+            found = self._run(self.problems.heldout, SamplingParams(0.0))
             values["heldout/reward"] = _mean([r.value for r in found.scored])
             values["heldout/n"] = len(found.scored)
             values["heldout/truncated_share"] = _truncated_share(found)
@@ -99,13 +100,15 @@ class Sampler:
         shared: dict[str, float] = ranks.share(values)
         return shared
 
-    def _run(self, problems: Sequence[Problem], draw: Draw) -> Experience:
+    def _run(self, problems: Sequence[Problem], sampling: SamplingParams) -> Experience:
         turn = 0
 
-        def sample(contexts: list[list[int]], room: list[int]) -> list[Answer]:
+        def sample(contexts: list[list[int]], max_new_tokens: list[int]) -> list[Answer]:
             nonlocal turn
             turn += 1
-            return rollout_many.sample(self.engines, contexts, room, replace(draw, turn=turn))
+            return rollout_many.sample(
+                self.engines, contexts, max_new_tokens, replace(sampling, turn=turn)
+            )
 
         episodes = roll_out(
             self.task,
@@ -118,21 +121,20 @@ class Sampler:
         return Experience(episodes, [self.task.reward(e.problem, e.answers) for e in episodes])
 
     def _record(self) -> Record:
-        fixes = self.config.fixes
-        return Record(routing="routing-replay" in fixes, support="sampler-mask" in fixes)
+        asked = load_fixes(self.config.fixes).records
+        return Record(routing="routing" in asked, support="support" in asked)
 
     def _specs(self) -> list[EngineSpec]:
         """Of each engine."""
         rollout = self.config.rollout
         spec = EngineSpec(
-            locate(self.config.model),
+            resolve_model_path(self.config.model),
             self.config.dtype,
             rollout.context_length,
             rollout.logprob_space,
             dict(rollout.args),
             self.plan.engine_fault,
-            head_fp32="fp32-head" in self.config.fixes,
-            batch_invariant="batch-invariant" in self.config.fixes,
+            fixes=load_fixes(self.config.fixes).in_engine,
         )
         n = len(rollout.urls) or rollout.engines
         devices, urls = rollout.devices or (None,) * n, rollout.urls or ("",) * n

@@ -14,21 +14,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mismatch_lab.engines.checkpoint import locate
+from mismatch_lab.checkpoints.config import resolve_model_path
 from mismatch_lab.engines.seeds import seed_of
-from mismatch_lab.remedies import rollout_correction
+from mismatch_lab.measures.aggregate import EDGE
 from mismatch_lab.trainer import checkpoint, ranks
 from mismatch_lab.trainer.batch import Batch, lay_out, stack
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.experience import Experience, Sampler, batch_metrics
 from mismatch_lab.trainer.grpo import group_advantages, k3_penalty, masked_mean
-from mismatch_lab.trainer.measure import EDGE, TWO_PASS, edge_measures
+from mismatch_lab.trainer.measure import TWO_PASS, edge_measures
 from mismatch_lab.trainer.metrics import Clock, Metrics
 from mismatch_lab.trainer.objective import Objective
 from mismatch_lab.trainer.planting import plan_run
 from mismatch_lab.trainer.policy import Policy
 from mismatch_lab.trainer.policy_model import Scores
-from mismatch_lab.trainer.replay import RoutingWatch, replay_routing
+from mismatch_lab.trainer.replay import own_routing
 from mismatch_lab.trainer.sync import Sync
 from mismatch_lab.trainer.watcher import QUIET, Watcher
 
@@ -44,21 +44,14 @@ def train(config: TrainConfig, out: Path, watcher: Watcher = QUIET) -> None:
     """
     plan = plan_run(config)
     config = plan.config
-    policy = Policy(config, locate(config.model), plan.change_model)
+    policy = Policy(config, resolve_model_path(config.model), plan.change_model)
     reference = (
-        Policy(config, locate(config.model), plan.change_model)
+        Policy(config, resolve_model_path(config.model), plan.change_model)
         if config.loss.kl_weight > 0
         else None
     )
-    replays = "routing-replay" in config.fixes
-    if replays:
-        replay_routing(policy)
-        if reference is not None:
-            replay_routing(reference)
     state = checkpoint.load(out, policy) or {"step": 0}
     watcher.begin(state["step"])
-    watch = RoutingWatch(policy, replays)
-
     with Sampler(plan, out) as sampler:
         sync = Sync(config, policy, sampler.engines, out, plan.lag_steps, checkpoint.behind(out))
         sync.begin(resumed=state["step"] > 0)
@@ -92,7 +85,7 @@ def train(config: TrainConfig, out: Path, watcher: Watcher = QUIET) -> None:
             with clock.phase("score"):
                 scored = policy.score(batch)
                 logp_ref = reference.score(batch).logp if reference else None
-                values |= watch.agreement(batch)
+                values |= own_routing(policy, batch)
 
             with clock.phase("update"):
                 objective = Objective.of(config, batch, scored.logp, logp_ref)
@@ -126,7 +119,7 @@ def measured(batch: Batch, scored: Scores, objective: Objective) -> Values:
         penalty = k3_penalty(scored.logp, objective.logp_ref)
         values["kl_ref"] = float(masked_mean(penalty, mask))
     if objective.correction is not None:
-        values |= rollout_correction.summary(objective.correction, objective.usable)
+        values |= objective.correction.summary(objective.usable)
     return values
 
 

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mismatch_lab.errors import InputError
+from mismatch_lab.remedies import load_fixes
 
 if TYPE_CHECKING:
     from mismatch_lab.trainer.config import TrainConfig
 
-CORRECTION = "rollout-correction"
-ON_POLICY = "on-policy-ratio"
 Corrects = Literal["no", "weighs", "rejects"]
 """Whether rollout correction is on, and gives weights, or (geometric) rejects sequences alone."""
 
@@ -57,10 +56,11 @@ RATIOS: dict[tuple[str, Corrects, bool], Ratio] = {
 
 def ratio_of(config: TrainConfig) -> Ratio:
     """The row of a run."""
+    fixes = load_fixes(config.fixes)
     corrects: Corrects = "no"
-    if CORRECTION in config.fixes:
+    if fixes.correct is not None:
         corrects = "rejects" if config.correction.kind == "geometric" else "weighs"
-    return RATIOS[config.loss.old, corrects, ON_POLICY in config.fixes]
+    return RATIOS[config.loss.old, corrects, fixes.old_logp is not None]
 
 
 def check_ratio(config: TrainConfig) -> None:

@@ -8,8 +8,6 @@ from torch import Tensor
 from mismatch_lab.measures.aggregate import DeltaAggregate
 from mismatch_lab.trainer.batch import Batch
 
-EDGE = "decode_train"
-"""What the engine returned while it sampled, against the trainer's scoring pass."""
 TWO_PASS = "train_train"
 """The trainer's scoring pass against its gradient pass, before any step was made."""
 
@@ -28,10 +26,7 @@ def edge_measures(
     chosen = mask.bool().numpy()
     rows = np.repeat(np.arange(len(chosen)), chosen.sum(axis=1))
     found = DeltaAggregate.of(logp_infer.numpy()[chosen], logp_train.numpy()[chosen], rows)
-    estimates = found.estimates()
-    values = {f"{edge}/{name}": estimate.value for name, estimate in estimates.items()}
-    per_token = estimates["abs_delta_mean"]
-    return values | {f"{edge}/n": per_token.n, f"{edge}/n_dropped": per_token.n_dropped}
+    return found.values(edge)
 
 
 def routing_agreement(batch: Batch, own: Tensor | None) -> dict[str, float]:

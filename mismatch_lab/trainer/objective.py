@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mismatch_lab.remedies import on_policy_ratio, rollout_correction
+from mismatch_lab.remedies import load_fixes
+from mismatch_lab.remedies.base import Fixes
 from mismatch_lab.remedies.rollout_correction import Corrected
 from mismatch_lab.trainer.batch import Batch
 from mismatch_lab.trainer.config import TrainConfig
@@ -24,6 +25,7 @@ class Objective:
     """Constant parts of an update, [R, n] over all rows of the step."""
 
     config: TrainConfig
+    fixes: Fixes
     logp_scored: Tensor
     """Of the trainer's scoring pass."""
     logp_old: Tensor
@@ -47,14 +49,13 @@ class Objective:
             assert batch.truncated is not None
             usable = usable * ~batch.truncated[:, None]
         kept, correction = usable, None
-        if "rollout-correction" in config.fixes:
-            correction = rollout_correction.correct(
-                logp_scored, batch.logp_infer, usable, config.correction
-            )
+        fixes = load_fixes(config.fixes)
+        if fixes.correct is not None:
+            correction = fixes.correct(logp_scored, batch.logp_infer, usable, config.correction)
             kept = correction.kept
         old = logp_scored if config.loss.old == "scored" else batch.logp_infer
         weights = loss_weights(kept, config.loss.mean)
-        return cls(config, logp_scored, old, logp_ref, usable, weights, correction)
+        return cls(config, fixes, logp_scored, old, logp_ref, usable, weights, correction)
 
     def rows_that_count(self, batch: Batch) -> list[int]:
         """Rows with a gradient: one whose advantage is 0 has none, unless the KL pulls at it."""
@@ -73,8 +74,8 @@ class Objective:
         settings = self.config.loss
         weights = self._part(self.weights, micro, rows)
         old = self._beside(logp, self.logp_old, micro, rows)
-        if "on-policy-ratio" in self.config.fixes:
-            old = on_policy_ratio.old_logp(logp, old, update)
+        if self.fixes.old_logp is not None:
+            old = self.fixes.old_logp(logp, old, update)
         token = clipped_policy_loss(
             logp, old, micro.advantages, settings.clip_low, settings.clip_high
         )

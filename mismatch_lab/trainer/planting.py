@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mismatch_lab.engines.checkpoint import read_config_json
+from mismatch_lab.checkpoints.config import read_config_json
 from mismatch_lab.errors import InputError
 from mismatch_lab.faults import load_fault
 from mismatch_lab.faults.base import SEVERITIES, Fault, Severity
-from mismatch_lab.remedies import chosen
+from mismatch_lab.remedies import load_fixes
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.loss_ratio import check_ratio
 
@@ -38,9 +38,7 @@ class Plan:
         for fault, severity in self.trainer_faults:
             assert fault.plant is not None
             fault.plant(model, fault.severities[severity])
-        for fix in chosen(self.config.fixes):
-            if fix.change_model is not None:
-                fix.change_model(model)
+        load_fixes(self.config.fixes).change_model(model)
 
 
 def plan_run(config: TrainConfig) -> Plan:
@@ -50,7 +48,7 @@ def plan_run(config: TrainConfig) -> Plan:
         InputError: an unknown name or severity, a fault that only captures can show, or fixes and
             settings that contradict each other (`loss_ratio.py`).
     """
-    chosen(config.fixes)
+    fixes = load_fixes(config.fixes)
     check_ratio(config)
     trainer: list[tuple[Fault, Severity]] = []
     engine: tuple[str, str] | None = None
@@ -77,7 +75,7 @@ def plan_run(config: TrainConfig) -> Plan:
                 if fault.kind != "plugin"
                 else "Plant one at a time.",
             )
-    return Plan(_configured(config), tuple(trainer), engine, sampling, lag)
+    return Plan(fixes.configured(config), tuple(trainer), engine, sampling, lag)
 
 
 def check_faults(config: TrainConfig) -> None:
@@ -128,11 +126,3 @@ def _cached(config: TrainConfig) -> TrainConfig:
     args = {**config.rollout.args, "enable_prefix_caching": True}
     rollout = config.rollout.model_copy(update={"args": args, "flush_cache": False})
     return config.model_copy(update={"rollout": rollout})
-
-
-def _configured(config: TrainConfig) -> TrainConfig:
-    """The fixes that are a matter of configuration."""
-    for fix in chosen(config.fixes):
-        if fix.configure is not None:
-            config = fix.configure(config)
-    return config

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from mismatch_lab.engines.options import TorchOptions
 from mismatch_lab.engines.torch_model import DTYPES, empty_model, load_model
 from mismatch_lab.errors import InputError
+from mismatch_lab.remedies import load_fixes
 from mismatch_lab.schema import SideSpec
 from mismatch_lab.trainer import ranks, sharded_load
 from mismatch_lab.trainer.batch import Batch, lay_out, micro_batches
@@ -65,12 +66,19 @@ class Policy:
             enabled=config.dtype == "float16",
         )
         """Of the loss; does nothing in other types."""
-        self.around: Callable[[Batch], Any] = lambda _batch: nullcontext()
-        """Wraps every forward: routing replay enters here."""
+        self._fixes = load_fixes(config.fixes)
 
-    def forward(self, batch: Batch) -> Scores:
-        """Log-probs of a micro-batch's tokens; with gradient unless torch's mode says no."""
-        with self.around(batch):
+    def forward(self, batch: Batch, fixed: bool = True) -> Scores:
+        """Log-probs of a micro-batch's tokens; with gradient unless torch's mode says no.
+
+        Args:
+            batch: a micro-batch.
+            fixed: with what the run's fixes do around a forward.
+        """
+        around: AbstractContextManager[Any] = nullcontext()
+        if fixed and batch.routing is not None:
+            around = self._fixes.around_forward(self.bare, batch.routing)
+        with around:
             scores: Scores = self.model(
                 batch.ids, batch.attention_mask(), self.config.rollout.temperature, batch.support
             )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mismatch_lab.engines.chunked_logp import CHUNK_BYTES, log_softmax
+from mismatch_lab.engines.chunked_logp import chunk_tokens, log_softmax
 from mismatch_lab.engines.torch_model import BodyAndHead
 
 
@@ -49,9 +49,7 @@ class PolicyModel(nn.Module):
         hidden = parts.hidden(ids, attention_mask)[:, :-1].flatten(0, 1)
         targets = ids[:, 1:].flatten()
         kept = None if support is None else support[:, 1:].flatten(0, 1)
-        size = max(
-            16, CHUNK_BYTES.get(ids.device.type, CHUNK_BYTES["cuda"]) // 4 // self.vocabulary
-        )
+        size = chunk_tokens(self.vocabulary)
         logps, entropies = [], []
         for start in range(0, len(hidden), size):
             chunk = slice(start, start + size)

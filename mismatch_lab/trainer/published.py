@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from mismatch_lab.engines.checkpoint import locate
-from mismatch_lab.engines.checkpoint_tensors import Stored, stored_tensors
+from mismatch_lab.checkpoints.config import resolve_model_path
+from mismatch_lab.checkpoints.tensors import Stored, stored_tensors
 from mismatch_lab.engines.vllm_update import TORCH_KINDS
 from mismatch_lab.errors import EngineError, few
 
@@ -85,7 +85,7 @@ class Source:
 
 def _folder(model: str) -> str:
     """Where the files are that transformers has read."""
-    path = locate(model)
+    path = resolve_model_path(model)
     if Path(path).is_dir():
         return path
     from huggingface_hub import snapshot_download

@@ -1,17 +1,24 @@
-"""What samples: an engine that lives as long as the run and is given new weights at every step."""
+"""What samples: an engine that lives as long as the run and is given new weights at every step.
+
+Most engines are elsewhere, in a process or behind a server: what they are asked is a message.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, TypeVar
 
 from mismatch_lab.engines.seeds import seed_of
 from mismatch_lab.errors import few
+from mismatch_lab.processes.messages import Messages
 from mismatch_lab.schema import OptionValue
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.sampled import Answer
+
+NAN = float("nan")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,8 @@ class EngineSpec:
     args: dict[str, OptionValue] = field(default_factory=dict)
     fault: tuple[str, str] | None = None
     """(id, severity) of a fault that is planted in the engine's model."""
-    head_fp32: bool = False
-    batch_invariant: bool = False
+    fixes: tuple[str, ...] = ()
+    """Ids of those that act in the engine's process."""
     log: str = "engine.log"
     devices: str | None = None
     """Value of CUDA_VISIBLE_DEVICES in its process; None is the trainer's own."""
@@ -44,7 +51,7 @@ class EngineSpec:
 
 
 @dataclass(frozen=True)
-class Draw:
+class SamplingParams:
     """How a batch of answers is sampled."""
 
     temperature: float
@@ -100,40 +107,107 @@ class Transfer:
         return "; ".join(parts)
 
 
-class Rollout(Protocol):
-    """An engine. Rank 0 alone has one."""
+@dataclass(frozen=True)
+class Sample:
+    contexts: list[list[int]]
+    max_new_tokens: list[int]
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True)
+class Answers:
+    answers: list[Answer]
+
+
+@dataclass(frozen=True)
+class Score:
+    rows: list[list[int]]
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of all tokens of each row but the first."""
+
+    logp: list[list[float]]
+
+
+@dataclass(frozen=True)
+class TakeWeights:
+    folder: Path
+
+
+@dataclass(frozen=True)
+class VerifyWeights:
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Flush:
+    """See `Rollout.flush`."""
+
+
+@dataclass(frozen=True)
+class Restart:
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Close:
+    """As `Restart`, what a server does by itself."""
+
+
+Request = Sample | Score | TakeWeights | VerifyWeights | Flush
+"""What is asked of an engine once it has answered its `EngineSpec` with its version."""
+REQUESTS = Messages(
+    EngineSpec, Sample, Answers, Score, Scores, TakeWeights, VerifyWeights, Transfer, Flush,
+    Restart, Close, str, bool,
+)  # fmt: skip
+
+
+class Rollout:
+    """An engine that is asked; one in this process does it all itself. Rank 0 alone has one."""
 
     version: str
 
-    def sample(self, contexts: list[list[int]], room: list[int], draw: Draw) -> list[Answer]:
+    def ask(self, request: Any, wanted: type[Found]) -> Found:
+        """The answer, of the type that is wanted.
+
+        Raises:
+            MismatchLabError: what the engine reported, or how it died.
+        """
+        raise NotImplementedError
+
+    def sample(
+        self, contexts: list[list[int]], max_new_tokens: list[int], sampling: SamplingParams
+    ) -> list[Answer]:
         """One answer per context, in order."""
-        ...
+        return self.ask(Sample(contexts, max_new_tokens, sampling), Answers).answers
 
     def score(self, rows: list[list[int]], temperature: float) -> list[list[float]]:
         """Log-probs of whole rows, of two tokens up to the context's length, by the engine's
         prefill; NaN for each first token.
         """
-        ...
+        return [[NAN, *logp] for logp in self.ask(Score(rows, temperature), Scores).logp]
 
     def transfer(self, folder: Path) -> Transfer:
         """Take the weights of a checkpoint folder, in place."""
-        ...
+        return self.ask(TakeWeights(folder.resolve()), Transfer)
 
     def verify(self, folder: Path) -> Transfer:
         """Hold the engine's weights against a checkpoint folder, and give it nothing."""
-        ...
+        return self.ask(VerifyWeights(folder.resolve()), Transfer)
 
     def flush(self) -> None:
         """Forget cached prefixes."""
-        ...
+        self.ask(Flush(), bool)
 
     def restart(self, folder: Path) -> None:
         """A new engine on that folder."""
-        ...
+        raise NotImplementedError
 
     def close(self) -> None:
         """Free the engine. A second call does nothing."""
-        ...
 
 
 def start_of(config: TrainConfig) -> Callable[[EngineSpec], Rollout]:

@@ -6,17 +6,16 @@ import asyncio
 import os
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
 
-from mismatch_lab import errors
 from mismatch_lab.engines.http.address import checked_url
 from mismatch_lab.engines.http.client import Answer, Client
-from mismatch_lab.errors import EngineError, InputError
-from mismatch_lab.trainer.rollout import EngineSpec
-from mismatch_lab.trainer.rollout_requests import Requests
+from mismatch_lab.errors import EngineError, InputError, MismatchLabError
+from mismatch_lab.processes.messages import Failed
+from mismatch_lab.trainer.rollout import REQUESTS, Close, EngineSpec, Found, Restart, Rollout
 
 TOKEN = "MISMATCH_LAB_ROLLOUT_TOKEN"
 """Environment variable: the same secret for the trainer and its servers."""
@@ -24,7 +23,7 @@ LARGEST_BYTES = 16 << 30
 """Of an answer: a step's rows with the experts they chose and the tokens they were drawn from."""
 
 
-class ServerRollout(Requests):
+class ServerRollout(Rollout):
     """Talks to `rollout_server`; weights are handed over in a folder that both hosts see."""
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -35,27 +34,29 @@ class ServerRollout(Requests):
         self.run = secrets.token_hex(8)
         self._token = token()
         self._open = False
-        self.version = str(self.ask("start", spec=asdict(replace(spec, url="")))["version"])
+        self.version = self.ask(replace(spec, url=""), str)
         self._open = True
 
-    def ask(self, what: str, **arguments: Any) -> Any:
-        """See `Requests.ask`."""
-        body = {"do": what, "run": self.run, "arguments": arguments}
+    def ask(self, request: Any, wanted: type[Found]) -> Found:
+        """See `Rollout.ask`."""
+        body = {"run": self.run, "request": REQUESTS.plain(request)}
         try:
             # In a thread of its own: a notebook has a loop that runs in this one.
             with ThreadPoolExecutor(1) as thread:
                 given = thread.submit(asyncio.run, self._post(body)).result()
         except EngineError as error:
             raise self._unreachable(error) from error
-        answer = given.body if isinstance(given.body, dict) else {}
-        if answer.get("event") == "done":
-            return answer["result"]
-        if answer.get("event") != "error":
-            raise InputError(
-                f"{self.spec.url} is no rollout server (HTTP {given.status}).", HOW_TO_START
-            )
-        kind = getattr(errors, answer["kind"], EngineError)
-        raise kind(f"{self.spec.url}: {answer['problem']}", answer["hint"])
+        try:
+            answer = REQUESTS.read(given.body)
+        except ValueError:
+            answer = None
+        if isinstance(answer, wanted):
+            return answer
+        if isinstance(answer, Failed):
+            raise answer.error(said_by=f"{self.spec.url}: ")
+        raise InputError(
+            f"{self.spec.url} is no rollout server (HTTP {given.status}).", HOW_TO_START
+        )
 
     async def _post(self, body: dict[str, Any]) -> Answer:
         """Sent once: an update must not be made twice. It takes as long as the engine does."""
@@ -84,15 +85,15 @@ class ServerRollout(Requests):
 
     def restart(self, folder: Path) -> None:
         """See `Rollout.restart`."""
-        self.ask("restart", folder=str(folder.resolve()))
+        self.ask(Restart(folder.resolve()), bool)
 
     def close(self) -> None:
         """Let the server end the engine; one that is gone needs no telling."""
         if self._open:
             self._open = False
             try:
-                self.ask("close")
-            except errors.MismatchLabError:
+                self.ask(Close(), bool)
+            except MismatchLabError:
                 return
 
 

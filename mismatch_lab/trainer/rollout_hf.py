@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mismatch_lab.checkpoints.fingerprint import fingerprint_tensors
 from mismatch_lab.engines.chunked_logp import log_softmax
-from mismatch_lab.engines.fingerprint import fingerprint_tensors
 from mismatch_lab.engines.torch_model import DTYPES, pick_device
 from mismatch_lab.engines.vllm_update import whole_state
 from mismatch_lab.errors import InputError
 from mismatch_lab.faults import load_fault
 from mismatch_lab.findings.weights import compare_weights
-from mismatch_lab.trainer.rollout import Draw, EngineSpec, Transfer
+from mismatch_lab.trainer.rollout import EngineSpec, Rollout, SamplingParams, Transfer
 from mismatch_lab.trainer.sampled import Answer
 
 ROWS = 128
@@ -27,14 +27,14 @@ torch's random numbers, and whether modules are initialised, which transformers 
 while it loads (of two that load at once, one leaves it off for good)."""
 
 
-class HfRollout:
+class HfRollout(Rollout):
     """A second copy of the model; log-probs are those of one forward over the finished rows."""
 
     def __init__(self, spec: EngineSpec) -> None:
         if spec.args:
             raise InputError(f"Engine hf has no option {next(iter(spec.args))!r}.")
-        if spec.head_fp32:
-            raise InputError("fp32-head needs vLLM as the engine.")
+        if spec.fixes:
+            raise InputError(f"{spec.fixes[0]} needs vLLM as the engine.")
         if spec.logprob_space != "processed":
             raise InputError(f"Engine hf has no {spec.logprob_space} log-probs.", "Use vllm.")
         self.spec = spec
@@ -65,9 +65,11 @@ class HfRollout:
             model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[self.spec.dtype])
         return model.eval()
 
-    def sample(self, contexts: list[list[int]], room: list[int], draw: Draw) -> list[Answer]:
+    def sample(
+        self, contexts: list[list[int]], max_new_tokens: list[int], sampling: SamplingParams
+    ) -> list[Answer]:
         """See `Rollout.sample`."""
-        if draw.record.routing or draw.record.support:
+        if sampling.record.routing or sampling.record.support:
             raise InputError("routing-replay and sampler-mask need vLLM as the engine.")
         answers: list[Answer] = []
         with (
@@ -75,13 +77,17 @@ class HfRollout:
             torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
         ):
             for start in range(0, len(contexts), ROWS):
-                torch.manual_seed(draw.row_seed(start))  # one generator draws for all rows of it
+                torch.manual_seed(
+                    sampling.row_seed(start)
+                )  # one generator draws for all rows of it
                 part = slice(start, start + ROWS)
-                answers += self._sample(contexts[part], room[part], draw)
+                answers += self._sample(contexts[part], max_new_tokens[part], sampling)
         return answers
 
     @torch.no_grad()
-    def _sample(self, contexts: list[list[int]], room: list[int], draw: Draw) -> list[Answer]:
+    def _sample(
+        self, contexts: list[list[int]], max_new_tokens: list[int], sampling: SamplingParams
+    ) -> list[Answer]:
         from transformers import GenerationConfig
 
         width = max(map(len, contexts))
@@ -90,20 +96,20 @@ class HfRollout:
             [[0] * (width - len(c)) + [1] * len(c) for c in contexts], device=self.device
         )
         free = {
-            "temperature": draw.temperature,
-            "top_k": draw.top_k,
-            "top_p": draw.top_p,
-            "min_p": draw.min_p or None,
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+            "min_p": sampling.min_p or None,
         }
         config = GenerationConfig(  # type: ignore[no-untyped-call]
-            do_sample=draw.temperature > 0,
-            max_new_tokens=max(room),
+            do_sample=sampling.temperature > 0,
+            max_new_tokens=max(max_new_tokens),
             eos_token_id=self.eos_ids,
             pad_token_id=0,
-            repetition_penalty=draw.repetition_penalty,
+            repetition_penalty=sampling.repetition_penalty,
             output_scores=True,
             return_dict_in_generate=True,
-            **(free if draw.temperature > 0 else {}),
+            **(free if sampling.temperature > 0 else {}),
         )
         made = self.model.generate(ids, attention_mask=mask, generation_config=config)
         new = made.sequences[:, width:]
@@ -113,7 +119,9 @@ class HfRollout:
             for i, scores in enumerate(made.scores)
         ]
         logp = torch.stack(steps, dim=1)
-        lengths = [min(self._length(row), n) for row, n in zip(new.tolist(), room, strict=True)]
+        lengths = [
+            min(self._length(row), n) for row, n in zip(new.tolist(), max_new_tokens, strict=True)
+        ]
         answers = [(new[i, :n].tolist(), logp[i, :n].tolist()) for i, n in enumerate(lengths)]
         return [Answer(ids, found, ids[-1] not in self.eos_ids) for ids, found in answers]
 
@@ -150,6 +158,3 @@ class HfRollout:
 
     def flush(self) -> None:
         """Nothing is cached between calls."""
-
-    def close(self) -> None:
-        """Nothing but memory is held."""

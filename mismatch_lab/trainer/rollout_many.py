@@ -1,7 +1,8 @@
 """Several engines side by side: asked at the same time, the rows of one request split over them.
 
-Each row's seed follows from its place among all rows (`Draw.first_row`), not from its engine: so
-the answers are those of one engine, as far as its arithmetic does not depend on the batch.
+Each row's seed follows from its place among all rows (`SamplingParams.first_row`), not from its
+engine: so the answers are those of one engine, as far as its arithmetic does not depend on the
+batch.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 from threading import Thread
 from typing import TypeVar
 
-from mismatch_lab.trainer.rollout import Draw, EngineSpec, Rollout
+from mismatch_lab.trainer.rollout import EngineSpec, Rollout, SamplingParams
 from mismatch_lab.trainer.sampled import Answer
 
 Item = TypeVar("Item")
@@ -65,14 +66,17 @@ def start(begin: Callable[[EngineSpec], Rollout], specs: Sequence[EngineSpec]) -
 
 
 def sample(
-    engines: Sequence[Rollout], contexts: list[list[int]], room: list[int], draw: Draw
+    engines: Sequence[Rollout],
+    contexts: list[list[int]],
+    max_new_tokens: list[int],
+    sampling: SamplingParams,
 ) -> list[Answer]:
     """See `Rollout.sample`: answers of all rows, in order, whichever engine made them."""
 
     def ask(share: tuple[Rollout, slice]) -> list[Answer]:
         engine, rows = share
-        drawn = replace(draw, first_row=draw.first_row + rows.start)
-        return engine.sample(contexts[rows], room[rows], drawn)
+        drawn = replace(sampling, first_row=sampling.first_row + rows.start)
+        return engine.sample(contexts[rows], max_new_tokens[rows], drawn)
 
     shares = [
         (engine, rows)

@@ -20,73 +20,57 @@ from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mismatch_lab.errors import EngineError, InputError, MismatchLabError
-from mismatch_lab.trainer.rollout import EngineSpec
+from mismatch_lab.processes.messages import Failed
+from mismatch_lab.trainer.rollout import REQUESTS, Close, EngineSpec, Request, Restart, Rollout
 from mismatch_lab.trainer.rollout_client import token
 from mismatch_lab.trainer.rollout_vllm import VllmRollout
 
-PASSED_ON = ("sample", "score", "transfer", "verify", "flush")
 REFUSED_BYTES = 1 << 20
 """Read of a request that is refused: a client that is cut off would not see the refusal."""
 READ_S = 60.0
 """For a request to arrive: one that does not must not hold the server."""
 
 
-class Engine(Protocol):
-    """What of `VllmRollout` is used here."""
-
-    version: str
-
-    def ask(self, what: str, **arguments: Any) -> Any:
-        """See `Requests.ask`."""
-        ...
-
-    def restart(self, folder: Path) -> None:
-        """See `Rollout.restart`."""
-        ...
-
-    def close(self) -> None:
-        """See `Rollout.close`."""
-        ...
-
-
 class Host:
     """The engine of the run that asked last."""
 
-    def __init__(self, begin: Callable[[EngineSpec], Engine], log: Path) -> None:
+    def __init__(self, begin: Callable[[EngineSpec], Rollout], log: Path) -> None:
         self.begin = begin
         self.log = log
         self.run = ""
-        self.engine: Engine | None = None
+        self.engine: Rollout | None = None
 
-    def answer(self, do: str, run: str, arguments: dict[str, Any]) -> Any:
-        """What the engine says.
+    def answer(self, run: str, request: Any) -> Any:
+        """What the engine of a run says.
 
         Raises:
             MismatchLabError: the engine's own, or the request is not of this run.
         """
-        if do == "start":
+        if isinstance(request, EngineSpec):
             self.close()
             self.run = run
-            spec = replace(EngineSpec(**arguments["spec"]), log=str(self.log))
-            self.engine = self.begin(spec)
-            return {"version": self.engine.version}
+            self.engine = self.begin(replace(request, log=str(self.log)))
+            return self.engine.version
         if self.engine is None or run != self.run:
             raise EngineError("The server has no engine of this run; another has taken it over.")
-        if do == "close":
-            return self.close()
-        folder = arguments.get("folder")
-        if folder is not None and not Path(folder).is_dir():
+        folder = getattr(request, "folder", None)
+        if folder is not None and not folder.is_dir():
             raise InputError(
                 f"The server sees no folder {folder}.", "Put --out on a disk that both hosts have."
             )
-        if do == "restart":
-            return self.engine.restart(Path(folder or ""))
-        if do not in PASSED_ON:
-            raise InputError(f"The server has no request {do!r}.")
-        return self.engine.ask(do, **arguments)
+        if isinstance(request, Request):
+            return self.engine.ask(request, object)
+        match request:
+            case Close():
+                self.close()
+            case Restart():
+                self.engine.restart(request.folder)
+            case _:
+                raise InputError(f"The server has no request {type(request).__name__}.")
+        return True
 
     def close(self) -> None:
         """End the engine, if there is one."""
@@ -129,17 +113,15 @@ def serve(host: Host, bind: str, port: int, secret: str) -> HTTPServer:
         raise InputError(f"Cannot listen on {bind}:{port}: {error}.") from error
 
 
-def _answered(host: Host, body: bytes) -> dict[str, Any]:
+def _answered(host: Host, body: bytes) -> list[Any]:
     try:
-        request = json.loads(body)
-        result = host.answer(request["do"], request["run"], request["arguments"])
-        return {"event": "done", "result": result}
+        asked = json.loads(body)
+        return REQUESTS.plain(host.answer(asked["run"], REQUESTS.read(asked["request"])))
     except MismatchLabError as error:
-        kind, problem, hint = type(error).__name__, error.problem, error.hint
+        return REQUESTS.plain(Failed.of(error))
     except Exception as error:
         traceback.print_exc()
-        kind, problem, hint = "EngineError", f"{type(error).__name__}: {error}", ""
-    return {"event": "error", "kind": kind, "problem": problem, "hint": hint}
+        return REQUESTS.plain(Failed("EngineError", f"{type(error).__name__}: {error}"))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,41 +1,55 @@
-"""The engine's process: `python -m mismatch_lab.trainer.rollout_worker SPEC.json`.
-
-One JSON request a line on standard input, one answer a line on standard output; it ends when its
-standard input closes, so that no engine outlives its trainer.
-"""
+"""The engine's process: `python -m mismatch_lab.trainer.rollout_worker`."""
 
 from __future__ import annotations
 
-import json
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from mismatch_lab.engines.settings import HOOKABLE
 from mismatch_lab.engines.vllm import VllmEngine
 from mismatch_lab.engines.vllm_score import prompt_logp
-from mismatch_lab.engines.worker import lines_of_parent, private_output
-from mismatch_lab.errors import EngineError, MismatchLabError
-from mismatch_lab.remedies import batch_invariant
+from mismatch_lab.errors import EngineError
+from mismatch_lab.faults import load_fault
+from mismatch_lab.processes.child import parent_channel, serve, told
+from mismatch_lab.remedies import load_fixes
 from mismatch_lab.schema import SideSpec
+from mismatch_lab.trainer import rollout
 from mismatch_lab.trainer.engine_recorder import Recorder
 from mismatch_lab.trainer.engine_weights import transfer, verify
-from mismatch_lab.trainer.rollout import Draw, EngineSpec, Record
+from mismatch_lab.trainer.rollout import EngineSpec, Record, SamplingParams
+from mismatch_lab.trainer.sampled import Answer
+
+
+class ChangedEngine(VllmEngine):
+    """vLLM with a run's fault in its model, and then the fixes that mend it."""
+
+    def __init__(self, side: SideSpec, spec: EngineSpec) -> None:
+        self._fixes = load_fixes(spec.fixes)
+        self._fault = spec.fault
+        self._fixes.start_engine()
+        super().__init__(side)
+
+    def _on_weights_loaded(self, model: Any) -> None:
+        if self._fault is not None:
+            name, severity = self._fault
+            fault = load_fault(name)
+            assert fault.plant is not None
+            fault.plant(model, fault.severities[severity])  # type: ignore[index]
+        self._fixes.change_engine(model)
+        super()._on_weights_loaded(model)
 
 
 class Server:
-    """What the trainer can ask of the engine: the public methods, by name."""
+    """The engine, and its answers to what a trainer asks."""
 
-    def __init__(self, spec: EngineSpec, plugin: str | None) -> None:
+    def __init__(self, spec: EngineSpec) -> None:
         args = {
             "logprobs_mode": f"{spec.logprob_space}_logprobs",
             "max_model_len": spec.context_length,
             "max_num_seqs": 128,
-            "generation_config": "vllm",  # a draw says all of its sampling itself
+            "generation_config": "vllm",  # a request says all of its sampling itself
             **HOOKABLE["vllm"],
             **spec.args,
         }
@@ -45,38 +59,35 @@ class Server:
             model=spec.folder,
             dtype=spec.dtype,
             args=args,
-            plugin=plugin,
         )
-        if spec.batch_invariant:
-            batch_invariant.turn_on()
-        self.engine = VllmEngine(side)
+        self.engine = ChangedEngine(side, spec)
 
-    def sample(self, contexts: list[list[int]], room: list[int], draw: dict[str, Any]) -> Any:
-        """See `Rollout.sample`."""
-        asked = Draw(**{**draw, "record": Record(**draw["record"])})
-        parameters = [_parameters(asked, row, n) for row, n in enumerate(room)]
+    def answer(self, request: rollout.Request) -> object:
+        match request:
+            case rollout.Sample(contexts, max_new_tokens, sampling):
+                return rollout.Answers(self._sample(contexts, max_new_tokens, sampling))
+            case rollout.Score(rows, temperature):
+                return rollout.Scores(self._score(rows, temperature))
+            case rollout.TakeWeights(folder):
+                return transfer(self.engine.llm, str(folder))
+            case rollout.VerifyWeights(folder):
+                return verify(self.engine.llm, str(folder))
+            case rollout.Flush():
+                return bool(self.engine.llm.reset_prefix_cache())
+
+    def _sample(
+        self, contexts: list[list[int]], max_new_tokens: list[int], sampling: SamplingParams
+    ) -> list[Answer]:
+        parameters = [_parameters(sampling, row, n) for row, n in enumerate(max_new_tokens)]
         recorder = None
-        if asked.record != Record():
-            recorder = Recorder(self.engine.llm, self.engine.model, asked.record)
+        if sampling.record != Record():
+            recorder = Recorder(self.engine.llm, self.engine.model, sampling.record)
         with recorder.attached() if recorder else nullcontext():
             outputs = self.engine.complete(contexts, parameters)
-        answers = []
-        for output in outputs:
-            ids = list(output.outputs[0].token_ids)
-            logp = [
-                float(step[token].logprob)
-                for token, step in zip(ids, output.outputs[0].logprobs, strict=True)
-            ]
-            cut = output.outputs[0].finish_reason == "length"
-            answer: dict[str, Any] = {"token_ids": ids, "logp_infer": logp, "truncated": cut}
-            n = len(output.prompt_token_ids) + len(ids)
-            if recorder is not None:
-                answer |= recorder.of(output.request_id, n, len(ids))
-            answers.append(answer)
-        return answers
+        return [_answer(output, recorder) for output in outputs]
 
-    def score(self, rows: list[list[int]], temperature: float) -> list[list[float]]:
-        """See `Rollout.score`; NaN is no JSON, so firsts are left to the caller.
+    def _score(self, rows: list[list[int]], temperature: float) -> list[list[float]]:
+        """Of all tokens but the firsts.
 
         A row's last token is asked for where the engine samples, as vLLM always does at the end of
         a prompt: so a row may fill the context. A larger `max_model_len` would be no way out: in
@@ -92,18 +103,6 @@ class Server:
                 [row[:-1] for row in rows], [_scoring(row[-1]) for row in rows]
             )
         return [_row_logp(output, row) for output, row in zip(outputs, rows, strict=True)]
-
-    def transfer(self, folder: str) -> dict[str, Any]:
-        """See `Rollout.transfer`."""
-        return asdict(transfer(self.engine.llm, folder))
-
-    def verify(self, folder: str) -> dict[str, Any]:
-        """See `Rollout.verify`."""
-        return asdict(verify(self.engine.llm, folder))
-
-    def flush(self) -> bool:
-        """See `Rollout.flush`."""
-        return bool(self.engine.llm.reset_prefix_cache())
 
 
 @contextmanager
@@ -135,26 +134,37 @@ def _divide_no_more(worker: Any) -> None:
     del worker.get_model().compute_logits  # the class's own shows again
 
 
-def _parameters(draw: Draw, row: int, room: int) -> Any:
-    from vllm import SamplingParams
+def _answer(output: Any, recorder: Recorder | None) -> Answer:
+    found = output.outputs[0]
+    ids = list(found.token_ids)
+    logp = [float(step[token].logprob) for token, step in zip(ids, found.logprobs, strict=True)]
+    recorded = {}
+    if recorder is not None:
+        n_tokens = len(output.prompt_token_ids) + len(ids)
+        recorded = recorder.of(output.request_id, n_tokens, len(ids))
+    return Answer(ids, logp, found.finish_reason == "length", **recorded)
 
-    return SamplingParams(
-        temperature=draw.temperature,
-        top_p=draw.top_p,
-        top_k=draw.top_k,
-        min_p=draw.min_p,
-        repetition_penalty=draw.repetition_penalty,
-        seed=draw.row_seed(row) if draw.temperature > 0 else None,
-        max_tokens=room,
+
+def _parameters(sampling: SamplingParams, row: int, max_new_tokens: int) -> Any:
+    from vllm import SamplingParams as Parameters
+
+    return Parameters(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        seed=sampling.row_seed(row) if sampling.temperature > 0 else None,
+        max_tokens=max_new_tokens,
         logprobs=0,
         detokenize=False,
     )
 
 
 def _scoring(last: int) -> Any:
-    from vllm import SamplingParams
+    from vllm import SamplingParams as Parameters
 
-    return SamplingParams(
+    return Parameters(
         max_tokens=1,
         temperature=0.0,
         prompt_logprobs=0,
@@ -169,28 +179,17 @@ def _row_logp(output: Any, row: list[int]) -> list[float]:
     return [*prompt, float(output.outputs[0].logprobs[0][row[-1]].logprob)]
 
 
-def main(spec_file: str) -> int:
-    """Serve requests until standard input closes."""
-    emit = private_output()
-    given = json.loads(Path(spec_file).read_text(encoding="utf-8"))
-    try:
-        requests = lines_of_parent()
-        plugin = given.pop("plugin")
-        server = Server(EngineSpec(**given), plugin)
-        emit(event="started", version=server.engine.version)
-        while True:
-            request = json.loads(requests.get())
-            result = getattr(server, request["do"])(**request["arguments"])
-            emit(event="done", result=result)
-    except MismatchLabError as error:
-        traceback.print_exc()
-        emit(event="error", kind=type(error).__name__, problem=error.problem, hint=error.hint)
-    except Exception as error:
-        traceback.print_exc()
-        problem = f"{type(error).__name__}: {error}"
-        emit(event="error", kind="EngineError", problem=problem, hint="")
-    return 2
+def main() -> int:
+    """Start the engine that is asked for first, then answer requests."""
+    channel = parent_channel(rollout.REQUESTS)
+
+    def work() -> None:
+        server = Server(channel.receive())
+        channel.send(server.engine.version)
+        serve(channel, server.answer)
+
+    return told(channel, work, lambda error: EngineError(f"{type(error).__name__}: {error}"))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main())

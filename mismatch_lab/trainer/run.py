@@ -8,13 +8,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mismatch_lab.engines.checkpoint import EMBEDDED
-from mismatch_lab.errors import InputError
-from mismatch_lab.remedies import chosen
-from mismatch_lab.reporting.text import visible
+from mismatch_lab.checkpoints.config import EMBEDDED
+from mismatch_lab.errors import InputError, MissingDependencyError
+from mismatch_lab.findings.next_command import resuming
+from mismatch_lab.remedies import load_fixes
+from mismatch_lab.report.text import visible
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.metrics import FILE, check_tensorboard, read_metrics
 from mismatch_lab.trainer.planting import check_faults, plan_run
@@ -33,6 +35,7 @@ def run_training(
     Raises:
         InputError: a wrong name, a folder that is in use, or another run's folder.
     """
+    check_installed(config)
     check(config)
     if int(os.environ.get("RANK", 0)) != 0:
         return _train(config, None, QUIET)
@@ -74,11 +77,25 @@ def _watcher(config: TrainConfig, folder: Path) -> Watcher:
     return StepPrinter(config.steps)
 
 
+def check_installed(config: TrainConfig) -> None:
+    """Raise MissingDependencyError for what training needs and is not there, before it begins."""
+    needed = {"torch": "train", "transformers": "train"}
+    if config.rollout.engine == "vllm":
+        needed["vllm"] = "vllm"
+    for package, extra in needed.items():
+        if find_spec(package) is None:
+            raise MissingDependencyError(
+                f"Training needs {package}, which is not installed.",
+                f"pip install 'mismatch-lab[{extra}]'; on a CPU `make env` in a checkout of the "
+                "repository. `mismatch-lab doctor` says what is there.",
+            )
+
+
 def check(config: TrainConfig) -> None:
     """Refuse what can be refused before anything heavy is imported."""
-    plan, fixes = plan_run(config), chosen(config.fixes)
+    plan, fixes = plan_run(config), load_fixes(config.fixes)
     check_faults(config)
-    reach_in = [fix.id for fix in fixes if fix.engine == "vllm in one process"]
+    reach_in = [fix.id for fix in fixes.chosen if fix.engine == "vllm in one process"]
     reach_in += (plan.engine_fault or ())[:1]
     if reach_in and plan.config.rollout.args.get("tensor_parallel_size", 1) != 1:
         raise InputError(
@@ -91,14 +108,10 @@ def check(config: TrainConfig) -> None:
         _check_servers(config.rollout.urls)
     if config.task not in TASKS:
         load_task(config.task)
-    needs_vllm = [fix.id for fix in fixes if fix.engine != "any"]
+    needs_vllm = [fix.id for fix in fixes.chosen if fix.engine != "any"]
     if config.rollout.engine == "hf" and needs_vllm:
         raise InputError(f"Fix {needs_vllm[0]} needs vLLM as the engine.")
-    if config.optim.checkpoint_activations and "routing-replay" in config.fixes:
-        raise InputError(
-            "Layers that are computed again in backward would not replay the engine's routing.",
-            "Leave out optim.checkpoint_activations or the fix routing-replay.",
-        )
+    fixes.check(config)
 
 
 def _check_servers(urls: tuple[str, ...]) -> None:
@@ -135,8 +148,19 @@ def _folder(config: TrainConfig, out: Path | None, resume: bool) -> Path:
                 f"{out} holds a run already.", "Add --resume to go on with it, or name another."
             )
         check_same_run(out / RECORD, config.model_dump(mode="json"))
+        if not _has_checkpoint(out):
+            print(f"{visible(str(out))} has no checkpoint yet: it starts again at step 0.")
+    elif resume:
+        raise InputError(
+            f"{out} holds no run that could go on: it has no {RECORD}.",
+            "Leave --resume out to start one there, or name the folder of the run.",
+        )
     out.mkdir(parents=True, exist_ok=True)
     return out
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    return any(folder.glob("checkpoints/step-*"))
 
 
 @contextmanager
@@ -151,10 +175,13 @@ def _recorded(config: TrainConfig, folder: Path, command: tuple[str, ...]) -> It
     try:
         yield
     except BaseException:
-        if new and not _steps_made(folder) and not any(folder.glob("checkpoints/step-*")):
+        if new and not _steps_made(folder) and not _has_checkpoint(folder):
             (folder / RECORD).unlink(missing_ok=True)
         else:
-            print(f"{where}; to go on: --out {folder} --resume", flush=True)
+            anew = "" if _has_checkpoint(folder) else ", from step 0: there is no checkpoint yet"
+            print(
+                f"{where}\nto go on{anew}:\n{resuming(command, visible(str(folder)))}", flush=True
+            )
         raise
     print(where, flush=True)
 
@@ -165,7 +192,7 @@ def _steps_made(folder: Path) -> list[dict[str, Any]]:
 
 
 def _record(config: TrainConfig, folder: Path, command: tuple[str, ...]) -> None:
-    from mismatch_lab.provenance import gather
+    from mismatch_lab.engines.provenance import gather
 
     record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,

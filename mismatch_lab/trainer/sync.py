@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mismatch_lab.engines.checkpoint import locate
+from mismatch_lab.checkpoints.config import resolve_model_path
 from mismatch_lab.errors import EngineError
 from mismatch_lab.trainer import ranks
 from mismatch_lab.trainer.batch import Batch
@@ -205,7 +205,7 @@ class Sync:
         if dist.get_rank() == 0:
             if not self.folder.is_dir():
                 self.folder.mkdir(parents=True)
-                _copy_tokenizer(Path(locate(self.config.model)), self.folder)
+                _copy_tokenizer(Path(resolve_model_path(self.config.model)), self.folder)
             self.policy.save_pretrained(self.folder, weights)
         return self.folder
 

@@ -25,7 +25,7 @@ MEMORY_LIMIT_GIB = 1.0
 _CHILD = """
 import resource, sys
 from pathlib import Path
-from mismatch_lab.commands import run_compare
+from mismatch_lab.cli.commands import run_compare
 before = resource.getrusage(resource.RUSAGE_SELF)
 run_compare(Path(sys.argv[1]), Path(sys.argv[2]), True)
 after = resource.getrusage(resource.RUSAGE_SELF)

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 # The builders of synthetic runs:
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "reporting"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "report"))
 
 from build_run import BUILDERS
 
-from mismatch_lab.reporting.report import write_report
+from mismatch_lab.report.report import write_report
 
 FLAGS = [
     "--no-sandbox",

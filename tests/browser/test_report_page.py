@@ -219,3 +219,17 @@ def test_first_column_stays_while_a_wide_table_scrolls(open_report: Open) -> Non
             " return [box.scrollLeft, cell.getBoundingClientRect().left - before]; }"
         )
         assert shift == [200, 0]
+
+
+def test_rows_show_both_sides_under_each_token(open_report: Open) -> None:
+    with open_report("mismatch") as opened:
+        page = opened.page
+        chip = page.locator("details.row[open] .sides button.focus").first
+        under = chip.evaluate("(c) => getComputedStyle(c, '::after').content")
+        infer, train = (chip.get_attribute(name) for name in ("data-i", "data-r"))
+        assert under == f'"{infer}\\a {train}"'
+        chip.click()
+        detail = page.inner_text("#token-detail")
+        assert re.search(rf"probability \(engine\)\s+{infer}[.\d]* %", detail)
+        assert page.locator("details.row").count() <= 14
+        assert page.locator("details.row[open]").count() <= 3

@@ -88,6 +88,14 @@ def qwen3_moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama."""
+    from transformers import LlamaConfig
+
+    return save_random(tmp_path_factory.mktemp("llama"), LlamaConfig, 5)
+
+
+@pytest.fixture(scope="session")
 def tied_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen2: biases on queries, keys and values, and a head that is the embedding."""
     from transformers import Qwen2Config

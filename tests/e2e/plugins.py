@@ -1,5 +1,6 @@
 """Faults for the end-to-end tests, planted as a user would try a patch: one function each."""
 
+from functools import partial
 from typing import Any
 
 
@@ -7,6 +8,20 @@ def drop_sinks(model: Any) -> None:
     """Trainer: attention sinks without effect, as a kernel that does not know them."""
     for layer in model.model.layers:
         layer.self_attn.sinks.data.fill_(-1e4)
+
+
+def leak_over_packs(model: Any) -> None:
+    """Trainer: packed sequences see those before them, their positions restarted."""
+    from mismatch_lab.faults.tokens import mask_as_one_document
+
+    mask_as_one_document(model, 1.0)
+
+
+def bias_routers(model: Any) -> None:
+    """Trainer: experts selected with a bias that the engine does not have."""
+    from mismatch_lab.faults.moe import select_with_bias
+
+    select_with_bias(model, 0.5)
 
 
 def perturb_o_proj(model: Any) -> None:
@@ -91,3 +106,23 @@ def perturb_attention_output(model: Any) -> None:
     weight = next(p for known, p in model.named_parameters() if known.endswith(name)).data
     noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
     weight.add_(0.1 * weight.float().std() * noise.to(weight))
+
+
+def products_in_tf32(model: Any) -> None:
+    """Engine or trainer: attention and every linear layer in kernels that hand float32 to tensor
+    cores, as Triton's do unless told otherwise.
+    """
+    import torch
+
+    from mismatch_lab.faults.precision import cut, use_tf32
+
+    use_tf32(model, 1.0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.forward = partial(_cut_linear, module, cut)
+
+
+def _cut_linear(module: Any, cut: Any, x: Any) -> Any:
+    import torch
+
+    return torch.nn.functional.linear(cut(x), cut(module.weight), module.bias)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mismatch_lab.engines.interpreters import own_python
+
 START_S = 240
 
 VLLM = {
@@ -38,10 +40,26 @@ def vllm_command(model: Path, *options: str) -> list[str]:
     ]  # fmt: skip
 
 
+def sglang_command(model: Path, *options: str) -> list[str]:
+    """SGLang's server with a model in float32, in an environment of its own."""
+    python = own_python("sglang")
+    assert python is not None  # the marker has seen to it
+    return [
+        python, str(Path(__file__).with_name("launch_sglang.py")),
+        "--model-path", str(model), "--dtype", "float32", "--device", "cpu",
+        "--attention-backend", "torch_native", "--sampling-backend", "pytorch",
+        "--grammar-backend", "none", "--disable-cuda-graph", "--disable-overlap-schedule",
+        "--skip-server-warmup", "--max-total-tokens", "8192", "--max-running-requests", "8",
+        "--mem-fraction-static", "0.5", "--random-seed", "0", *options,
+    ]  # fmt: skip
+
+
 @contextmanager
-def started(command: list[str], log: Path, **environment: str) -> Iterator[str]:
+def started(
+    command: list[str], log: Path, port: int | None = None, **environment: str
+) -> Iterator[str]:
     """URL of a server that ends with the block, with whatever it has started."""
-    port = free_port()
+    port = port or free_port()
     with log.open("w") as stream:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
@@ -76,3 +94,15 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         except OSError:
             time.sleep(0.5)
     raise TimeoutError(f"no server within {START_S} s: {log.read_text()[-3000:]}")
+
+
+def kill(url: str) -> None:
+    """End the server at a URL, and all that it has started, without a word to it."""
+    port = url.rpartition(":")[2].encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"--port" in words and words[words.index(b"--port") + 1] == port:
+                os.killpg(int(process.name), signal.SIGKILL)
+                return
+    raise LookupError(f"no server at {url}")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mismatch_lab.diagnose import diagnose
-from mismatch_lab.executors.warm import warm_workers
-from mismatch_lab.request import DiagnoseRequest, build_run
+from mismatch_lab.executors.forked import forked_workers
+from mismatch_lab.run.diagnose import diagnose
+from mismatch_lab.run.request import DiagnoseRequest, build_run
 from mismatch_lab.scorecard.architectures import CI_ARCHITECTURES, make
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
@@ -24,20 +24,11 @@ PROMPTS, MAX_TOKENS = 10, 32
 
 @pytest.fixture(scope="module", autouse=True)
 def _warm() -> Iterator[None]:
-    with warm_workers(at_once=True):
+    with forked_workers(at_once=True):
         yield
 
 
-QUICK = ("glm4_moe", "gemma3_text")
-"""A MoE whose routers have biases, and norms and attention of another kind; the others are long."""
-
-NAMES = [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.long)
-    for name in CI_ARCHITECTURES
-]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CI_ARCHITECTURES)
 def test_a_healthy_model_is_not_called_broken(name: str, tmp_path: Path) -> None:
     make(name, tmp_path / name)
     request = DiagnoseRequest(

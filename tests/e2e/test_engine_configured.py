@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mismatch_lab.engines.checkpoint import checkpoint_dir
+from mismatch_lab.checkpoints.config import checkpoint_dir
 
 Diagnose = Callable[..., dict[str, Any]]
 

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from mismatch_lab.engines.interpreters import sglang_python
+from mismatch_lab.engines.interpreters import own_python
 from mismatch_lab.gate.pytest_plugin import LogprobParity
 from mismatch_lab.gate.rules import load_rules
 
@@ -135,7 +135,7 @@ def test_the_workflow_fails_on_a_swapped_transformers_whose_attention_differs(
     both = (*QUICK, "--dtype", "float32", "--engine-arg", "attn_implementation=eager")
     eager = (*both, "--trainer-arg", "attn_implementation=eager")
     accepted(repository, str(gemma2), *eager)
-    other = sglang_python()
+    other = own_python("sglang")
     assert other is not None
     swapped = (*both, "--trainer-arg", "attn_implementation=sdpa", "--trainer-python", str(other))
     broken = repository.gate(str(gemma2), *swapped)

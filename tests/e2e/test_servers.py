@@ -9,19 +9,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mismatch_lab.engines.interpreters import sglang_python
-
 sys.path.insert(0, str(Path(__file__).parent))  # `serving` stands beside the tests
 
-from serving import VLLM, free_port, started, vllm_command
+from serving import VLLM, free_port, kill, sglang_command, started, vllm_command
 
+from mismatch_lab.engines.base import ScoreRequest
+from mismatch_lab.engines.http.engine import HttpEngine
+from mismatch_lab.errors import EngineError
 from mismatch_lab.mini import checkpoint_dir
+from mismatch_lab.schema import Prompt, Sampling, SideSpec
+from mismatch_lab.scorecard.architectures import make
 
 Diagnose = Callable[..., dict[str, Any]]
 
@@ -105,24 +109,90 @@ def test_a_server_that_is_gone_is_two_lines_and_code_2(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_model_of_another_vocabulary_is_refused(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MISMATCH_LAB_API_KEY", SECRET)
+    make("llama", tmp_path / "other", vocab_size=640)
+    options = [str(tmp_path / "other"), "--engine-url", server, "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", "mismatch_lab.cli", "diagnose", *options],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout
+    said = " ".join(done.stderr.split())
+    assert "a vocabulary of 576 tokens (mini), and MODEL has one of 640" in said
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "program", [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("vllm", "sglang")]
+)
+def test_a_server_that_dies_in_mid_run_is_an_error(program: str, tmp_path: Path) -> None:
+    make("llama", tmp_path / "llama")
+    vllm = program == "vllm"
+    command = (vllm_command if vllm else sglang_command)(tmp_path / "llama")
+    log = tmp_path / "log"
+    with started(command, log, **(VLLM if vllm else {"PYTHONPATH": ""})) as url:
+        options = [str(tmp_path / "llama"), "--engine-url", url, "--dtype", "float32"]
+        running = subprocess.Popen(
+            [sys.executable, "-m", "mismatch_lab.cli", "diagnose", *options,
+             "--max-tokens", "200", "--out", str(tmp_path / "run")],
+            stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        request = "/v1/completions" if vllm else "/generate"
+        # A handful are asked at the start; from then on it samples.
+        while running.poll() is None and log.read_text().count(f"POST {request}") < 14:
+            time.sleep(0.1)
+        assert running.poll() is None
+        kill(url)
+        said = " ".join(running.communicate(timeout=300)[1].split())
+    assert running.returncode == 2
+    assert url in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "program", [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("vllm", "sglang")]
+)
+def test_a_server_that_was_started_again_is_no_longer_the_one_that_was_asked(
+    program: str, tmp_path: Path
+) -> None:
+    make("llama", tmp_path / "llama")
+    vllm = program == "vllm"
+    command = (vllm_command if vllm else sglang_command)(tmp_path / "llama")
+    environment = VLLM if vllm else {"PYTHONPATH": ""}
+    port = free_port()
+    asked = [Prompt(id="one", text="The")]
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=4, seed=0)
+    with started(command, tmp_path / "first.log", port, **environment) as url:
+        engine = HttpEngine(
+            SideSpec(
+                side="infer", engine="http", model=str(tmp_path / "llama"), dtype="float32",
+                urls=(url,),
+            )
+        )  # fmt: skip
+        before = engine.generate(asked, sampling, lambda *_: None)
+    try:
+        with (
+            started(command, tmp_path / "second.log", port, **environment),
+            pytest.raises(EngineError, match="changed while it was asked: another start"),
+        ):
+            engine.score(before.rows, ScoreRequest(temperature=1.0), lambda *_: None)
+    finally:
+        engine.close()
+
+
 # ---- SGLang ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def sglang_server(tmp_path_factory: pytest.TempPathFactory, qwen3_moe: Path) -> Iterator[str]:
     """SGLang's server with a small Qwen3-MoE in float32."""
-    python = sglang_python()
-    assert python is not None  # the marker has seen to it
-    command = [
-        python, str(Path(__file__).with_name("launch_sglang.py")),
-        "--model-path", str(qwen3_moe), "--dtype", "float32", "--device", "cpu",
-        "--attention-backend", "torch_native", "--sampling-backend", "pytorch",
-        "--grammar-backend", "none", "--disable-cuda-graph", "--disable-overlap-schedule",
-        "--skip-server-warmup", "--context-length", "1024", "--max-total-tokens", "8192",
-        "--max-running-requests", "8", "--mem-fraction-static", "0.5", "--random-seed", "0",
-    ]  # fmt: skip
     log = tmp_path_factory.mktemp("serve-sglang") / "log"
-    with started(command, log, PYTHONPATH="") as url:
+    with started(sglang_command(qwen3_moe), log, PYTHONPATH="") as url:
         yield url
 
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mismatch_lab.engines.checkpoint import EMBEDDED, locate
+from mismatch_lab.checkpoints.config import EMBEDDED, resolve_model_path
 from mismatch_lab.trainer import ranks
 from mismatch_lab.trainer.batch import Batch, stack
 from mismatch_lab.trainer.config import TrainConfig, read_config
 from mismatch_lab.trainer.loop import train
 from mismatch_lab.trainer.metrics import read_metrics
 from mismatch_lab.trainer.policy import Policy
-from mismatch_lab.trainer.replay import RoutingWatch
-from mismatch_lab.trainer.rollout import Draw, EngineSpec, Record
+from mismatch_lab.trainer.replay import own_routing
+from mismatch_lab.trainer.rollout import EngineSpec, Record, SamplingParams
 from mismatch_lab.trainer.rollout_vllm import VllmRollout
 from mismatch_lab.trainer.sync import Sync
 from mismatch_lab.trainer.tasks import load_task
@@ -32,27 +32,29 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def policy() -> Iterator[Policy]:
     torch.set_num_threads(1)
-    yield Policy(TrainConfig(), locate(EMBEDDED))
+    yield Policy(TrainConfig(), resolve_model_path(EMBEDDED))
     ranks.leave()
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmRollout]:
     log = tmp_path_factory.mktemp("engine") / "engine.log"
-    started = VllmRollout(EngineSpec(locate(EMBEDDED), "float32", 512, "processed", log=str(log)))
+    started = VllmRollout(
+        EngineSpec(resolve_model_path(EMBEDDED), "float32", 512, "processed", log=str(log))
+    )
     yield started
     started.close()
 
 
-def sampled(engine: VllmRollout, draw: Draw) -> Batch:
+def sampled(engine: VllmRollout, sampling: SamplingParams) -> Batch:
     """Eight answers of the engine as a batch."""
-    task, tokeniser = load_task("gsm8k"), TaskTokeniser(locate(EMBEDDED))
+    task, tokeniser = load_task("gsm8k"), TaskTokeniser(resolve_model_path(EMBEDDED))
     problems = task.problems(Source(n_heldout=8)).heldout
     episodes = roll_out(
         task,
         problems,
         tokeniser,
-        lambda contexts, room: engine.sample(contexts, room, draw),
+        lambda contexts, max_new_tokens: engine.sample(contexts, max_new_tokens, sampling),
         new_tokens=48,
         context_length=512,
     )
@@ -66,8 +68,8 @@ def worst(batch: Batch, logp: torch.Tensor) -> float:
 def test_nucleus_and_experts_are_those_that_the_engine_used(
     engine: VllmRollout, policy: Policy
 ) -> None:
-    draw = Draw(1.0, top_p=0.8, seed=3, record=Record(routing=True, support=True))
-    batch = sampled(engine, draw)
+    sampling = SamplingParams(1.0, top_p=0.8, seed=3, record=Record(routing=True, support=True))
+    batch = sampled(engine, sampling)
     assert batch.support is not None
     assert batch.routing is not None
     # With the engine's nucleus the trainer says what the engine said; with all tokens it does not.
@@ -75,39 +77,43 @@ def test_nucleus_and_experts_are_those_that_the_engine_used(
     whole = Batch(**{**vars(batch), "support": None})
     assert worst(batch, policy.score(whole).logp) > 0.1
     # In float32 both sides choose the same experts, for every input token of every layer.
-    found = RoutingWatch(policy, on=True).agreement(whole)
-    policy.around = RoutingWatch(policy, on=False).policy.around
+    found = own_routing(policy, whole)
     assert found["routing/set_agreement"] > 0.999
     # All tokens but the last of each row were inputs; there are four layers.
     assert found["routing/n"] == 4 * int((batch.lengths - 1).sum())
 
 
 def test_seeds_decide_the_answers(engine: VllmRollout) -> None:
-    first, again = (sampled(engine, Draw(1.0, seed=5)) for _ in range(2))
+    first, again = (sampled(engine, SamplingParams(1.0, seed=5)) for _ in range(2))
     assert torch.equal(first.ids, again.ids)
     assert not torch.equal(first.ids[:, :8], first.ids[:, 8:16])
 
 
 def test_turns_draw_with_numbers_of_their_own(engine: VllmRollout) -> None:
     # The same contexts in turn 1 and in turn 2, flat enough (T = 2) for chance to decide.
-    contexts, room = [[5, 17, 40 + row] for row in range(10)], [12] * 10
+    contexts, max_new_tokens = [[5, 17, 40 + row] for row in range(10)], [12] * 10
 
     def answers(**place: int) -> list[list[int]]:
-        found = engine.sample(contexts, room, Draw(2.0, seed=1, **place))
+        found = engine.sample(contexts, max_new_tokens, SamplingParams(2.0, seed=1, **place))
         return [answer.token_ids for answer in found]
 
     first, second = answers(step=2, turn=1), answers(step=2, turn=2)
     assert answers(step=2, turn=1) == first
     assert [a for a, b in zip(first, second, strict=True) if a == b] == []
     # As rows 4 to 9 of all, wherever they are asked.
-    drawn = engine.sample(contexts[4:], room[4:], Draw(2.0, seed=1, step=2, turn=1, first_row=4))
+    drawn = engine.sample(
+        contexts[4:], max_new_tokens[4:], SamplingParams(2.0, seed=1, step=2, turn=1, first_row=4)
+    )
     assert [answer.token_ids for answer in drawn] == first[4:]
 
 
 def test_answers_say_whether_they_ran_out_of_room(engine: VllmRollout) -> None:
-    task, tokeniser = load_task("gsm8k", {"request": ""}), TaskTokeniser(locate(EMBEDDED))
+    task, tokeniser = (
+        load_task("gsm8k", {"request": ""}),
+        TaskTokeniser(resolve_model_path(EMBEDDED)),
+    )
     contexts = [tokeniser.prompt_ids(p) for p in task.problems(Source(n_heldout=4)).heldout] * 2
-    found = engine.sample(contexts, [96] * 4 + [5] * 4, Draw(0.0))
+    found = engine.sample(contexts, [96] * 4 + [5] * 4, SamplingParams(0.0))
     ended = [answer.token_ids[-1] in tokeniser.eos_ids for answer in found]
     assert [answer.truncated for answer in found] == [not end for end in ended]
     assert ended == [True] * 4 + [False] * 4
@@ -146,11 +152,11 @@ def test_a_full_row_leaves_the_model_what_it_is(phi3_long_rope: Path, tmp_path: 
 def test_in_bfloat16_the_engine_scores_what_it_sampled(tmp_path: Path) -> None:
     # Where logits are divided by the temperature in bfloat16 the two differ by 0.001 nats.
     spec = EngineSpec(
-        locate(EMBEDDED), "bfloat16", 512, "processed", log=str(tmp_path / "engine.log")
+        resolve_model_path(EMBEDDED), "bfloat16", 512, "processed", log=str(tmp_path / "engine.log")
     )
     started = VllmRollout(spec)
     try:
-        batch = sampled(started, Draw(0.7, seed=3))
+        batch = sampled(started, SamplingParams(0.7, seed=3))
         rows = [ids[:n].tolist() for ids, n in zip(batch.ids, batch.lengths, strict=True)]
         scored = started.score(rows, 0.7)
     finally:
@@ -179,7 +185,7 @@ def test_a_policy_that_replays_is_at_no_distance_from_itself(tmp_path: Path) -> 
 def test_a_transfer_in_place_reaches_every_tensor(
     engine: VllmRollout, policy: Policy, tmp_path: Path
 ) -> None:
-    batch = sampled(engine, Draw(1.0, seed=7))
+    batch = sampled(engine, SamplingParams(1.0, seed=7))
     sync = Sync(policy.config, policy, [engine], tmp_path)
     sync.begin(resumed=False)
     for _ in range(2):

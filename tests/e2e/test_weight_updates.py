@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from mismatch_lab.attribution.versions import version_causes
-from mismatch_lab.diagnose import diagnose
+from mismatch_lab.attribution.updates import version_causes
 from mismatch_lab.findings.build import load_captures
 from mismatch_lab.findings.run_versions import measure_versions
 from mismatch_lab.mini import checkpoint_dir
-from mismatch_lab.request import DiagnoseRequest, build_run
+from mismatch_lab.run.diagnose import diagnose
+from mismatch_lab.run.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import Cause, VersionFindings
 from mismatch_lab.scorecard.architectures import make
 

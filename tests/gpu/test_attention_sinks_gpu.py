@@ -72,6 +72,20 @@ def test_speed_at_16k_tokens() -> None:
     assert sum(base) / sum(ours) >= SPEED_AIM, (base, ours)
 
 
+def test_flash_attn_4_is_right_and_pays_at_16k_tokens() -> None:
+    """Where it is installed: `auto` picks it there."""
+    name, theirs = "sinks, flash-attn-4", "sinks, fused"
+    rows, speeds = measured()
+    mine = [row for row in rows if row.way == name]
+    if not mine:
+        print("flash-attn-4 is not installed")
+        return
+    assert all(row.right for row in mine), mine
+    found = {(row.way, row.window): row.total_ms for row in speeds if row.tokens == 16384}
+    for window in (None, 128):
+        assert found[name, window] < found[theirs, window], found
+
+
 def test_memory_is_linear_in_length() -> None:
     rows = [row for row in measured()[1] if row.way.startswith("sinks") and row.peak_mib > 0]
     peaks = {(row.way, row.window, row.tokens): row.peak_mib for row in rows}
@@ -152,6 +166,7 @@ TESTS = (
     test_outputs_and_gradients_against_float64,
     test_a_whole_model_in_bfloat16_is_as_near_to_float32_as_eager,
     test_memory_is_linear_in_length,
+    test_flash_attn_4_is_right_and_pays_at_16k_tokens,
     test_speed_at_16k_tokens,
 )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from mismatch_lab.engines.checkpoint import EMBEDDED, locate
+from mismatch_lab.checkpoints.config import EMBEDDED, resolve_model_path
 from mismatch_lab.engines.options import TorchOptions
 from mismatch_lab.engines.torch_model import empty_model, load_model
 from mismatch_lab.schema import SideSpec
@@ -37,7 +37,9 @@ SLACK = 1.2
 
 def test_filled_as_loaded() -> None:
     device = ranks.join()
-    spec = SideSpec(side="train", engine="fsdp", model=locate(EMBEDDED), dtype="float32")
+    spec = SideSpec(
+        side="train", engine="fsdp", model=resolve_model_path(EMBEDDED), dtype="float32"
+    )
     source = load_model(spec, TorchOptions(), torch.float32)
     before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
     vocabulary = int(source.config.vocab_size)  # type: ignore[union-attr, arg-type]
@@ -50,7 +52,7 @@ def test_filled_as_loaded() -> None:
         more = torch.cuda.memory_allocated() - before
         print(f"held {held / 2**20:.1f} MiB, allocated {more / 2**20:.1f} MiB")
         assert more < SLACK * held
-    loaded = Policy(TrainConfig(), locate(EMBEDDED)).model
+    loaded = Policy(TrainConfig(), resolve_model_path(EMBEDDED)).model
     with torch.no_grad():
         found, expected = (m(IDS.to(device), None, 1.0).logp for m in (model, loaded))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

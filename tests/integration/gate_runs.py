@@ -10,12 +10,12 @@ from typing import Any
 
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.store import load_capture, save_capture
-from mismatch_lab.diagnose import diagnose
 from mismatch_lab.gate.baseline import baseline_of, write_baseline
 from mismatch_lab.gate.command import GateRequest, gate
 from mismatch_lab.gate.judge import GateResult
 from mismatch_lab.gate.record import read_record
-from mismatch_lab.request import DiagnoseRequest, build_run
+from mismatch_lab.run.diagnose import diagnose
+from mismatch_lab.run.request import DiagnoseRequest, build_run
 
 STATUS = '[[status]]\nname = "s"\nreason = "r"\nallowed = ["match", "numerics"]\n'
 BASELINE = """

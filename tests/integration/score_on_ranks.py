@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from mismatch_lab.engines.checkpoint import EMBEDDED, locate, read_config_json
+from mismatch_lab.checkpoints.config import EMBEDDED, read_config_json, resolve_model_path
 from mismatch_lab.faults import FAULTS, load_fault
 from mismatch_lab.trainer import ranks
 from mismatch_lab.trainer.batch import Batch
@@ -36,7 +36,7 @@ def batch() -> Batch:
 
 def scores(*faults: str) -> torch.Tensor:
     plan = plan_run(TrainConfig(faults=faults))
-    return Policy(plan.config, locate(EMBEDDED), plan.change_model).score(batch()).logp
+    return Policy(plan.config, resolve_model_path(EMBEDDED), plan.change_model).score(batch()).logp
 
 
 def after_an_update(checkpoint: str) -> torch.Tensor:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mismatch_lab.captures.store import load_capture, save_capture
-from mismatch_lab.executors import warm
-from mismatch_lab.reporting import report
+from mismatch_lab.executors import forked
+from mismatch_lab.report import report
 from mismatch_lab.schema import OptionValue
 from mismatch_lab.scorecard.cases import Planned
 from mismatch_lab.scorecard.command import run_cases
@@ -17,8 +17,6 @@ from mismatch_lab.scorecard.records import Case, Truth
 from mismatch_lab.scorecard.run_case import Bench
 from mismatch_lab.scorecard.setup import Setup
 from mismatch_lab.scorecard.store import prepare_card_folder
-
-LIGHT_SERVER = Path(__file__).parents[1] / "unit" / "executors" / "light_server.py"
 
 
 def halve(captures: Path) -> None:
@@ -55,7 +53,7 @@ PLANNED = [
 def main(out: Path, probe: str, workers: int) -> None:
     report.write_report = lambda folder: folder  # seconds each, and tried elsewhere
     if workers > 1:  # which also share a server
-        warm.ENGINES, warm.SERVER = ("fake",), (str(LIGHT_SERVER),)
+        forked.ENGINES, forked.PRELOAD = ("fake",), ()
     prepare_card_folder(out)
     bench = Bench(out, find_model=str, trainer="fake", probe=probe, code="abc")
     run_cases(PLANNED, bench, overwrite=False, workers=workers)

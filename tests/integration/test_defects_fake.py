@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mismatch_lab import diagnose
 from mismatch_lab.engines.fake_defects import TENSOR
-from mismatch_lab.reporting import report
-from mismatch_lab.request import DiagnoseRequest, build_run
+from mismatch_lab.report import report
+from mismatch_lab.run import diagnose
+from mismatch_lab.run.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import Findings
 
 

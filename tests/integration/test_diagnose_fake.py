@@ -13,12 +13,12 @@ import pytest
 from program import Lab, wait_for
 
 from mismatch_lab.captures.store import load_capture
-from mismatch_lab.commands import load_run
-from mismatch_lab.diagnose import diagnose
+from mismatch_lab.cli.commands import load_run
 from mismatch_lab.errors import InputError
 from mismatch_lab.findings.build import load_captures
-from mismatch_lab.reporting.numbers import seconds
-from mismatch_lab.request import DiagnoseRequest, build_run
+from mismatch_lab.report.numbers import seconds
+from mismatch_lab.run.diagnose import diagnose
+from mismatch_lab.run.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import Findings
 
 TIMES = re.compile(r"<details><summary>Time taken.*?</details>", re.DOTALL)

@@ -12,23 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mismatch_lab.attribution.clues import Clues
-from mismatch_lab.attribution.investigate import Inquiry, investigate
-from mismatch_lab.attribution.lab import Lab
+from mismatch_lab.attribution.explain import Simulated, explain
+from mismatch_lab.attribution.hypotheses import Features
 from mismatch_lab.attribution.naming import named_causes
 from mismatch_lab.attribution.odd_causes import masked_ids
-from mismatch_lab.attribution.simulate import World
-from mismatch_lab.attribution.suspects import Charge, raises_only
+from mismatch_lab.attribution.simulate import Predictor, Simulator
+from mismatch_lab.attribution.suspects import Suspect, raises_only
 from mismatch_lab.captures.capture import Capture
+from mismatch_lab.checkpoints.config import EMBEDDED, read_config, resolve_model_path
 from mismatch_lab.engines.base import Engine
-from mismatch_lab.engines.checkpoint import EMBEDDED, locate, read_config
 from mismatch_lab.engines.jobs import ScoreJob
+from mismatch_lab.engines.plan import REF_ARGS
 from mismatch_lab.engines.recording import score_job
 from mismatch_lab.faults import load_fault
 from mismatch_lab.findings.odd_tokens import only_finite
-from mismatch_lab.plan import REF_ARGS
+from mismatch_lab.probes.suites import load_probe, probe_prompts
 from mismatch_lab.schema import CapturePlan, Manifest, Sampling, SideSpec
-from mismatch_lab.suites import load_probe, probe_prompts
 
 NOISE_NATS = 3e-6
 Plant = Callable[[Any], None]
@@ -42,7 +41,11 @@ class Scorer:
         from mismatch_lab.engines.hf import HfEngine
 
         spec = SideSpec(
-            side="ref", engine="hf", model=locate(EMBEDDED), dtype="float32", args=dict(REF_ARGS)
+            side="ref",
+            engine="hf",
+            model=resolve_model_path(EMBEDDED),
+            dtype="float32",
+            args=dict(REF_ARGS),
         )
         self.engine: Engine = HfEngine(spec)
         self.folder = folder
@@ -86,19 +89,19 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scorer]:
     made.engine.close()
 
 
-def named(scorer: Scorer, plant: Plant | None) -> tuple[Inquiry, Capture]:
-    train, sound = scorer.suspect(plant), scorer.suspect(None)
+def named(scorer: Scorer, plant: Plant | None) -> tuple[Simulated, Capture]:
+    train, expected = scorer.suspect(plant), scorer.suspect(None)
     finite = only_finite({"train": train})["train"].logp.astype(np.float64)
-    rows, true = train.rows, sound.logp.astype(np.float64)
+    rows, true = train.rows, expected.logp.astype(np.float64)
     error = float(np.nanmean(np.abs(finite - true)[rows.sampled]))
-    charge = Charge("train", finite, true, error, NOISE_NATS)
+    suspect = Suspect("train", finite, true, error, NOISE_NATS)
     config = read_config(EMBEDDED)
-    clues = Clues(
-        "train", config, Sampling(), dtype="float32", raises_only=raises_only(charge),
+    features = Features(
+        "train", config, Sampling(), dtype="float32", raises_only=raises_only(suspect),
         impossible=bool(np.isneginf(train.logp).any()), masked=masked_ids(train),
     )  # fmt: skip
-    lab = Lab(scorer, 1.0, int(config["vocab_size"]))
-    return investigate(charge, clues, rows, World(lab, None, 1.0), ()), train
+    simulator = Simulator(scorer, 1.0, int(config["vocab_size"]))
+    return explain(suspect, features, rows, Predictor(simulator, None, 1.0), ()), train
 
 
 def of_fault(name: str, strength: float) -> Plant:
@@ -146,10 +149,10 @@ def last_quarter_lost(model: Any) -> None:
     ids=["half", "quarter", "eighth", "all-but-one", "last"],
 )  # fmt: skip
 def test_a_shard_that_is_not_counted(scorer: Scorer, plant: Plant) -> None:
-    inquiry, _ = named(scorer, plant)
-    causes = named_causes(inquiry, None)
+    simulated, _ = named(scorer, plant)
+    causes = named_causes(simulated, None)
     assert [cause.id for cause in causes] == ["partial-normaliser"]
-    assert inquiry.left_nats <= NOISE_NATS
+    assert simulated.left_nats <= NOISE_NATS
     assert causes[0].confirmed_by[0].by == "unseen rows"
     assert causes[0].confirmed_by[0].after <= NOISE_NATS
 
@@ -163,8 +166,8 @@ def test_a_shard_that_is_not_counted(scorer: Scorer, plant: Plant) -> None:
     ids=["seventh", "29th", "top-3"],
 )  # fmt: skip
 def test_a_mask_in_scoring(scorer: Scorer, plant: Plant) -> None:
-    inquiry, train = named(scorer, plant)
+    simulated, train = named(scorer, plant)
     assert np.isneginf(train.logp).any()
-    if inquiry.charge.error_nats > NOISE_NATS:
-        assert {c.id for c in named_causes(inquiry, None)} == {"impossible-token"}
-    assert inquiry.left_nats <= NOISE_NATS
+    if simulated.suspect.error_nats > NOISE_NATS:
+        assert {c.id for c in named_causes(simulated, None)} == {"impossible-token"}
+    assert simulated.left_nats <= NOISE_NATS

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from mismatch_lab.captures.store import load_capture, save_capture
-from mismatch_lab.diagnose import diagnose
 from mismatch_lab.errors import EngineError
-from mismatch_lab.reporting import report
-from mismatch_lab.request import DiagnoseRequest, build_run
+from mismatch_lab.report import report
+from mismatch_lab.run.diagnose import diagnose
+from mismatch_lab.run.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import Findings
 
 EDGE = "decode_train"

@@ -14,8 +14,8 @@ import pytest
 import small_card
 from program import ROOT, Lab, wait_for
 
+from mismatch_lab.engines.provenance import gather
 from mismatch_lab.executors.cache import DONE
-from mismatch_lab.provenance import gather
 from mismatch_lab.scorecard.card import build_card
 from mismatch_lab.scorecard.records import CaseResult
 from mismatch_lab.scorecard.store import CACHE, CASES, WORK, load_results
@@ -24,7 +24,9 @@ from mismatch_lab.scorecard.store import CACHE, CASES, WORK, load_results
 def start(out: Path, probe: Path, workers: int = 1, mark: str = "") -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, small_card.__file__, str(out), str(probe), str(workers)],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "MISMATCH_LAB_TEST": mark},
+        # Offline: a fake model is on no hub, where its record's reference would be looked for.
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT), "MISMATCH_LAB_TEST": mark, "HF_HUB_OFFLINE": "1"},
         stderr=subprocess.DEVNULL,
         # Started from a background job, it would inherit that interrupts are ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -153,3 +155,15 @@ def test_captures_alone_are_judged_apart(results: dict[str, CaseResult]) -> None
     assert healthy.black_box is not None
     assert healthy.black_box.status == "match"
     assert results["refused"].black_box is None
+
+
+def test_a_record_that_cannot_be_diagnosed_costs_its_own_answer_alone(
+    results: dict[str, CaseResult],
+) -> None:
+    scaled = results["scaled"]
+    assert scaled.recorded is not None
+    assert scaled.judgement is not None  # of the run
+    assert scaled.recorded.judgement is None
+    assert "Model fake" in scaled.recorded.problem  # the fake engine's has no checkpoint
+    card = build_card(list(results.values()), 4, "fake", "full", gather([]))
+    assert [r.case.id for r in card.recorded.unanswered] == ["halved", "healthy", "scaled"]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mismatch_lab.diagnose import diagnose
 from mismatch_lab.findings.build import load_captures
-from mismatch_lab.reporting import report
-from mismatch_lab.request import DiagnoseRequest, build_run
+from mismatch_lab.report import report
+from mismatch_lab.run.diagnose import diagnose
+from mismatch_lab.run.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import Findings, OptionValue, RunSpec, Strict
 
 Args = dict[str, OptionValue]

@@ -52,21 +52,37 @@ def test_no_cuda_build_and_no_index_in_the_lock(lock: dict[str, Any]) -> None:
     )
 
 
-def test_sglangs_lock_is_hashed_and_has_no_cuda_and_no_index() -> None:
-    text = (REQUIREMENTS / "sglang.lock").read_text()
+NEEDED = {"transformers", "numpy", "pydantic", "safetensors"}
+
+
+@pytest.mark.parametrize(
+    # nvidia-ml-py is Python that asks a driver what there is.
+    ("program", "asks_for_gpus"),
+    [("sglang", ["nvidia-ml-py"]), ("verl", [])],
+)
+def test_a_programs_lock_is_hashed_and_has_no_cuda_and_no_index(
+    program: str, asks_for_gpus: list[str]
+) -> None:
+    text = (REQUIREMENTS / f"{program}.lock").read_text()
     pins = re.findall(r"^(\S+)==(\S+) \\\n    --hash=sha256:", text, re.M)
     names = {canonicalize_name(name) for name, _ in pins}
     assert len(pins) == len(re.findall(r"^[a-z]", text, re.M)) == len(names)
-    assert {"sglang", "transformers", "numpy", "pydantic", "safetensors"} <= names
+    assert names >= NEEDED | {program}
     assert not LEFT_OUT & names
-    # nvidia-ml-py is Python that asks a driver what there is.
     made_for_cuda = re.compile("nvidia|cuda|cudnn|nccl|flashinfer|sgl-kernel|sglang-kernel")
-    assert [name for name in names if made_for_cuda.search(name)] == ["nvidia-ml-py"]
+    assert [name for name in names if made_for_cuda.search(name)] == asks_for_gpus
     assert not re.search(r"https?://|--(extra-)?index-url|--find-links|/tmp|/home", text)
 
 
-def test_sglangs_lock_has_what_torch_asks_for() -> None:
-    asked = (REQUIREMENTS / "sglang.in").read_text()
+def test_verls_lock_builds_one_package_alone_from_its_source() -> None:
+    """Of all others pip takes wheels only (`--only-binary :all:` in the Makefile)."""
+    text = (REQUIREMENTS / "verl.lock").read_text()
+    assert re.findall(r"^--.*$", text, re.M) == ["--no-binary antlr4-python3-runtime"]
+
+
+@pytest.mark.parametrize("program", ["sglang", "verl"])
+def test_a_programs_lock_has_what_torch_asks_for(program: str) -> None:
+    asked = (REQUIREMENTS / f"{program}.in").read_text()
     declared = [line for line in metadata.requires("torch") or [] if "extra ==" not in line]
     named = {canonicalize_name(Requirement(line).name) for line in declared}
     assert {name for name in named if not re.search(f"^{name}\\b", asked, re.M)} <= {"triton"}

@@ -38,7 +38,7 @@ def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _calls(folder: Path) -> list[str]:
     """Which steps were taken, by a word that only that step has."""
-    words = ("--clear", "cpu.lock", "sglang.lock", "torch.txt", "--editable")
+    words = ("--clear", "cpu.lock", "sglang.lock", "verl.lock", "torch.txt", "--editable")
     lines = (folder / "calls.txt").read_text().splitlines()
     return [word for line in lines for word in words if word in line]
 
@@ -61,15 +61,16 @@ def test_interrupted_environment_is_made_afresh(checkout: Path) -> None:
     assert _calls(checkout) == ["--clear", "cpu.lock", "torch.txt", "--editable"]
 
 
-def test_sglangs_environment_is_one_of_its_own(checkout: Path) -> None:
+@pytest.mark.parametrize("name", ["sglang", "verl"])
+def test_a_programs_environment_is_one_of_its_own(checkout: Path, name: str) -> None:
     python = f"PYTHON={checkout / 'python'}"
     (checkout / "fail-on.txt").write_text("torch.txt")
-    assert _make(checkout, "sglang", python).returncode == 2
-    assert not list((checkout / ".venv-sglang").glob(".*ed"))  # half of one passes for none
+    assert _make(checkout, name, python).returncode == 2
+    assert not list((checkout / f".venv-{name}").glob(".*ed"))  # half of one passes for none
     (checkout / "fail-on.txt").write_text("nothing")
-    assert _make(checkout, "sglang", python).returncode == 0
-    assert _calls(checkout) == ["--clear", "sglang.lock", "torch.txt", "--editable"]
-    assert _make(checkout, "sglang", python).returncode == 0
+    assert _make(checkout, name, python).returncode == 0
+    assert _calls(checkout) == ["--clear", f"{name}.lock", "torch.txt", "--editable"]
+    assert _make(checkout, name, python).returncode == 0
     assert _calls(checkout) == []
     assert not (checkout / ".venv").exists()
 

@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from mismatch_lab.engines.jobs import ScoreJob
+from mismatch_lab.engines.plan import plan_tasks
 from mismatch_lab.errors import InputError
-from mismatch_lab.plan import plan_tasks
-from mismatch_lab.request import DiagnoseRequest, build_run
+from mismatch_lab.run.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import Depth, RunSpec
 
 Q, NORM = "model.layers.0.self_attn.q_proj.weight", "model.norm.weight"

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from mismatch_lab.errors import InputError
 
 Family = Literal[
-    "semantics", "precision", "tokens", "attention", "cache", "moe", "weights", "trainer"
+    "semantics", "precision", "tokens", "attention", "cache", "moe", "weights", "trainer", "record"
 ]
 """In the order of the catalogue; each has its file."""
 FRAMEWORKS = ("verl", "TRL", "NeMo-RL", "slime", "FSDP")
@@ -49,8 +49,6 @@ class CauseEntry:
     """What it predicts of the observations."""
     confirmation: Text
     """The experiment that separates it from its neighbours."""
-    remedy_id: Text
-    """Name of the fix; `mismatch-lab train --fix` where there is one."""
     remedy: Text
     """What to do, in one or two sentences, whatever the framework."""
     remedies: dict[str, Text]

@@ -4,46 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mismatch_lab.attribution.clues import Clues
-from mismatch_lab.attribution.hypotheses import Hypothesis
-from mismatch_lab.attribution.predictions import (
-    attention,
-    moe,
-    precision,
-    semantics,
-    tokens,
-    weights,
-)
+from mismatch_lab.attribution.hypotheses import Features, Hypothesis
+from mismatch_lab.attribution.predictions import distributions, modules, precision, weights
 
-PREDICTIONS: dict[str, Callable[[Clues], list[Hypothesis]]] = {
+PREDICTIONS: dict[str, Callable[[Features], list[Hypothesis]]] = {
     "logprob-precision": precision.logprob,
-    "shift-by-one": tokens.shift,
-    "terminal-token": tokens.terminal,
-    "raw-logprobs-temperature": semantics.raw_temperature,
-    "sampler-truncation": semantics.truncation,
-    "sampling-penalties": semantics.penalties,
-    "logit-scale": semantics.logit_scale,
-    "logit-softcap": semantics.logit_softcap,
-    "vocab-padding": semantics.vocab_padding,
-    "partial-normaliser": semantics.partial_normaliser,
-    "impossible-token": semantics.impossible,
+    "shift-by-one": distributions.shift,
+    "raw-logprobs-temperature": distributions.raw_temperature,
+    "sampler-truncation": distributions.truncation,
+    "sampling-penalties": distributions.penalties,
+    "logit-scale": distributions.logit_scale,
+    "logit-softcap": distributions.logit_softcap,
+    "vocab-padding": distributions.vocab_padding,
+    "partial-normaliser": distributions.partial_normaliser,
+    "impossible-token": distributions.impossible,
+    "wrong-candidate": distributions.candidate,
     "lm-head-precision": precision.head,
     "router-precision": precision.router,
     "norm-precision": precision.norm,
     "tf32-products": precision.products,
-    "attention-sinks-dropped": attention.sinks,
-    "sliding-window": attention.sliding_window,
-    "attention-softcap": attention.attention_softcap,
-    "attention-scale": attention.attention_scale,
-    "rope-precision": attention.rope_precision,
-    "rope-theta": attention.rope_theta,
-    "rope-scaling": attention.rope_scaling,
-    "kv-cache-quantisation": attention.kv_cache,
-    "router-renormalisation": moe.renormalisation,
-    "router-bias": moe.router_bias,
-    "expert-bias": moe.expert_bias,
-    "expert-layout": moe.expert_layout,
-    "packing-leak": tokens.packing,
+    "attention-sinks-dropped": modules.sinks,
+    "sliding-window": modules.sliding_window,
+    "attention-softcap": modules.attention_softcap,
+    "attention-scale": modules.attention_scale,
+    "rope-precision": modules.rope_precision,
+    "rope-theta": modules.rope_theta,
+    "rope-scaling": modules.rope_scaling,
+    "kv-cache-quantisation": modules.kv_cache,
+    "router-renormalisation": modules.renormalisation,
+    "router-bias": modules.router_bias,
+    "expert-bias": modules.expert_bias,
+    "expert-layout": modules.expert_layout,
+    "packing-leak": distributions.packing,
     "weight-quantisation": weights.quantised,
     "stale-weights": weights.stale,
     "adapter-not-delivered": weights.adapter,
@@ -55,13 +47,13 @@ PREDICTIONS: dict[str, Callable[[Clues], list[Hypothesis]]] = {
 IN_SAMPLING_ALONE = (
     "logprob-precision",
     "shift-by-one",
-    "terminal-token",
     "raw-logprobs-temperature",
     "sampler-truncation",
     "sampling-penalties",
     "logit-scale",
     "partial-normaliser",
     "impossible-token",
+    "wrong-candidate",
     "sliding-window",
     "kv-cache-quantisation",
     "stale-weights",
@@ -69,7 +61,7 @@ IN_SAMPLING_ALONE = (
 """Rows that can make sampling differ from re-scoring; anything else is wrong with both."""
 
 
-def hypotheses_for(clues: Clues) -> list[Hypothesis]:
+def hypotheses_for(features: Features) -> list[Hypothesis]:
     """Everything that could be wrong with a suspect and can be simulated."""
-    rows = IN_SAMPLING_ALONE if clues.suspect == "decode" else tuple(PREDICTIONS)
-    return [h for row in rows for h in PREDICTIONS[row](clues)]
+    rows = IN_SAMPLING_ALONE if features.suspect == "decode" else tuple(PREDICTIONS)
+    return [h for row in rows for h in PREDICTIONS[row](features)]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from mismatch_lab.attribution.clues import Clues
-from mismatch_lab.attribution.hypotheses import Hypothesis, RowChange, Search, TokenChange
+from mismatch_lab.attribution.hypotheses import (
+    Features,
+    FreeNumber,
+    Hypothesis,
+    RowChange,
+    TokenChange,
+)
 from mismatch_lab.schema import Alteration
 
 FORMATS = ("bfloat16", "float16")
@@ -11,7 +16,7 @@ FIRST_PRODUCT = "self_attn"
 """Of a layer, where something is multiplied first; its projections have other names elsewhere."""
 
 
-def head(clues: Clues) -> list[Hypothesis]:
+def head(features: Features) -> list[Hypothesis]:
     """The head, or its logits, in bfloat16."""
     labels = {"head_dtype": "the head in", "logits_dtype": "logits stored as"}
     return [
@@ -26,7 +31,7 @@ def head(clues: Clues) -> list[Hypothesis]:
     ]
 
 
-def logprob(clues: Clues) -> list[Hypothesis]:
+def logprob(features: Features) -> list[Hypothesis]:
     """The log-softmax, or what becomes of its result."""
     cause = "logprob-precision"
     return [
@@ -36,7 +41,7 @@ def logprob(clues: Clues) -> list[Hypothesis]:
             cause,
             "log-probs written with few decimals",
             tokens=(TokenChange("decimals"),),
-            search=Search((1.0, 2.0, 3.0, 4.0)),
+            search=FreeNumber((1.0, 2.0, 3.0, 4.0)),
         ),
         Hypothesis(
             cause, "log-softmax computed in bfloat16", rows=(RowChange("bfloat16_log_softmax"),)
@@ -44,9 +49,9 @@ def logprob(clues: Clues) -> list[Hypothesis]:
     ]
 
 
-def router(clues: Clues) -> list[Hypothesis]:
+def router(features: Features) -> list[Hypothesis]:
     """Router logits in bfloat16."""
-    if not clues.is_moe:
+    if not features.is_moe:
         return []
     return [
         Hypothesis(
@@ -60,7 +65,7 @@ def router(clues: Clues) -> list[Hypothesis]:
     ]
 
 
-def norm(clues: Clues) -> list[Hypothesis]:
+def norm(features: Features) -> list[Hypothesis]:
     """RMSNorm in bfloat16."""
     return [
         Hypothesis(
@@ -74,21 +79,26 @@ def norm(clues: Clues) -> list[Hypothesis]:
     ]
 
 
-def products(clues: Clues) -> list[Hypothesis]:
+def products(features: Features) -> list[Hypothesis]:
     """Operands of float32 products as TF32: in the kernels of attention and experts, which hand
-    them to tensor cores as they are; in all products, where torch allows it; or in projections,
-    where torch allows it and attention and experts have exact kernels of their own.
+    them to tensor cores as they are; in those of projections too, where they are Triton's (SGLang's
+    deterministic mode); in all products, where torch allows it; or in projections, where torch
+    allows it and attention and experts have exact kernels of their own.
     """
-    if clues.dtype != "float32":
+    if features.dtype != "float32":
         return []
     attention = Alteration(name="attention_products", value="tf32:cut")
     experts = Alteration(name="expert_products", value="tf32:cut")
     everything = Alteration(name="all_products", value="tf32")
     projections = Alteration(name="projection_products", value="tf32")
+    cut = Alteration(name="projection_products", value="tf32:cut")
     suppositions: list[tuple[str, tuple[Alteration, ...], str | None]] = [
         ("attention and experts multiply in TF32", (attention, experts), "self_attn"),
         ("attention multiplies in TF32", (attention,), "self_attn"),
         ("experts multiply in TF32", (experts,), "mlp.experts"),
+        ("every kernel multiplies in TF32", (cut, attention, experts), None),
+        ("projections and attention multiply in TF32", (cut, attention), None),
+        ("projections in a kernel that multiplies in TF32", (cut,), None),
         ("all products in TF32", (everything,), None),
         ("projections in TF32", (projections,), None),
     ]
@@ -101,5 +111,5 @@ def products(clues: Clues) -> list[Hypothesis]:
             part=part,
         )
         for label, model, part in suppositions
-        if clues.is_moe or experts not in model
+        if features.is_moe or experts not in model
     ]

@@ -12,9 +12,9 @@ import numpy as np
 
 from mismatch_lab.captures.capture import Capture, Float32, Rows
 from mismatch_lab.captures.fingerprint import Fingerprint
+from mismatch_lab.checkpoints.config import check_lengths, load_config
 from mismatch_lab.engines.assemble import RowRecord, assemble
 from mismatch_lab.engines.base import CACHED_TOKENS, Progress, ScoreRequest
-from mismatch_lab.engines.checkpoint import check_lengths, load_config
 from mismatch_lab.engines.http import gaps
 from mismatch_lab.engines.http.address import api_key, checked_urls
 from mismatch_lab.engines.http.client import Client
@@ -163,6 +163,9 @@ class HttpEngine:
         self._watch.unchanged()
         ids = [rows.token_ids[a:b].tolist() for a, b in rows.spans()]
         missing = gaps.always(request)
+        elsewhere = gaps.served_from(str(self.options["model_root"]), self.spec.model)
+        if elsewhere:
+            missing["whether it serves MODEL"] = elsewhere
         if "dtype" not in self.options:
             missing["dtype"] = gaps.dtype_taken(self.spec.dtype)
         if not self._can_be_sent(len(request.probe_positions)):

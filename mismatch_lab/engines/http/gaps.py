@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +36,13 @@ def always(request: ScoreRequest) -> dict[str, str]:
     if request.draws:
         found["draws"] = DRAWS
     return found
+
+
+def served_from(root: str, model: str) -> str:
+    """Where a server has its model from, if that is another place than MODEL; else empty."""
+    if not root or root == model or Path(root) == Path(model).absolute():
+        return ""
+    return f"it says that it has its model from {root}, and MODEL is {model}"
 
 
 def dtype_taken(dtype: str) -> str:

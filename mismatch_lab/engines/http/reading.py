@@ -24,6 +24,12 @@ ABOVE_ZERO = 1e-3
 LOGITS = "Start vLLM with log-probs, not logits (--logprobs-mode)."
 ASK_AGAIN = "Is it a server of vLLM or SGLang, and of a version that this one knows?"
 
+ANOTHER_MODEL = "MODEL has no such token: does the server serve another model?"
+OTHER_IDS = (
+    "Does something between tokenise again, or add tokens? Or does the server serve another model "
+    "than MODEL?"
+)
+
 
 class Reader:
     """Reads the answers of one server; every error names it."""
@@ -59,7 +65,9 @@ class Reader:
             raise self.wrong(f"no {name}")
         for token in value:
             if type(token) is not int or not 0 <= token < self.vocabulary:
-                raise self.wrong(f"{_shown(token)} as a token id ({name})")
+                beyond = type(token) is int and token >= self.vocabulary
+                hint = ANOTHER_MODEL if beyond else ASK_AGAIN
+                raise self.wrong(f"{_shown(token)} as a token id ({name})", hint)
         return value
 
     def same_ids(self, value: Any, own: list[int], name: str) -> None:
@@ -72,7 +80,7 @@ class Reader:
         else:
             at = next(i for i, (a, b) in enumerate(zip(found, own, strict=True)) if a != b)
             what = f"other token ids ({name}: {found[at]} for {own[at]} at place {at})"
-        raise self.wrong(what, "Does something between tokenise again, or add tokens?")
+        raise self.wrong(what, OTHER_IDS)
 
     def logp(self, value: Any, name: str) -> float:
         """One log-prob; minus infinity where the server says so."""

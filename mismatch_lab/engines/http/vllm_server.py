@@ -20,6 +20,8 @@ ENTRY_BYTES = 200
 """Of one log-prob in an answer, at most: id, value, rank, text."""
 FAR_TOO_MANY = 1_000_000_000
 """Log-probs that no server returns: its refusal says how many it does."""
+ALL = -1
+"""Log-probs: those of the whole vocabulary."""
 NEUTRAL: dict[str, Any] = {
     "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
     "presence_penalty": 0.0, "frequency_penalty": 0.0,
@@ -49,9 +51,11 @@ class VllmServer:
         if type(context) is not int or context < 2:
             raise EngineError(f"{client.root}/v1/models names no max_model_len of {model}.")
         said = await _dev_settings(client)
+        limit = await _top_logprobs(client, model, said)
+        await _check_vocabulary(client, model, limit, vocabulary)
         facts = Facts(
             "vllm", version, model, str(card.get("root") or ""), context,
-            min(await _top_logprobs(client, model, said), vocabulary), said,
+            min(limit, vocabulary), said,
         )  # fmt: skip
         return cls(client, facts, vocabulary)
 
@@ -229,15 +233,36 @@ def _cached(body: dict[str, Any]) -> int | None:
 
 async def _top_logprobs(client: Client, model: str, said: dict[str, OptionValue]) -> int:
     """How many log-probs a position may have: asked for far too many, the server says."""
-    body = {
-        "model": model, "prompt": [0], "max_tokens": 1, "prompt_logprobs": FAR_TOO_MANY,
-    }  # fmt: skip
-    answer = await client.post(COMPLETIONS, body)
-    allowed = re.search(r"max allowed: (\d{1,9})\b", message(answer)[:4000])
+    body = _prompt_logprobs(model, FAR_TOO_MANY)
+    allowed = re.search(r"max allowed: (\d{1,9})\b", message(await client.post(COMPLETIONS, body)))
     if allowed:
         return int(allowed[1])
     stated = said.get("max_logprobs")
     return stated if isinstance(stated, int) and stated >= 0 else 0
+
+
+async def _check_vocabulary(client: Client, model: str, limit: int, vocabulary: int) -> None:
+    """Asked for the log-probs of its whole vocabulary, a server says how many that would be where
+    it returns fewer; where it returns them, they are no more than its limit.
+
+    Raises:
+        InputError: MODEL has another vocabulary.
+    """
+    answer = await client.post(COMPLETIONS, _prompt_logprobs(model, ALL))
+    would_be = re.search(r"logprobs of (\d{1,9})\b", message(answer))
+    served = int(would_be[1]) if would_be else None
+    if served is None and answer.status == 200 and 0 < limit < vocabulary:
+        served = limit
+    if served not in (None, vocabulary):
+        raise InputError(
+            f"{client.root} serves a model with a vocabulary of {served} tokens ({model}), and "
+            f"MODEL has one of {vocabulary}.",
+            "Name the checkpoint that is served there.",
+        )
+
+
+def _prompt_logprobs(model: str, count: int) -> dict[str, Any]:
+    return {"model": model, "prompt": [0], "max_tokens": 1, "prompt_logprobs": count}
 
 
 async def _dev_settings(client: Client) -> dict[str, OptionValue]:

@@ -33,7 +33,7 @@ def sink_attention(
         v: [S, K, D]
         sinks: [H] logits.
         spec: documents, scale and window.
-        kernel: a row of `KERNELS`, or `auto`.
+        kernel: a row of `KERNELS`, `torch` or `auto` (see `pick_kernel`).
         fused: what is added to the kernel runs as one Triton kernel each way; None: on CUDA
             where there is a Triton.
 

@@ -25,7 +25,7 @@ def register(
 
     Args:
         name: must not begin with `flash`.
-        kernel: a row of `KERNELS`, or `auto`.
+        kernel: a row of `KERNELS`, `torch` or `auto` (see `pick_kernel`).
         fused: see `sink_attention`.
         group: ranks of sequence parallelism. Each calls the model with its piece of every
             sequence, as long as the others', and the `position_ids` of that piece; gradients of

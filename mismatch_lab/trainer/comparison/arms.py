@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mismatch_lab.errors import InputError
+from mismatch_lab.errors import InputError, nearest
 from mismatch_lab.trainer.config import TrainConfig, read_config
 
 
@@ -92,7 +92,9 @@ def parse_arms(text: str) -> tuple[str, ...]:
         raise InputError("--compare names no arm.", f"Available: {', '.join(ARMS)}.")
     for name in names:
         if name not in ARMS:
-            raise InputError(f"Unknown arm {name!r}.", f"Available: {', '.join(ARMS)}.")
+            raise InputError(
+                f"Unknown arm {name!r}.", f"{nearest(name, ARMS)}Available: {', '.join(ARMS)}."
+            )
         if names.count(name) > 1:
             raise InputError(f"--compare names {name} twice.")
     return names

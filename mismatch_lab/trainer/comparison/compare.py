@@ -8,17 +8,18 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mismatch_lab.engines.provenance import gather
 from mismatch_lab.errors import InputError, MismatchLabError
-from mismatch_lab.provenance import gather
 from mismatch_lab.schema import write_json
 from mismatch_lab.trainer.comparison.arms import parse_arms
 from mismatch_lab.trainer.comparison.console import Lines, print_comparison
+from mismatch_lab.trainer.comparison.duration import Remaining, before
 from mismatch_lab.trainer.comparison.launch import launch
 from mismatch_lab.trainer.comparison.page import write_page
 from mismatch_lab.trainer.comparison.runs import Run, plan_runs
 from mismatch_lab.trainer.comparison.summary import summarise
 from mismatch_lab.trainer.config import TrainConfig
-from mismatch_lab.trainer.run import check
+from mismatch_lab.trainer.run import check, check_installed
 
 JSON_FILE = "comparison.json"
 
@@ -54,6 +55,7 @@ def compare(
         raise InputError("--compare cannot be started by torchrun: it starts one process a run.")
     folder = out or _new_folder(base)
     runs = plan_runs(base, parse_arms(arms), seeds, folder)
+    check_installed(base)
     for run in runs:
         check(run.config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +67,9 @@ def compare(
         markup=False,
         soft_wrap=True,
     )
-    launch(missing, workers, Lines(console))
+    if missing:
+        console.print(before(runs, workers), highlight=False, markup=False, soft_wrap=True)
+    launch(missing, workers, Lines(console, Remaining(missing, workers)))
     found = summarise(base, runs, gather(list(command)))
     write_json(folder / JSON_FILE, found)
     write_page(found, folder)

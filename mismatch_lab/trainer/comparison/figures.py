@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from mismatch_lab.reporting.figures import STYLE
-from mismatch_lab.reporting.numbers import MINUS
-from mismatch_lab.reporting.svg import themed
+from mismatch_lab.report.figures import STYLE
+from mismatch_lab.report.numbers import MINUS
+from mismatch_lab.report.svg import themed
 from mismatch_lab.trainer.comparison.records import Curve
 
 if TYPE_CHECKING:

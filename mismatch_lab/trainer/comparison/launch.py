@@ -1,7 +1,8 @@
 """Each run is a process of its own: `mismatch-lab train …`, so that one that dies takes no other.
 
 A process holds its folder's lock as long as it lives, also after the comparison was killed; so a
-comparison that goes on never has two processes in one folder.
+comparison that goes on never has two processes in one folder. It is no `processes.process.Process`:
+it is the command itself, asked nothing, whose lines are shown and which tidies up when terminated.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from contextlib import contextmanager, suppress
 from typing import IO
 
 from mismatch_lab.errors import InputError
-from mismatch_lab.executors.environment import PATIENT
+from mismatch_lab.processes.process import PATIENT
 from mismatch_lab.trainer.comparison.runs import LOG, Run, arguments
+from mismatch_lab.trainer.run import RECORD
 
 LOCK = "lock"
 LOCK_WAIT_S = 120.0
@@ -57,8 +59,9 @@ def launch(runs: list[Run], workers: int, on_line: OnLine) -> None:
 
 
 def program(run: Run) -> list[str]:
-    """The command of a run."""
-    return [sys.executable, "-m", "mismatch_lab.cli", *arguments(run.config, run.folder)]
+    """The command of a run, or the one that goes on with it."""
+    begun = ["--resume"] if (run.folder / RECORD).is_file() else []
+    return [sys.executable, "-m", "mismatch_lab.cli", *arguments(run.config, run.folder), *begun]
 
 
 def _run(

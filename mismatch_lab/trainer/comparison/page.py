@@ -7,9 +7,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from mismatch_lab.reporting import numbers
-from mismatch_lab.reporting.figure_parts import FigurePart
-from mismatch_lab.reporting.single_file import render_page, style, write_whole
+from mismatch_lab.report import numbers
+from mismatch_lab.report.figure_parts import FigurePart
+from mismatch_lab.report.single_file import render_page, style, write_whole
 from mismatch_lab.resources import reports_dir
 from mismatch_lab.trainer.comparison.figures import draw, legend, log_foot
 from mismatch_lab.trainer.comparison.records import Comparison, Curve

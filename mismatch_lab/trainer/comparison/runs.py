@@ -67,7 +67,7 @@ def plan_runs(base: TrainConfig, arms: tuple[str, ...], seeds: int, out: Path) -
 
 
 def arguments(config: TrainConfig, out: Path) -> tuple[str, ...]:
-    """The words after `mismatch-lab` that make or go on with this run."""
+    """The words after `mismatch-lab` that make this run; with `--resume` they go on with it."""
     words = ["train", config.task, "--seed", str(config.seed)]
     default = TrainConfig().model_dump(mode="json")
     own = {"task", "seed", "faults", "fixes"}
@@ -83,7 +83,7 @@ def arguments(config: TrainConfig, out: Path) -> tuple[str, ...]:
     for option, names in (("--fault", config.faults), ("--fix", config.fixes)):
         for name in names:
             words += [option, name]
-    return (*words, "--out", str(out), "--resume")
+    return (*words, "--out", str(out))
 
 
 def _as_text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,19 @@ class Shown:
     drawn: bool = True
     spans_decades: bool = False
     """Drawn on a log axis where values differ enough."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What the measure lies between, whatever the run; of a gain it is minus 1 to 1."""
+        if self.unit in ("mean reward", "mean", "share"):
+            return 0.0, 1.0
+        return 0.0 if self.spans_decades else -math.inf, math.inf
+
+    @property
+    def bounds_of_difference(self) -> tuple[float, float]:
+        """What the difference of two runs lies between."""
+        low, high = self.bounds
+        return low - high, high - low
 
 
 SHOWN: dict[str, Shown] = {

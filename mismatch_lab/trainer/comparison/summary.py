@@ -13,7 +13,7 @@ from mismatch_lab.trainer.comparison.curves import Rows, curve, final, series, w
 from mismatch_lab.trainer.comparison.intervals import mean_over_seeds
 from mismatch_lab.trainer.comparison.records import ArmRecord, Comparison, Curve, RunRecord
 from mismatch_lab.trainer.comparison.runs import Run, arguments
-from mismatch_lab.trainer.comparison.shown import HELD_OUT, SHOWN
+from mismatch_lab.trainer.comparison.shown import GAIN, HELD_OUT, SHOWN
 from mismatch_lab.trainer.config import TrainConfig
 
 Table = dict[str, dict[str, EstimateRecord]]
@@ -58,7 +58,10 @@ def _ends(finished: list[Run], rows: dict[str, list[dict[str, Any]]]) -> Ends:
 
 def _finals(arms: list[str], ends: Ends) -> Table:
     return {
-        name: {arm: _estimate([v for (a, _), v in of.items() if a == arm]) for arm in arms}
+        name: {
+            arm: _estimate([v for (a, _), v in of.items() if a == arm], _bounds(name))
+            for arm in arms
+        }
         for name, of in ends.items()
     }
 
@@ -70,12 +73,18 @@ def _differences(others: dict[str, str], ends: Ends) -> Table:
         found[name] = {}
         for arm, other in others.items():
             seeds = [s for a, s in of if a == arm and (other, s) in of]
-            found[name][arm] = _estimate([of[arm, seed] - of[other, seed] for seed in seeds])
+            apart = [of[arm, seed] - of[other, seed] for seed in seeds]
+            found[name][arm] = _estimate(apart, SHOWN[name].bounds_of_difference)
     return found
 
 
-def _estimate(values: list[float]) -> EstimateRecord:
-    return mean_over_seeds(np.array(values, float))
+def _bounds(name: str) -> tuple[float, float]:
+    """Of a value that a run ended with."""
+    return SHOWN[name].bounds_of_difference if name == GAIN else SHOWN[name].bounds
+
+
+def _estimate(values: list[float], bounds: tuple[float, float]) -> EstimateRecord:
+    return mean_over_seeds(np.array(values, float), *bounds)
 
 
 def _starts(
@@ -86,7 +95,7 @@ def _starts(
         at = series(rows[run.name], HELD_OUT)
         if 0 in at:
             found[run.arm].append(at[0])
-    return {arm: _estimate(values) for arm, values in found.items()}
+    return {arm: _estimate(values, _bounds(HELD_OUT)) for arm, values in found.items()}
 
 
 def _curves(

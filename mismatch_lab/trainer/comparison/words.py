@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mismatch_lab.reporting.numbers import ends, number, signed
+from mismatch_lab.report.numbers import ends, number, signed
 from mismatch_lab.schema import EstimateRecord
 
 TONES = {"higher": "good", "lower": "bad", "not told apart": "fair", "no interval": "fair"}

@@ -21,7 +21,7 @@ from mismatch_lab.trainer.planner.shapes import sharded_numbers
 
 GIB = 2**30
 FEWEST_TOKENS = 16
-CHUNK_BYTES = {"cpu": 24 << 20, "cuda": 96 << 20}
+CHUNK_BYTES = 96 << 20
 """`engines.chunked_logp.CHUNK_BYTES`, whose module imports torch; a test holds them together."""
 
 
@@ -97,7 +97,7 @@ def load(sharding: Sharding) -> Phase:
     return Phase("load", tuple(terms))
 
 
-def head(sharding: Sharding, device: str, head_fp32: bool) -> Phase:
+def head(sharding: Sharding, head_fp32: bool) -> Phase:
     """The last chunk of logits, when all activations are kept: forward, or backward's first part.
 
     A chunk has logits (b), log-probs, probabilities and entropies (12), each made again in the
@@ -107,7 +107,7 @@ def head(sharding: Sharding, device: str, head_fp32: bool) -> Phase:
     """
     run, b = sharding.run, sharding.run.number_bytes
     vocabulary = run.shape.vocabulary
-    rows = max(FEWEST_TOKENS, CHUNK_BYTES[device] // WIDE // vocabulary)
+    rows = max(FEWEST_TOKENS, CHUNK_BYTES // WIDE // vocabulary)
     chunk = min(rows, run.tokens)
     weights = vocabulary * run.shape.hidden
     before = b * weights if run.tokens > chunk else 0

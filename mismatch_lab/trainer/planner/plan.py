@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mismatch_lab.errors import InputError
+from mismatch_lab.remedies import load_fixes
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.planner import device as trainer
 from mismatch_lab.trainer.planner.activations import Pass
@@ -72,6 +73,7 @@ def make_plan(config: TrainConfig, machine: Machine) -> MemoryPlan:
         InputError: no config.json, an unknown architecture, or a wrong fault or fix.
     """
     config = plan_run(config).config
+    fixes = load_fixes(config.fixes).memory
     shape = read_shape(config.model)
     b = NUMBER_BYTES[config.dtype]
     run = Pass(
@@ -79,14 +81,14 @@ def make_plan(config: TrainConfig, machine: Machine) -> MemoryPlan:
         rows=config.optim.micro_batch,
         row_tokens=config.rollout.context_length,
         number_bytes=b,
-        attention=_attention(config, shape),
-        experts="grouped-experts" if "grouped-experts" in config.fixes else "grouped_mm",
+        attention=fixes.attention or _attention(config, shape),
+        experts=fixes.experts or "grouped_mm",
         checkpointed=config.optim.checkpoint_activations,
     )
     sharding = trainer.Sharding(run, machine.ranks, reference=config.loss.kl_weight > 0)
     phases = (
         trainer.load(sharding),
-        trainer.head(sharding, machine.device, "fp32-head" in config.fixes),
+        trainer.head(sharding, fixes.head_copy),
         trainer.backward(sharding),
         trainer.root_backward(sharding),
         trainer.optimizer(sharding, machine.device),
@@ -112,9 +114,7 @@ def make_plan(config: TrainConfig, machine: Machine) -> MemoryPlan:
 
 
 def _attention(config: TrainConfig, shape: ModelShape) -> str:
-    """transformers' own choice for GPT-OSS is eager; the fix of the sinks makes it flash."""
-    if "attention-sinks" in config.fixes:
-        return "attention-sinks"
+    """As transformers chooses: for GPT-OSS it is eager."""
     if config.attention != "auto":
         return config.attention
     return "eager" if shape.family == "gpt_oss" else "sdpa"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from mismatch_lab.engines.checkpoint import read_config_json
+from mismatch_lab.checkpoints.config import read_config_json
 from mismatch_lab.errors import InputError
 
 Shape = tuple[int, ...]

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mismatch_lab.engines.checkpoint import EMBEDDED, locate
+from mismatch_lab.checkpoints.config import EMBEDDED, resolve_model_path
 from mismatch_lab.trainer.tasks import TASKS, load_task
 from mismatch_lab.trainer.tasks.base import Reward
 from mismatch_lab.trainer.tasks.episodes import NAN, Episode, Sampled, roll_out
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--show", type=int, default=0, help="print so many episodes")
     args = parser.parse_args(argv)
     torch.manual_seed(args.seed)
-    folder = locate(args.model)
+    folder = resolve_model_path(args.model)
     task, tokeniser = load_task(args.task, args.options), TaskTokeniser(folder)
     sampler = HfSampler(folder, tokeniser.eos_ids, args.temperature)
     problems = task.problems(Source(args.data, n_heldout=args.n)).heldout

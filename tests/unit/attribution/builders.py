@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from mismatch_lab.attribution.clues import Clues
+from mismatch_lab.attribution.changes import Float64
 from mismatch_lab.attribution.fit import Fit
-from mismatch_lab.attribution.hypotheses import Explanation, Hypothesis, Search
-from mismatch_lab.attribution.lab import Lab, OutOfTimeError
-from mismatch_lab.attribution.simulate import Prediction, World
-from mismatch_lab.attribution.suspects import Charge
-from mismatch_lab.attribution.token_changes import Float64
+from mismatch_lab.attribution.hypotheses import Explanation, Features, FreeNumber, Hypothesis
+from mismatch_lab.attribution.simulate import OutOfTimeError, Prediction, Predictor, Simulator
+from mismatch_lab.attribution.suspects import Suspect
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.schema import Alteration, Packing, RunSpec, Sampling, SideSpec
 
@@ -36,10 +34,12 @@ def answered(*answers: Sequence[float]) -> Capture:
     return Capture(rows, np.array([v for a in answers for v in (NAN, *a)], np.float32))
 
 
-def clues(suspect: Any = "decode", config: dict[str, Any] | None = None, **more: Any) -> Clues:
+def features(
+    suspect: Any = "decode", config: dict[str, Any] | None = None, **more: Any
+) -> Features:
     """Circumstances of a suspect."""
     more.setdefault("sampling", Sampling())
-    return Clues(suspect, config or {}, **more)
+    return Features(suspect, config or {}, **more)
 
 
 def altered_by(name: str, cause: str = "logit-scale", **more: Any) -> Hypothesis:
@@ -50,7 +50,7 @@ def altered_by(name: str, cause: str = "logit-scale", **more: Any) -> Hypothesis
 def searched(cause: str, grid: tuple[float, ...], refine: Any = "no") -> Hypothesis:
     """A hypothesis with one free number."""
     number = Alteration(name=cause)
-    return Hypothesis(cause, cause, (number,), search=Search(grid, refine), fitted=1)
+    return Hypothesis(cause, cause, (number,), search=FreeNumber(grid, refine), fitted=1)
 
 
 def a_fit(explanation: Explanation, residual: float, **more: Any) -> Fit:
@@ -60,13 +60,15 @@ def a_fit(explanation: Explanation, residual: float, **more: Any) -> Fit:
     return Fit(explanation, 4, 1.0, residual, **more)
 
 
-def a_charge(observed: Any, sound: Any, noise_nats: float = 1e-6, suspect: Any = "train") -> Charge:
+def a_suspect(
+    observed: Any, expected: Any, noise_nats: float = 1e-6, suspect: Any = "train"
+) -> Suspect:
     """Two programs' log-probs held against each other."""
-    first, second = np.array(observed, np.float64), np.array(sound, np.float64)
-    return Charge(suspect, first, second, float(np.nanmean(np.abs(first - second))), noise_nats)
+    first, second = np.array(observed, np.float64), np.array(expected, np.float64)
+    return Suspect(suspect, first, second, float(np.nanmean(np.abs(first - second))), noise_nats)
 
 
-class FakeLab(Lab):
+class FakeSimulator(Simulator):
     """Says what it was told to, by the names of the alterations; anything else does not apply."""
 
     def __init__(self, known: Mapping[tuple[str, ...], Capture]) -> None:
@@ -84,32 +86,32 @@ class FakeLab(Lab):
         return self.known.get((*names, packing) if packing else names)
 
 
-class AdditiveWorld(World):
+class AdditivePredictor(Predictor):
     """Each cause adds its own change, times the hypothesis's number; the budget may end."""
 
     def __init__(
-        self, sound: Float64, changes: Mapping[str, Float64], budget: int | None = None
+        self, expected: Float64, changes: Mapping[str, Float64], budget: int | None = None
     ) -> None:
-        self.sound = sound
+        self.expected = expected
         self.changes = changes
         self.budget = budget
         self.asked: list[tuple[str, ...]] = []
 
-    def small(self, first_rows: int) -> World:
+    def small(self, first_rows: int) -> Predictor:
         return self
 
     def predict(self, explanation: Explanation) -> Prediction | None:
         if self.budget is not None and len(self.asked) >= self.budget:
             raise OutOfTimeError
         self.asked.append(tuple(h.cause for h in explanation))
-        logp = self.sound.copy()
+        logp = self.expected.copy()
         for hypothesis in explanation:
             if hypothesis.cause not in self.changes:
                 return None
             value = hypothesis.value
             factor = 1.0 if value is None else float(value)
             logp = logp + factor * self.changes[hypothesis.cause]
-        flat = np.flatnonzero(np.isfinite(self.sound))
+        flat = np.flatnonzero(np.isfinite(self.expected))
         return Prediction(flat, logp[flat])
 
 

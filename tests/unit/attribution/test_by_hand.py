@@ -7,7 +7,7 @@ import pytest
 from builders import answered, run_of, side
 
 from mismatch_lab.attribution.by_hand import SETTINGS, to_try
-from mismatch_lab.attribution.knobs.choose import choices
+from mismatch_lab.attribution.experiments import choices
 from mismatch_lab.schema import Cause, Manifest, RunSpec, Sampling
 
 COMMAND = ["mismatch-lab", "diagnose", "m", "--engine-url", "http://h:1", "--out", "x"]
@@ -66,7 +66,7 @@ def test_what_takes_the_named_cause_away_is_listed_with_what_follows() -> None:
     assert list(found) == ["--logprobs-mode processed_logprobs"]
     (one,) = found.values()
     assert one.if_gone == "it is raw-logprobs-temperature"
-    assert "does not bring it about" in one.if_it_stays  # the knob may clear it, not surely
+    assert "does not bring it about" in one.if_it_stays  # the experiment may clear it, not surely
     # The command of the run, without the folder that is taken.
     assert one.command == "mismatch-lab diagnose m --engine-url http://h:1 --depth quick"
 
@@ -78,7 +78,9 @@ def test_a_server_of_sglang_has_its_own_flags() -> None:
 
 def test_without_a_cause_everything_that_may_matter_is_listed_and_what_stands_so_is_not() -> None:
     every = tried([])
-    assert set(every) == {setting.vllm for setting in SETTINGS if setting.knob.id != "quantisation"}
+    assert set(every) == {
+        setting.vllm for setting in SETTINGS if setting.experiment.id != "quantisation"
+    }
     fewer = tried([], enforce_eager=True, logprobs_mode="processed_logprobs")
     assert set(every) - set(fewer) == {"--enforce-eager", "--logprobs-mode processed_logprobs"}
     assert "--quantization" not in " ".join(fewer)  # sampling alone is off: weights are the same
@@ -96,8 +98,10 @@ def test_nothing_is_listed_where_the_engine_is_ours() -> None:
 
 
 def test_a_server_is_asked_otherwise_and_never_started_otherwise() -> None:
-    knobs = {choice.knob.id for s in ("decode", "infer") for choice in choices(server_run(), s)}
-    assert knobs == {"temperature-1"}
+    experiments = {
+        choice.experiment.id for s in ("decode", "infer") for choice in choices(server_run(), s)
+    }
+    assert experiments == {"temperature-1"}
 
 
 def test_not_a_number_is_not_wrong() -> None:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from builders import NAN, FakeLab, a_charge, answered, run_of, side
+from builders import NAN, FakeSimulator, a_suspect, answered, run_of, side
 
-from mismatch_lab.attribution.build_cause import build_cause
-from mismatch_lab.attribution.confirm import DOUBTED, confirmed, without_cause
-from mismatch_lab.attribution.inquest import Inquest, Measured
-from mismatch_lab.attribution.knobs.base import Trial
+from mismatch_lab.attribution.candidates import build_cause
+from mismatch_lab.attribution.confirm import confirmed, without_cause
+from mismatch_lab.attribution.context import Context, Measured
+from mismatch_lab.attribution.experiments.base import Trial
+from mismatch_lab.attribution.thresholds import CONFIDENCE
 from mismatch_lab.attribution.trials import SCORED, Trials
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.errors import EngineError
 from mismatch_lab.schema import Cause, RunSpec, Sampling
 
-SOUND = [NAN, -1.0, -2.0]
-TRAIN = a_charge([NAN, -1.5, -2.5], SOUND, noise_nats=0.01)
-DECODE = a_charge([NAN, -1.5, -2.5], SOUND, noise_nats=0.01, suspect="decode")
+EXPECTED = [NAN, -1.0, -2.0]
+TRAIN = a_suspect([NAN, -1.5, -2.5], EXPECTED, noise_nats=0.01)
+DECODE = a_suspect([NAN, -1.5, -2.5], EXPECTED, noise_nats=0.01, suspect="decode")
 PATCHED = run_of(side("train", engine="hf", plugin="p.py:f"))
 
 
@@ -38,10 +40,10 @@ class Side:
         return {SCORED: wrong} if trial.sampling is None else {"decode": wrong, "prefill": right}
 
 
-def inquest(real: Side, run: RunSpec = PATCHED) -> Inquest:
+def context(real: Side, run: RunSpec = PATCHED) -> Context:
     floor: Any = None  # of no interest here
     found = Measured({}, {}, floor, None, {})
-    return Inquest(run, found, FakeLab({}), Trials(real, lambda event: None))
+    return Context.of(run, found, FakeSimulator({}), Trials(real, lambda event: None))
 
 
 def cause(id: str, confidence: float = 0.9, decides: str = "") -> Cause:
@@ -52,49 +54,51 @@ def tie(*ids: str) -> list[Cause]:
     return [cause(id, 0.9 / len(ids), "an experiment") for id in ids]
 
 
-def told(causes: list[Cause]) -> list[tuple[str, float]]:
+def told(causes: Sequence[Cause]) -> list[tuple[str, float]]:
     return [(one.id, one.confidence) for one in causes]
 
 
 def test_a_cause_whose_effect_goes_is_confirmed() -> None:
     real = Side(0.02)
-    (one,) = confirmed(inquest(real), TRAIN, [cause("norm-precision")])
+    (one,) = confirmed(context(real), TRAIN, [cause("norm-precision")]).candidates
     assert [(c.before, pytest.approx(c.after)) for c in one.confirmed_by] == [(0.5, 0.02)]
     assert real.asked[0].spec.stock == ("*norm*",)
 
 
-def test_a_patch_that_the_knob_does_not_reach_says_nothing() -> None:
+def test_a_patch_that_the_experiment_does_not_reach_says_nothing() -> None:
     real = Side(0.5, 0.5)
     named = cause("norm-precision")
-    assert confirmed(inquest(real), TRAIN, [named]) == [named]
+    assert confirmed(context(real), TRAIN, [named]).candidates == (named,)
 
 
 def test_an_effect_that_had_to_go_and_stays_is_a_doubt() -> None:
-    (one,) = confirmed(inquest(Side(0.5)), TRAIN, [cause("dropout-active")])
-    assert one.confidence == DOUBTED
+    (one,) = confirmed(context(Side(0.5)), TRAIN, [cause("dropout-active")]).candidates
+    assert one.confidence == CONFIDENCE.effect_stayed
 
 
 def test_of_two_causes_each_need_take_away_only_its_part() -> None:
     both = [cause("norm-precision"), cause("logit-scale")]
-    found = confirmed(inquest(Side(0.3, 0.2)), TRAIN, both)
+    found = confirmed(context(Side(0.3, 0.2)), TRAIN, both).candidates
     assert [len(one.confirmed_by) for one in found] == [1, 1]
-    alone = confirmed(inquest(Side(0.3)), TRAIN, [cause("norm-precision")])
+    alone = confirmed(context(Side(0.3)), TRAIN, [cause("norm-precision")]).candidates
     assert alone[0].confirmed_by == []  # 0.3 of 0.5 is no end of an only cause
 
 
 def test_a_tie_is_broken_by_what_only_one_predicts() -> None:
-    one = inquest(Side(0.001))
-    found = confirmed(one, TRAIN, tie("norm-precision", "logit-scale"))
+    after = confirmed(context(Side(0.001)), TRAIN, tie("norm-precision", "logit-scale"))
+    found = after.candidates
     assert told(found) == [("logit-scale", 0.9)]
     assert found[0].decides == ""
     assert found[0].confirmed_by[0].after == pytest.approx(0.001, rel=1e-3)
-    assert [r.id for r in one.outcome.ruled_out] == ["norm-precision"]
+    assert [r.id for r in after.ruled_out] == ["norm-precision"]
 
 
 def test_a_tie_that_no_trial_can_break_is_left() -> None:
     pair = tie("norm-precision", "logit-scale")
-    assert confirmed(inquest(Side(None, None)), TRAIN, pair) == pair
-    assert confirmed(inquest(Side(0.15, 0.15)), TRAIN, pair) == pair  # neither gone nor there
+    assert confirmed(context(Side(None, None)), TRAIN, pair).candidates == tuple(pair)
+    assert confirmed(context(Side(0.15, 0.15)), TRAIN, pair).candidates == tuple(
+        pair
+    )  # neither gone nor there
 
 
 def test_sampling_is_judged_by_both_passes_of_the_new_run() -> None:
@@ -102,19 +106,19 @@ def test_sampling_is_judged_by_both_passes_of_the_new_run() -> None:
     probe = run.probe.model_copy(update={"sampling": Sampling(temperature=0.6)})
     real = Side(0.0)
     found = confirmed(
-        inquest(real, run.model_copy(update={"probe": probe})),
+        context(real, run.model_copy(update={"probe": probe})),
         DECODE,
         tie("raw-logprobs-temperature", "kv-cache-quantisation"),
-    )
+    ).candidates
     assert told(found) == [("raw-logprobs-temperature", 0.9)]
     assert real.asked[0].sampling == Sampling(temperature=1.0)
 
 
 def test_an_error_without_a_cause_is_still_traced_to_what_takes_it_away() -> None:
-    said = without_cause(inquest(Side(0.5, 0.5, 0.0)), TRAIN)
+    said = without_cause(context(Side(0.5, 0.5, 0.0)), TRAIN)
     assert said is not None
     assert "gone (0.5 -> 0 nats)" in said
-    assert without_cause(inquest(Side(0.5, 0.5, 0.4)), TRAIN) is None
+    assert without_cause(context(Side(0.5, 0.5, 0.4)), TRAIN) is None
 
 
 def test_a_place_without_a_name_is_put_back_alone() -> None:
@@ -122,7 +126,7 @@ def test_a_place_without_a_name_is_put_back_alone() -> None:
     unknown = build_cause(
         "unlisted", "train", 0.6, "", [], location="model.layers.1.self_attn.o_proj"
     )
-    (one,) = confirmed(inquest(real), TRAIN, [unknown])
+    (one,) = confirmed(context(real), TRAIN, [unknown]).candidates
     assert real.asked[0].spec.stock == ("model.layers.1.self_attn.o_proj", "config")
     assert one.confidence == 0.9
 
@@ -131,7 +135,7 @@ def test_a_name_for_the_same_place_has_its_share_of_the_confidence() -> None:
     place = "model.layers.1.self_attn"
     unknown = build_cause("unlisted", "train", 0.6, "", [], location=place)
     sinks = build_cause("attention-sinks-dropped", "train", 0.7, "", [], location=place)
-    found = confirmed(inquest(Side(0.0, 0.0)), TRAIN, [unknown, sinks])
+    found = confirmed(context(Side(0.0, 0.0)), TRAIN, [unknown, sinks]).candidates
     # The place is sure; 0.7 of it has a name.
     assert told(found) == [("attention-sinks-dropped", 0.7), ("unlisted", 0.3)]
 
@@ -139,6 +143,6 @@ def test_a_name_for_the_same_place_has_its_share_of_the_confidence() -> None:
 def test_a_place_that_is_only_part_of_the_error_is_not_sure() -> None:
     place = "model.layers.1.self_attn"
     unknown = build_cause("unlisted", "train", 0.6, "", [], location=place)
-    (one,) = confirmed(inquest(Side(0.3)), TRAIN, [unknown])  # of 0.5 nats
+    (one,) = confirmed(context(Side(0.3)), TRAIN, [unknown]).candidates  # of 0.5 nats
     assert one.confidence == 0.6
     assert one.confirmed_by[-1].after == pytest.approx(0.3)

@@ -1,13 +1,21 @@
-"""Hypotheses are set to a number, or to layers, without touching the rest."""
+"""Hypotheses are set to a number, or to layers, without touching the rest.
+
+What a config tells of a model.
+"""
 
 from __future__ import annotations
 
-from builders import altered_by, searched
+import json
+from pathlib import Path
 
-from mismatch_lab.attribution.hypotheses import Hypothesis, RowChange, Search, TokenChange
+import pytest
+from builders import altered_by, features, searched
+
+from mismatch_lab.attribution.hypotheses import FreeNumber, Hypothesis, RowChange, TokenChange
+from mismatch_lab.checkpoints.config import read_config
 from mismatch_lab.schema import Alteration
 
-GRID = Search((1.0, 2.0), "log")
+GRID = FreeNumber((1.0, 2.0), "log")
 
 
 def test_the_number_goes_to_the_last_change() -> None:
@@ -41,3 +49,27 @@ def test_in_some_layers() -> None:
     assert (attention.fitted, placed.fitted) == (0, 2)
     head = altered_by("head_dtype", location="lm_head")
     assert head.in_layers((1,)).location == "lm_head"
+
+
+def test_what_a_config_says() -> None:
+    kinds = ["full_attention", "sliding_attention"]
+    found = features(config={"num_hidden_layers": 2, "layer_types": kinds})
+    assert found.n_layers == 2
+    assert found.first_layer("sliding_attention") == 1
+    assert found.first_layer("linear_attention") == found.first_layer() == 0
+    assert features().n_layers == 0
+
+
+@pytest.mark.parametrize("key", ["num_experts", "num_local_experts"])
+def test_experts_make_a_mixture(key: str) -> None:
+    assert features(config={key: 8}).is_moe
+    assert not features(config={"num_hidden_layers": 2}).is_moe
+
+
+def test_the_config_of_the_language_model_is_read(tmp_path: Path) -> None:
+    assert read_config(str(tmp_path)) == {}
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 7}))
+    assert read_config(str(tmp_path)) == {"vocab_size": 7}
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"vocab_size": 9}}))
+    assert read_config(str(tmp_path)) == {"vocab_size": 9}
+    assert read_config("mini-gpt-oss")["model_type"] == "gpt_oss"

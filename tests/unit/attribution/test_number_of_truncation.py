@@ -6,20 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import FakeLab, clues
+from builders import FakeSimulator, features
 
+from mismatch_lab.attribution.changes import ROW_CHANGES, distributions_of
+from mismatch_lab.attribution.fit import tuned
 from mismatch_lab.attribution.hypotheses import Hypothesis, RowChange
-from mismatch_lab.attribution.predictions import semantics
-from mismatch_lab.attribution.pursuit import Search
-from mismatch_lab.attribution.row_changes import ROW_CHANGES, distributions_of
-from mismatch_lab.attribution.simulate import World
-from mismatch_lab.attribution.tune import tuned
+from mismatch_lab.attribution.predictions import distributions
+from mismatch_lab.attribution.search import Search
+from mismatch_lab.attribution.simulate import Predictor
 from mismatch_lab.captures.capture import Capture, Rows
 
 ROWS, LENGTH, VOCABULARY = 4, 40, 300
 
 
-def sound() -> Capture:
+def expected() -> Capture:
     """Falling distributions; every token drawn is among the likeliest three."""
     rng = np.random.default_rng(2)
     logits = 2 * rng.standard_normal((ROWS * LENGTH, VOCABULARY))
@@ -36,7 +36,7 @@ def sound() -> Capture:
     return Capture(rows, logp, positions, probe_logp, probe_lse=lse.astype(np.float32))
 
 
-SOUND = sound()
+EXPECTED = expected()
 
 
 @pytest.mark.parametrize(
@@ -50,19 +50,19 @@ SOUND = sound()
     ],
 )
 def test_the_number_is_found(name: str, number: float, within: float) -> None:
-    positions = np.flatnonzero(SOUND.rows.sampled)
-    there = distributions_of(SOUND, np.arange(len(positions)), 1.0)
+    positions = np.flatnonzero(EXPECTED.rows.sampled)
+    there = distributions_of(EXPECTED, np.arange(len(positions)), 1.0)
     changed = ROW_CHANGES[name](there, number)
-    observed = np.full(SOUND.rows.n_tokens, np.nan)
+    observed = np.full(EXPECTED.rows.n_tokens, np.nan)
     observed[positions] = changed[np.arange(len(positions)), there.drawn]
-    world = World(FakeLab({}), SOUND, 1.0)
-    logp = SOUND.logp.astype(np.float64)
-    search = Search(world, logp, observed, SOUND.rows.row_ids(), 1e-6, ())
-    hypotheses = [*semantics.truncation(clues()), *semantics.penalties(clues())]
+    predictor = Predictor(FakeSimulator({}), EXPECTED, 1.0)
+    logp = EXPECTED.logp.astype(np.float64)
+    search = Search(predictor, logp, observed, EXPECTED.rows.row_ids(), 1e-6, ())
+    hypotheses = [*distributions.truncation(features()), *distributions.penalties(features())]
     wanted: Hypothesis = next(h for h in hypotheses if h.rows[0].name == name)
     found = tuned(search.judge, (), replace(wanted, rows=(RowChange(name),)))
     assert found is not None
     value = found.explanation[0].value
     assert isinstance(value, int | float)
     assert abs(value - number) <= within
-    assert found.residual_nats < 0.05 * found.sound_nats
+    assert found.residual_nats < 0.05 * found.before_nats

@@ -6,20 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import a_charge, answered
+from builders import a_suspect, answered
 
+from mismatch_lab.attribution.changes import Float64
 from mismatch_lab.attribution.observed_causes import (
     coarse_module,
     misread_cause,
     observed_causes,
 )
-from mismatch_lab.attribution.token_changes import Float64
-from mismatch_lab.attribution.token_reads import FIRST_INPUT
+from mismatch_lab.attribution.token_patterns import FIRST_INPUT
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.schema import Localisation, ModuleError
 
 LOGITS = [3.0, 2.0, 1.0, 0.0]
-CHARGE = a_charge([-1.0], [-1.5], noise_nats=0.01)
+SUSPECT = a_suspect([-1.0], [-1.5], noise_nats=0.01)
 
 
 def side(
@@ -48,7 +48,7 @@ def localised(name: str, kind: str, error: float, at: str = "train") -> Localisa
 
 
 def observed(train: Capture, where: Localisation | None = None, equal: bool = True) -> list[str]:
-    found = observed_causes(CHARGE, {"train": train, "ref": side()}, where, equal)
+    found = observed_causes(SUSPECT, {"train": train, "ref": side()}, where, equal)
     return [one.cause for one in found]
 
 
@@ -59,7 +59,7 @@ def test_a_sound_side_shows_nothing() -> None:
 def test_choices_against_the_own_logits_for_the_same_experts() -> None:
     biased = side((0, 2), (0, 2))
     assert observed(biased) == ["router-bias"]
-    (found,) = observed_causes(CHARGE, {"train": biased, "ref": side()}, None, True)
+    (found,) = observed_causes(SUSPECT, {"train": biased, "ref": side()}, None, True)
     assert found.location == "model.layers.0.mlp"
     assert observed(biased, equal=False) == []  # other weights explain that, too
 
@@ -98,7 +98,7 @@ def test_an_error_that_begins_at_the_routers() -> None:
 def test_a_module_off_by_one_coarse_rounding(
     name: str, kind: str, error: float, cause: str | None
 ) -> None:
-    found = coarse_module(CHARGE, {}, localised(name, kind, error), weights_equal=True)
+    found = coarse_module(SUSPECT, {}, localised(name, kind, error), weights_equal=True)
     assert (None if found is None else found.cause) == cause
     assert found is None or found.location == name
 
@@ -113,24 +113,24 @@ def test_a_clamp_or_a_scale_is_no_rounding() -> None:
             probe_logp=logits.astype(np.float32),
         )
 
-    sound = np.tile(np.arange(10.0), (2, 1))
-    clamped, rounded = sound.copy(), sound + 0.01 * np.tile([1.0, -1.0], (2, 5))
+    expected = np.tile(np.arange(10.0), (2, 1))
+    clamped, rounded = expected.copy(), expected + 0.01 * np.tile([1.0, -1.0], (2, 5))
     clamped[:, 9] -= 0.03
-    scaled = 1.003 * sound
+    scaled = 1.003 * expected
     where = localised("lm_head", "head", 0.003)
     for wrong, named in ((clamped, None), (scaled, None), (rounded, "lm-head-precision")):
-        captures = {"train_on_infer": headed(wrong), "ref_on_infer": headed(sound)}
-        found = coarse_module(CHARGE, captures, where, weights_equal=True)
+        captures = {"train_on_infer": headed(wrong), "ref_on_infer": headed(expected)}
+        found = coarse_module(SUSPECT, captures, where, weights_equal=True)
         assert (None if found is None else found.cause) == named
 
 
 def test_a_module_says_nothing_of_the_other_side_or_other_weights() -> None:
     where = localised("lm_head", "head", 0.003)
-    assert coarse_module(CHARGE, {}, where, weights_equal=False) is None
-    assert coarse_module(replace(CHARGE, suspect="infer"), {}, where, weights_equal=True) is None
-    assert coarse_module(CHARGE, {}, None, weights_equal=True) is None
+    assert coarse_module(SUSPECT, {}, where, weights_equal=False) is None
+    assert coarse_module(replace(SUSPECT, name="infer"), {}, where, weights_equal=True) is None
+    assert coarse_module(SUSPECT, {}, None, weights_equal=True) is None
     nowhere = where.model_copy(update={"first_divergent_module": None})
-    assert coarse_module(CHARGE, {}, nowhere, weights_equal=True) is None
+    assert coarse_module(SUSPECT, {}, nowhere, weights_equal=True) is None
 
 
 @pytest.mark.parametrize(
@@ -148,5 +148,20 @@ def test_tokens_read_as_others(wrong: list[int], cause: str | None) -> None:
     read = np.eye(2)
     read[wrong] *= -1
     captures = {"train": tapped(read), "ref": tapped(np.eye(2))}
-    found = misread_cause(CHARGE, captures)
+    found = misread_cause(SUSPECT, captures)
     assert (None if found is None else found.cause) == cause
+
+
+@pytest.mark.parametrize(
+    ("chosen", "named"),
+    # Experts 2 for 1 twice: one way. 2 for 1 and 1 for 2, where the reference's logits are near.
+    [([(0, 2), (0, 2)], "router-bias"), ([(0, 2), (0, 1)], "routing-flips"), ([], None)],
+)
+def test_choices_without_logits(chosen: list[tuple[int, int]], named: str | None) -> None:
+    near = side((0, 1), (0, 2) if named == "routing-flips" else (0, 1), logits=[3.0, 1.1, 1.0, 0.0])
+    captures = {
+        "train": replace(side(*chosen), router_logits=None), "ref": near, "floor": near,
+    }  # fmt: skip
+    found = observed_causes(SUSPECT, captures, None, True)
+    assert [one.cause for one in found] == ([] if named is None else [named])
+    assert [one.confidence for one in found] == ([] if named is None else [0.6])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from builders import answered
 
-from mismatch_lab.attribution.build_cause import build_cause
+from mismatch_lab.attribution.candidates import build_cause
 from mismatch_lab.attribution.odd_causes import masked_ids, odd_causes, spans_of, with_odd
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.findings.odd_tokens import odd_tokens
@@ -27,28 +27,28 @@ def the_cause(**captures: Capture) -> Cause:
     return cause
 
 
-SOUND = answered([-1.0, -2.0, -3.0])
+EXPECTED = answered([-1.0, -2.0, -3.0])
 
 
 def test_a_whole_distribution_of_nan_is_computed() -> None:
     train = with_probes(answered([-1.0, NAN, -3.0]), [2], [[NAN, NAN]])
-    assert "computes NaN" in the_cause(decode=SOUND, train=train).why
+    assert "computes NaN" in the_cause(decode=EXPECTED, train=train).why
 
 
 def test_a_distribution_without_its_log_prob_is_a_lost_record() -> None:
     train = with_probes(answered([-1.0, NAN, -3.0]), [2], [[0.5, 0.5]])
-    assert "the record is missing" in the_cause(decode=SOUND, train=train).why
+    assert "the record is missing" in the_cause(decode=EXPECTED, train=train).why
 
 
 def test_what_is_there_when_scored_again_was_lost() -> None:
     decode = answered([-1.0, NAN, -3.0])
-    cause = the_cause(decode=decode, prefill=SOUND, train=SOUND)
+    cause = the_cause(decode=decode, prefill=EXPECTED, train=EXPECTED)
     assert (cause.id, cause.side) == ("missing-logprobs", "infer")
     assert "scores the same tokens again" in cause.why
 
 
 def test_nan_to_the_end_of_a_row_is_counted() -> None:
-    cause = the_cause(decode=SOUND, train=answered([-1.0, NAN, NAN]))
+    cause = the_cause(decode=EXPECTED, train=answered([-1.0, NAN, NAN]))
     assert [e.value for e in cause.evidence if "to" in e.observation][-1] == 1
 
 
@@ -56,7 +56,7 @@ def test_a_mask_is_told_by_its_entries() -> None:
     train = with_probes(
         answered([-1.0, -INF, -3.0]), [1, 3], [[0.5, 0.5, 0, 0], [0.25, 0.75, 0, 0]]
     )
-    cause = the_cause(decode=SOUND, train=train)
+    cause = the_cause(decode=EXPECTED, train=train)
     assert (cause.id, cause.side) == ("impossible-token", "train")
     assert "masks 2 entries of the vocabulary, ids 2 to 3" in cause.why
     assert masked_ids(train) == ((2, 4),)
@@ -64,12 +64,12 @@ def test_a_mask_is_told_by_its_entries() -> None:
 
 def test_a_support_that_moves_is_what_top_k_keeps() -> None:
     train = with_probes(answered([-1.0, -INF, -3.0]), [1, 3], [[0.5, 0.5, 0], [0, 0.5, 0.5]])
-    assert "2 of 3 entries, as top-k" in the_cause(decode=SOUND, train=train).why
+    assert "2 of 3 entries, as top-k" in the_cause(decode=EXPECTED, train=train).why
 
 
 def test_values_alone() -> None:
     decode = with_probes(answered([-1.0, -INF, -3.0]), [1], [[0.5, 0.5]])
-    assert "only the reported values" in the_cause(decode=decode, train=SOUND).why
+    assert "only the reported values" in the_cause(decode=decode, train=EXPECTED).why
 
 
 def test_ranges() -> None:
@@ -79,8 +79,8 @@ def test_ranges() -> None:
 
 def test_above_0_is_named_only_where_nothing_surer_is() -> None:
     odd = odd_causes(
-        odd_tokens({"decode": SOUND, "train": answered([-1.0, 0.5, -3.0])}),
-        {"decode": SOUND, "train": answered([-1.0, 0.5, -3.0])},
+        odd_tokens({"decode": EXPECTED, "train": answered([-1.0, 0.5, -3.0])}),
+        {"decode": EXPECTED, "train": answered([-1.0, 0.5, -3.0])},
         {},
     )
     surer = build_cause("sentinel-values", "train", 0.95, "", [])

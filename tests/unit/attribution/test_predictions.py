@@ -9,21 +9,19 @@ from pkgutil import iter_modules
 from typing import Any
 
 import pytest
-from builders import clues
+from builders import features
 
 from mismatch_lab.attribution import predictions
 from mismatch_lab.attribution.causes import CAUSES
-from mismatch_lab.attribution.clues import Clues
-from mismatch_lab.attribution.hypotheses import Hypothesis
+from mismatch_lab.attribution.changes import ID_CHANGES, ROW_CHANGES, TOKEN_CHANGES
+from mismatch_lab.attribution.hypotheses import Features, Hypothesis
 from mismatch_lab.attribution.predictions import (
     IN_SAMPLING_ALONE,
     PREDICTIONS,
+    distributions,
     hypotheses_for,
-    semantics,
 )
-from mismatch_lab.attribution.row_changes import ID_CHANGES, ROW_CHANGES
-from mismatch_lab.attribution.token_changes import TOKEN_CHANGES
-from mismatch_lab.engines.alterations import ALTERATIONS
+from mismatch_lab.interventions import ALTERATIONS
 from mismatch_lab.schema import Sampling
 
 YARN = {"rope_type": "yarn", "factor": 8.0}
@@ -53,27 +51,26 @@ ANY_MODEL = {
 MOE = {
     "router-precision", "router-renormalisation", "router-bias", "expert-bias", "expert-layout",
 }  # fmt: skip
-ENGINE = {"sampler-truncation", "kv-cache-quantisation"}
+ENGINE = {"sampler-truncation", "kv-cache-quantisation", "wrong-candidate"}
 SAMPLING = ENGINE | {
     "logit-scale", "logprob-precision", "shift-by-one", "sampler-truncation", "sampling-penalties",
 }  # fmt: skip
 
 
-def circumstances() -> list[Clues]:
+def circumstances() -> list[Features]:
     """All suspects of all models, with everything that can be known of a run."""
     known: dict[str, Any] = {
         "sampling": Sampling(temperature=0.7),
         "weights_before": "before",
         "changed": TENSORS,
-        "terminal_value": 0.0,
-        "micro_batch": 4,
+        "packed": True,
         "dtype": "float32",
         "impossible": True,
         "masked": ((7, 9),),
     }
     updates = (known, known | {"low_rank": PROJECTIONS}, known | {"sampling": Sampling(top_p=0.9)})
     return [
-        clues(suspect, {"vocab_size": 512} | config, **update)
+        features(suspect, {"vocab_size": 512} | config, **update)
         for suspect in ("train", "infer", "decode")
         for config in MODELS.values()
         for update in updates
@@ -84,11 +81,11 @@ def every() -> list[Hypothesis]:
     return [h for one in circumstances() for h in hypotheses_for(one)]
 
 
-def causes_of(one: Clues) -> set[str]:
+def causes_of(one: Features) -> set[str]:
     return {h.cause for h in hypotheses_for(one)}
 
 
-def labels(cause: str, one: Clues) -> list[str]:
+def labels(cause: str, one: Features) -> list[str]:
     return [h.label for h in PREDICTIONS[cause](one)]
 
 
@@ -103,7 +100,7 @@ def test_every_function_of_the_package_is_in_the_table() -> None:
             import_module(f"{predictions.__name__}.{info.name}"), inspect.isfunction
         )
         if inspect.signature(function).return_annotation == "list[Hypothesis]"
-        and list(inspect.signature(function).parameters) == ["clues"]
+        and list(inspect.signature(function).parameters) == ["features"]
     }
     assert functions == set(PREDICTIONS.values())
     assert len(PREDICTIONS) == len(functions)
@@ -159,16 +156,16 @@ def test_a_refined_number_counts_as_fitted() -> None:
 )
 def test_a_part_that_is_missing_is_not_wrong(model: str, more: set[str]) -> None:
     config = MODELS[model]
-    assert causes_of(clues("infer", config, tensors=())) == ANY_MODEL | ENGINE | more
-    assert causes_of(clues("train", config, tensors=())) == ANY_MODEL | more
+    assert causes_of(features("infer", config, tensors=())) == ANY_MODEL | ENGINE | more
+    assert causes_of(features("train", config, tensors=())) == ANY_MODEL | more
     windows = {"decode-prefill-divergence"} if "sliding-window" in more else set()
-    assert causes_of(clues("decode", config)) == SAMPLING | windows
+    assert causes_of(features("decode", config)) == SAMPLING | windows
 
 
 def test_only_some_rotary_scalings_have_an_attention_factor() -> None:
     factor = "queries and keys times a constant (YaRN's mscale)"
     for kind, has in (("yarn", True), ("longrope", True), ("llama3", False), ("linear", False)):
-        one = clues("train", {"rope_parameters": {"rope_type": kind, "factor": 4.0}})
+        one = features("train", {"rope_parameters": {"rope_type": kind, "factor": 4.0}})
         assert (factor in labels("rope-scaling", one)) == has, kind
         assert len(labels("attention-scale", one)) == 1, kind
 
@@ -176,25 +173,27 @@ def test_only_some_rotary_scalings_have_an_attention_factor() -> None:
 def test_sinks_are_known_by_their_tensors() -> None:
     sinks = ("model.layers.0.self_attn.sinks",)
     for tensors, tried in ((sinks, 1), (None, 1), (TENSORS, 0), ((), 0)):
-        found = labels("attention-sinks-dropped", clues("infer", {}, tensors=tensors))
+        found = labels("attention-sinks-dropped", features("infer", {}, tensors=tensors))
         assert len(found) == tried, tensors
 
 
 def test_a_temperature_of_one_cannot_be_left_out() -> None:
-    assert labels("raw-logprobs-temperature", clues()) == []
-    assert len(labels("raw-logprobs-temperature", clues(sampling=Sampling(temperature=0.5)))) == 2
+    assert labels("raw-logprobs-temperature", features()) == []
+    assert (
+        len(labels("raw-logprobs-temperature", features(sampling=Sampling(temperature=0.5)))) == 2
+    )
 
 
 def test_a_declared_top_p_is_what_is_tried() -> None:
-    declared, banned = PREDICTIONS["sampler-truncation"](clues(sampling=Sampling(top_p=0.9)))
+    declared, banned = PREDICTIONS["sampler-truncation"](features(sampling=Sampling(top_p=0.9)))
     assert [c.name for c in banned.rows] == ["never_drawn"]
     assert [(c.name, c.value) for c in declared.rows] == [("top_p", 0.9)]
     assert declared.search is None
-    assert len(labels("sampler-truncation", clues())) == 4  # top-p, top-k, min-p, banned
+    assert len(labels("sampler-truncation", features())) == 4  # top-p, top-k, min-p, banned
 
 
 def test_widths_around_that_of_the_config() -> None:
-    found = PREDICTIONS["sliding-window"](clues("infer", MODELS["gpt_oss"]))
+    found = PREDICTIONS["sliding-window"](features("infer", MODELS["gpt_oss"]))
     assert [h.model[0].value for h in found[:3]] == [0, 33, 31]
     assert all(h.location == "model.layers.1.self_attn" for h in found)  # the first sliding layer
     search = found[3].search
@@ -202,88 +201,97 @@ def test_widths_around_that_of_the_config() -> None:
     assert 32.0 not in search.grid
     assert {8.0, 16.0, 24.0, 64.0, 128.0} <= set(search.grid)
     off = MODELS["gpt_oss"] | {"use_sliding_window": False}
-    assert labels("sliding-window", clues("infer", off)) == []
-    assert labels("sliding-window", clues("infer", {"sliding_window": None})) == []
+    assert labels("sliding-window", features("infer", off)) == []
+    assert labels("sliding-window", features("infer", {"sliding_window": None})) == []
 
 
 def test_a_cap_can_be_dropped_where_there_is_one_and_added_where_not() -> None:
-    there = PREDICTIONS["logit-softcap"](clues("infer", MODELS["gemma2"]))
+    there = PREDICTIONS["logit-softcap"](features("infer", MODELS["gemma2"]))
     assert [h.model[0].value for h in there] == [0.0, None]
     assert there[1].search is not None
     assert there[1].search.grid == (15.0, 24.0, 37.5, 60.0, 120.0)
-    (added,) = PREDICTIONS["logit-softcap"](clues("infer", MODELS["llama"]))
+    (added,) = PREDICTIONS["logit-softcap"](features("infer", MODELS["llama"]))
     assert [c.name for c in added.rows] == ["softcap"]
 
 
 def test_scaling_can_be_lost_where_there_is_some() -> None:
-    assert labels("rope-scaling", clues("infer", MODELS["llama"])) == []
-    assert len(labels("rope-scaling", clues("infer", MODELS["gpt_oss"]))) == 3
+    assert labels("rope-scaling", features("infer", MODELS["llama"])) == []
+    assert len(labels("rope-scaling", features("infer", MODELS["gpt_oss"]))) == 3
     older = {"rope_scaling": {"type": "linear", "factor": 2.0}}
-    assert len(labels("rope-scaling", clues("infer", older))) == 2
+    assert len(labels("rope-scaling", features("infer", older))) == 2
 
 
-def test_packing_takes_a_trainer_with_several_rows() -> None:
-    assert len(labels("packing-leak", clues("train", micro_batch=2))) == 2
-    assert labels("packing-leak", clues("train", micro_batch=1)) == []
-    assert labels("packing-leak", clues("infer", micro_batch=2)) == []
-
-
-def test_the_last_token_takes_a_constant() -> None:
-    assert labels("terminal-token", clues()) == []
-    (found,) = PREDICTIONS["terminal-token"](clues(terminal_value=0.0))
-    assert found.tokens[0].value == 0.0
+def test_packing_takes_a_trainer_that_is_known_to_pack() -> None:
+    assert len(labels("packing-leak", features("train", packed=True))) == 2
+    assert labels("packing-leak", features("train", packed=False)) == []
+    assert labels("packing-leak", features("infer", packed=True)) == []
 
 
 def test_old_weights_take_an_update() -> None:
     stale = {"stale-weights", "stale-tensor", "adapter-not-delivered", "stale-graph", "untied-head"}
-    assert not causes_of(clues("infer", MODELS["tied"])) & stale
+    assert not causes_of(features("infer", MODELS["tied"])) & stale
     updated: dict[str, Any] = {"weights_before": "before", "changed": TENSORS}
-    assert causes_of(clues("infer", {}, **updated)) & stale == {"stale-weights", "stale-tensor"}
-    assert causes_of(clues("infer", MODELS["tied"], **updated)) & stale == {
+    assert causes_of(features("infer", {}, **updated)) & stale == {"stale-weights", "stale-tensor"}
+    assert causes_of(features("infer", MODELS["tied"], **updated)) & stale == {
         "stale-weights", "stale-tensor", "untied-head",
     }  # fmt: skip
-    assert causes_of(clues("decode", {}, **updated)) & stale == {"stale-graph"}
-    (all_old,) = PREDICTIONS["stale-weights"](clues("infer", {}, **updated))
+    assert causes_of(features("decode", {}, **updated)) & stale == {"stale-graph"}
+    (all_old,) = PREDICTIONS["stale-weights"](features("infer", {}, **updated))
     assert (all_old.model[0].value, all_old.model[0].tensors) == ("before", None)
-    single = PREDICTIONS["stale-tensor"](clues("infer", {}, **updated))
+    single = PREDICTIONS["stale-tensor"](features("infer", {}, **updated))
     assert [h.model[0].tensors for h in single] == [(name,) for name in TENSORS]
 
 
 def test_an_adapter_is_told_by_rank_or_by_what_it_changed() -> None:
-    low = clues("infer", weights_before="b", changed=TENSORS, low_rank=PROJECTIONS)
+    low = features("infer", weights_before="b", changed=TENSORS, low_rank=PROJECTIONS)
     (missing,) = PREDICTIONS["adapter-not-delivered"](low)
     assert missing.model[0].tensors == PROJECTIONS
     assert len(labels("stale-weights", low)) == 1  # a norm changed too
-    projections = clues("infer", weights_before="b", changed=PROJECTIONS)
+    projections = features("infer", weights_before="b", changed=PROJECTIONS)
     assert len(labels("adapter-not-delivered", projections)) == 1
     assert labels("stale-weights", projections) == []  # the same, by its better name
     assert (
-        labels("adapter-not-delivered", clues("infer", weights_before="b", changed=TENSORS)) == []
+        labels("adapter-not-delivered", features("infer", weights_before="b", changed=TENSORS))
+        == []
     )
 
 
 def test_of_many_changed_tensors_none_is_tried_alone() -> None:
     many = tuple(f"t{i}" for i in range(61))
-    assert labels("stale-tensor", clues("infer", weights_before="b", changed=many)) == []
-    assert len(labels("stale-tensor", clues("infer", weights_before="b", changed=many[1:]))) == 60
+    assert labels("stale-tensor", features("infer", weights_before="b", changed=many)) == []
+    assert (
+        len(labels("stale-tensor", features("infer", weights_before="b", changed=many[1:]))) == 60
+    )
 
 
 def test_shards_are_cut_as_torch_vllm_and_megatron_do() -> None:
     # 201088 = 8 * 25136 is a multiple of 64; to 128 * 8 it is padded to 197 * 1024 = 8 * 25216.
-    assert semantics.shard_widths(201088, 8) == [25136, 25216]
+    assert distributions.shard_widths(201088, 8) == [25136, 25216]
     # 100: torch cuts 50, vLLM pads to 128 = 2 * 64, Megatron to 256: one rank would have it all.
-    assert semantics.shard_widths(100, 2) == [50, 64]
-    assert semantics.shard_widths(0, 4) == []
+    assert distributions.shard_widths(100, 2) == [50, 64]
+    assert distributions.shard_widths(0, 4) == []
 
 
 def test_a_normaliser_that_misses_a_part_lowers_no_log_prob() -> None:
     config = {"vocab_size": 512}
-    assert "partial-normaliser" in causes_of(clues("train", config))
-    assert "partial-normaliser" not in causes_of(clues("train", config, raises_only=False))
+    assert "partial-normaliser" in causes_of(features("train", config))
+    assert "partial-normaliser" not in causes_of(features("train", config, raises_only=False))
 
 
 def test_a_mask_is_supposed_only_where_a_sampled_token_is_impossible() -> None:
-    assert "impossible-token" not in causes_of(clues("train", masked=((7, 9),)))
-    assert "impossible-token" in causes_of(clues("train", impossible=True))
-    labels_of = labels("impossible-token", clues("train", impossible=True, masked=((7, 9),)))
+    assert "impossible-token" not in causes_of(features("train", masked=((7, 9),)))
+    assert "impossible-token" in causes_of(features("train", impossible=True))
+    labels_of = labels("impossible-token", features("train", impossible=True, masked=((7, 9),)))
     assert labels_of[0].startswith("2 entries of the vocabulary are masked")
+
+
+def test_a_record_without_a_re_scoring_shows_what_sampling_does() -> None:
+    once = features(suspect="infer", rescored=False)
+    again = features(suspect="infer")
+    ids = {h.cause for h in hypotheses_for(once)} - {h.cause for h in hypotheses_for(again)}
+    assert ids == {"sampling-penalties"}
+    labels = {h.label for h in hypotheses_for(once) if h.cause == "sampler-truncation"}
+    assert "renormalised over what top-p keeps" in labels
+    declared = features(suspect="infer", rescored=False, sampling=Sampling(top_p=0.8))
+    labels = {h.label for h in hypotheses_for(declared) if h.cause == "sampler-truncation"}
+    assert "renormalised over top-p 0.8" in labels

@@ -1,4 +1,7 @@
-"""Tokens drawn from another distribution than is reported: 32 rows of 50 tokens out of 400."""
+"""Tokens drawn from another distribution than is reported: 32 rows of 50 tokens out of 400.
+
+Settings that a server samples with by itself: a verdict and a cause of their own.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mismatch_lab.attribution.sampled_otherwise import reported_nats, sampled_otherwise
+from mismatch_lab.attribution.sampled_otherwise import (
+    causes_of,
+    inherited,
+    own_settings,
+    reported_nats,
+    sampled_otherwise,
+)
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.engines.assemble import RowRecord, assemble
 from mismatch_lab.engines.base import ScoreRequest
 from mismatch_lab.engines.draws import DrawsRecorder
 from mismatch_lab.findings.drawn import disproved, measure_drawn, what_would_be_noticed
-from mismatch_lab.schema import DrawnFindings, Sampling, SuppositionRecord
+from mismatch_lab.schema import DrawnFindings, Manifest, Sampling, SuppositionRecord
 
 ROWS, LENGTH, VOCABULARY = 32, 50, 400
 Logits = NDArray[np.float64]
@@ -274,3 +283,36 @@ def test_what_the_report_gains_is_counted_over_drawn_tokens() -> None:
     prefill = Capture(rows, np.array([np.nan, -1.5, -2.25, -1.0], np.float32))
     assert reported_nats({"decode": decode, "prefill": prefill}) == pytest.approx(0.75)
     assert reported_nats({"decode": decode}) == 0.0
+
+
+def manifest(**options: object) -> Manifest:
+    """What the server said."""
+    return Manifest.model_validate(
+        {
+            "id": "decode", "side": "infer", "engine": "http", "engine_version": "vllm 1",
+            "model": "m", "dtype": "bfloat16", "sampling": None, "logprob_space": "raw",
+            "patched": [], "host": "", "packages": {}, "rows": 1, "tokens": 2, "wall_s": 0.0,
+            "arrays_sha256": "", "options": options,
+        }
+    )  # fmt: skip
+
+
+def test_a_server_without_settings_of_its_own_spoils_nothing() -> None:
+    found = own_settings(manifest(server="vllm", max_logprobs=20))
+    assert found == {}
+    assert inherited(found) == ""
+    assert causes_of(found, set()) == []
+
+
+def test_each_setting_is_of_a_cause_and_causes_are_named_once() -> None:
+    shares = {"repetition_penalty": 0.4, "presence_penalty": 0.1, "top_k": 0.2}
+    found = own_settings(manifest(**{f"inherits.{name}": v for name, v in shares.items()}))
+    assert found == shares
+    said = inherited(found)
+    assert "a repetition penalty, a presence penalty, top-k" in said
+    causes = {cause.id: cause for cause in causes_of(found, set())}
+    assert set(causes) == {"sampling-penalties", "sampler-truncation"}
+    penalties = causes["sampling-penalties"]
+    assert [o.value for o in penalties.evidence] == [0.4, 0.1]
+    assert (penalties.side, penalties.confirmed_by[0].before) == ("infer", 0.4)
+    assert [c.id for c in causes_of(found, {"sampling-penalties"})] == ["sampler-truncation"]

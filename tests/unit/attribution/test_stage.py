@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from builders import rows_of, run_of, side
 
-from mismatch_lab.attribution.knobs.base import Trial
-from mismatch_lab.attribution.stage import EXPERIMENTS, _rerun
+from mismatch_lab.attribution.experiments.base import Trial
+from mismatch_lab.attribution.stage import _rerun
 from mismatch_lab.attribution.trials import SCORED
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.store import save_capture
 from mismatch_lab.errors import InputError
+from mismatch_lab.executors.kept import EXPERIMENTS
 from mismatch_lab.schema import Manifest, Prompt, Sampling
 
 ROWS = rows_of(3, 2)
@@ -32,26 +33,28 @@ def out(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_runs_tokens_are_scored_and_the_capture_is_gone(out: Path) -> None:
+def test_the_runs_tokens_are_scored_once(out: Path) -> None:
     seen: list[tuple[str, list[str]]] = []
 
     def after_task(task: str, folder: Path) -> None:
         seen.append((task, sorted(path.name for path in folder.iterdir())))
 
     rerun = _rerun(run_of(), out, lambda event: None, after_task)
-    (capture,) = rerun(Trial(side("train"))).values()
+    trial = Trial(side("train"))
+    (capture,) = rerun(trial).values()
     np.testing.assert_array_equal(capture.rows.token_ids, ROWS.token_ids)
     assert np.isfinite(capture.logp[ROWS.sampled]).all()
     # Whoever spoils captures of the trainer's task spoils this one too.
     assert seen == [("trainer", [SCORED])]
-    assert not (out / EXPERIMENTS).exists()
+    rerun(trial)
+    assert len(seen) == 1  # what was run is kept, and not run again
 
 
 def test_a_side_that_cannot_be_run_leaves_nothing(out: Path) -> None:
     rerun = _rerun(run_of(), out, lambda event: None, None)
     with pytest.raises(InputError, match="no defect 'love'"):
         rerun(Trial(side("train", args={"defect": "love"})))
-    assert not (out / EXPERIMENTS).exists()
+    assert not list((out / EXPERIMENTS).rglob("manifest.json"))
 
 
 def test_sampling_anew_gives_both_passes_of_the_engine(out: Path) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 from builders import answered, side
 
-from mismatch_lab.attribution.build_cause import build_cause
-from mismatch_lab.attribution.knobs.base import Trial
-from mismatch_lab.attribution.lab import Lab
+from mismatch_lab.attribution.candidates import build_cause, confirmed_by
+from mismatch_lab.attribution.experiments.base import Trial
 from mismatch_lab.attribution.repairs import resync
-from mismatch_lab.attribution.trials import SCORED, Trials, confirmed_by
+from mismatch_lab.attribution.simulate import Simulator
+from mismatch_lab.attribution.trials import SCORED, Trials
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.engines.jobs import ScoreJob
 from mismatch_lab.errors import EngineError
@@ -66,14 +66,14 @@ def test_simulations_are_one_entry() -> None:
             return ANSWER
 
     trials = Trials(Side(), lambda event: None)
-    lab = Lab(Scorer(), 1.0, 10)
-    trials.record_lab(lab)
+    simulator = Simulator(Scorer(), 1.0, 10)
+    trials.record_simulations(simulator)
     assert trials.records == []  # nothing was simulated
     sinks, window = Alteration(name="drop_sinks"), Alteration(name="sliding_window", value=0)
-    lab.score(())
-    lab.score((sinks,))
-    lab.score((sinks, window))
-    trials.record_lab(lab)
+    simulator.score(())
+    simulator.score((sinks,))
+    simulator.score((sinks, window))
+    trials.record_simulations(simulator)
     (record,) = trials.records
     assert record.side == "neither"
     assert "3 ways" in record.name

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import a_charge, a_fit, answered
+from builders import a_fit, a_suspect, answered
 
 from mismatch_lab.attribution.hypotheses import Hypothesis
 from mismatch_lab.attribution.unlisted import contradicted, unlisted_cause
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.schema import Alteration, Localisation, ModuleError
 
-CHARGE = a_charge([-1.0], [-1.5], noise_nats=0.01)
+SUSPECT = a_suspect([-1.0], [-1.5], noise_nats=0.01)
 ATTENTION = "model.layers.1.self_attn"
 
 
@@ -42,7 +42,7 @@ def changes(location: str | None, *, model: bool = True) -> Hypothesis:
 def test_the_first_wrong_module_with_its_length_and_angle() -> None:
     # [3, 0] against [1, 1]: 3 / sqrt(2) times as long, at 45 degrees.
     captures = {"train_on_infer": tapped([3.0, 0.0]), "ref_on_infer": tapped([1.0, 1.0])}
-    found = unlisted_cause(CHARGE, captures, located(ATTENTION), {})
+    found = unlisted_cause(SUSPECT, captures, located(ATTENTION), {})
     assert found is not None
     assert (found.id, found.family, found.side) == ("unlisted", "attention", "train")
     assert found.location == ATTENTION
@@ -60,14 +60,14 @@ def test_the_first_wrong_module_with_its_length_and_angle() -> None:
 )
 def test_the_family_is_the_modules(module: str, config: dict[str, int], family: str) -> None:
     captures = {"train_on_infer": answered([-1.0]), "ref_on_infer": answered([-1.0])}
-    found = unlisted_cause(CHARGE, captures, located(module), config)
+    found = unlisted_cause(SUSPECT, captures, located(module), config)
     assert found is not None
     assert found.family == family
 
 
 def test_without_a_wrong_module_on_this_side_there_is_none() -> None:
     for where in (None, located(None), located(ATTENTION, "infer")):
-        assert unlisted_cause(CHARGE, {}, where, {}) is None
+        assert unlisted_cause(SUSPECT, {}, where, {}) is None
 
 
 @pytest.mark.parametrize(
@@ -84,12 +84,12 @@ def test_what_acts_after_the_first_wrong_module_is_not_its_cause(
     location: str | None, against: bool
 ) -> None:
     poor, good = (a_fit((changes(location),), residual) for residual in (0.5, 0.1))
-    assert contradicted(poor, CHARGE, located(ATTENTION)) is against
-    assert not contradicted(good, CHARGE, located(ATTENTION))  # 0.9 of the error explained
-    assert not contradicted(poor, CHARGE, None)
+    assert contradicted(poor, SUSPECT, located(ATTENTION)) is against
+    assert not contradicted(good, SUSPECT, located(ATTENTION))  # 0.9 of the error explained
+    assert not contradicted(poor, SUSPECT, None)
 
 
 def test_a_change_of_distributions_acts_after_the_head() -> None:
-    assert contradicted(a_fit((changes(None, model=False),), 0.5), CHARGE, located(ATTENTION))
+    assert contradicted(a_fit((changes(None, model=False),), 0.5), SUSPECT, located(ATTENTION))
     both = (changes("lm_head"), changes(ATTENTION))
-    assert not contradicted(a_fit(both, 0.5), CHARGE, located(ATTENTION))
+    assert not contradicted(a_fit(both, 0.5), SUSPECT, located(ATTENTION))

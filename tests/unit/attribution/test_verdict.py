@@ -6,7 +6,7 @@ from math import nan
 
 import pytest
 
-from mismatch_lab.attribution.verdict import Decision, Evidence, decide
+from mismatch_lab.findings.verdict import Decision, Evidence, beside_averages, decide
 from mismatch_lab.schema import (
     EstimateRecord,
     Limits,
@@ -18,6 +18,7 @@ from mismatch_lab.schema import (
     OddTokens,
     RoutingFindings,
     TypicalRatios,
+    Verdict,
     WorstRun,
 )
 
@@ -438,3 +439,12 @@ def test_a_side_without_any_log_prob_is_an_error() -> None:
 def test_tokens_that_neither_side_has_are_left_out() -> None:
     size = number(1e-6, 0.9e-6, 1.1e-6, 997, dropped=3)
     assert decide(Evidence(edge(size), floor(), None, None, 32), LIMITS).status == "match"
+
+
+def test_what_no_average_shows_is_a_mismatch_and_nothing_seen_changes_nothing() -> None:
+    verdict = Verdict(status="match", headline="Same.", reasons=["small"], next_command="gate")
+    assert beside_averages(verdict, "") is verdict
+    told = beside_averages(verdict, "12 log-probs are constants.", ["trainer stands alone"])
+    assert (told.status, told.headline) == ("mismatch", "Mismatch: 12 log-probs are constants.")
+    assert told.reasons == ["12 log-probs are constants.", "trainer stands alone"]
+    assert told.next_command == "gate"

@@ -81,6 +81,32 @@ def test_chosen_rows_come_in_the_order_asked_for(capture: Capture) -> None:
     turned.validate("turned")
 
 
+def test_chosen_rows_keep_what_was_recorded_of_their_tokens(capture: Capture) -> None:
+    probed = replace(
+        capture,
+        probe_positions=np.array([1, 4, 5]),
+        probe_logp=np.array([[0.0], [-1.0], [-2.0]], np.float32),
+        probe_lse=None,
+        hidden={"model.norm": np.array([[7.0], [8.0], [9.0]], np.float32)},
+        router_topk=None,
+        router_logits=np.arange(6, dtype=np.float32).reshape(6, 1, 1),
+        versions=np.array([1, 1, 1, 2, 2, 2]),
+        loss_mask=np.array([0, 1, 0, 0, 1, 1], bool),
+    )
+    turned = chosen_rows(probed, np.array([1, 0]))
+    assert turned.probe_positions.tolist() == [1, 2, 4]  # tokens 4, 5 and 1 of before
+    assert turned.probe_logp is not None
+    assert turned.probe_logp.ravel().tolist() == [-1, -2, 0]
+    assert turned.hidden["model.norm"].ravel().tolist() == [8, 9, 7]
+    assert turned.router_logits is not None
+    assert turned.router_logits.ravel().tolist() == [3, 4, 5, 0, 1, 2]
+    assert turned.versions is not None
+    assert turned.versions.tolist() == [2, 2, 2, 1, 1, 1]
+    assert turned.loss_mask is not None
+    assert turned.loss_mask.tolist() == [False, True, True, False, True, False]
+    turned.validate("turned")
+
+
 def test_an_answer_begins_behind_what_was_not_sampled() -> None:
     rows = Rows.build(
         [[5, 6, 7, 8, 9], [5, 6]], [1, 1], [[False, True, True, False, True], [False, True]]

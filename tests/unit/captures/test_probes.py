@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mismatch_lab.captures.capture import Rows
-from mismatch_lab.captures.probes import cut_rows, probe_positions, tap_rows
+from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.captures.probes import cut_rows, probe_positions, tap_rows, tapped_rows
 from mismatch_lab.schema import CapturePlan
 
 # Rows of 4, 6, 1 and 6 tokens at offsets 0, 4, 10, 11; prompts of 2, 3, 1 and 2.
@@ -83,3 +83,19 @@ def test_no_probe_is_a_first_token_and_they_ascend() -> None:
         assert not set(positions.tolist()) & set(rows.row_offsets[:-1].tolist())
         assert (np.diff(positions) > 0).all()
         np.testing.assert_array_equal(positions, probe_positions(rows, plan, taps=True))
+
+
+def test_rows_whose_hidden_states_can_be_fed_to_another() -> None:
+    """Rows of 3, 3 and 4 tokens: whole; from the third token on; and with a gap."""
+    logp = np.full(10, -1.0, np.float32)
+    rows = Rows.build(
+        [[1, 2, 3], [1, 2, 3], [1, 2, 3, 4]],
+        [1] * 3,
+        [[False, True, True]] * 2 + [[False] + [True] * 3],
+    )
+    at = np.array([1, 2, 5, 7, 9])
+    found = Capture(rows, logp, at, hidden={"model.norm": np.ones((5, 2), np.float32)})
+    assert tapped_rows(found) == (0,)
+    unseen = np.array([[1.0], [np.nan], [1.0], [1.0], [1.0]], np.float32)
+    assert tapped_rows(Capture(rows, logp, at, hidden={"model.norm": unseen})) == ()
+    assert tapped_rows(Capture(rows, logp, at)) == ()

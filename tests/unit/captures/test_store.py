@@ -35,6 +35,26 @@ def rewrite_manifest(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def test_versions_and_the_loss_mask_come_back(
+    tmp_path: Path, capture: Capture, manifest: Manifest
+) -> None:
+    said = replace(capture, versions=np.arange(6) - 1, loss_mask=np.arange(6) > 3)
+    save_capture(tmp_path / "said", said, manifest)
+    loaded, _ = load_capture(tmp_path / "said")
+    np.testing.assert_array_equal(loaded.versions, said.versions)
+    np.testing.assert_array_equal(loaded.loss_mask, said.loss_mask)
+
+
+def test_how_rows_were_packed_comes_back(
+    tmp_path: Path, capture: Capture, manifest: Manifest
+) -> None:
+    packs = np.stack([np.zeros(capture.rows.n_rows), np.arange(capture.rows.n_rows)], 1).astype(int)
+    save_capture(tmp_path / "packed", replace(capture, packs=packs), manifest)
+    np.testing.assert_array_equal(load_capture(tmp_path / "packed")[0].packs, packs)
+    with pytest.raises(CaptureError, match="two sequences lie in one place"):
+        save_capture(tmp_path / "same", replace(capture, packs=packs * 0), manifest)
+
+
 def test_what_is_saved_comes_back(folder: Path, capture: Capture, manifest: Manifest) -> None:
     loaded, read = load_capture(folder)
     assert read == manifest.model_copy(update={"arrays_sha256": read.arrays_sha256})

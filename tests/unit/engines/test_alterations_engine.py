@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 from mismatch_lab.captures.capture import Rows
@@ -61,11 +60,6 @@ def scored(
 def test_the_head_is_altered(engine: Callable[[str], HfEngine]) -> None:
     gemma = engine("gemma2")
     _, before = scored(gemma)
-    _, twice = scored(gemma, Alteration(name="head_scale", value=2.0))
-    expected = torch.log_softmax(2 * torch.from_numpy(before), -1).numpy()
-    np.testing.assert_allclose(twice, expected, atol=1e-5)
-    _, padded = scored(gemma, Alteration(name="pad_vocabulary", value=3))
-    assert padded.shape == (2, 43)
     for name, value in [("head_dtype", None), ("logits_dtype", None), ("final_softcap", 0)]:
         _, inside = scored(gemma, Alteration(name=name, value=value))
         assert not np.array_equal(inside, before), name

@@ -33,7 +33,7 @@ def test_equals_the_plain_log_softmax(
     chunk_tokens: int,
     temperature: float,
 ) -> None:
-    monkeypatch.setitem(chunked_logp.CHUNK_BYTES, "cpu", 4 * VOCABULARY * chunk_tokens)
+    monkeypatch.setattr(chunked_logp, "CHUNK_BYTES", 4 * VOCABULARY * chunk_tokens)
     weight, hidden, targets = problem
     got = token_logp(lambda h: h @ weight.T, hidden, targets, temperature)
     assert got.dtype == torch.float32
@@ -71,7 +71,7 @@ def test_float64_stays_float64(problem: tuple[Tensor, Tensor, Tensor]) -> None:
 def test_the_head_never_sees_more_than_a_chunk(
     problem: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(chunked_logp.CHUNK_BYTES, "cpu", 4 * VOCABULARY * 20)
+    monkeypatch.setattr(chunked_logp, "CHUNK_BYTES", 4 * VOCABULARY * 20)
     weight, hidden, targets = problem
     seen = []
 
@@ -100,7 +100,7 @@ def test_logits_given_to_the_head_are_not_changed(problem: tuple[Tensor, Tensor,
 def test_gradients_flow_through_the_chunks(
     problem: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(chunked_logp.CHUNK_BYTES, "cpu", 4 * VOCABULARY * 20)
+    monkeypatch.setattr(chunked_logp, "CHUNK_BYTES", 4 * VOCABULARY * 20)
     weight, hidden, targets = problem
     leaves = [hidden.clone().requires_grad_() for _ in range(2)]
     chunked = token_logp(lambda part: part @ weight.T, leaves[0], targets)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mismatch_lab.engines.failures import in_words, runtime_error, whose
-from mismatch_lab.executors.local import death
+from mismatch_lab.processes.process import death
 from mismatch_lab.schema import SideSpec
 
 SPEC = SideSpec(side="infer", engine="vllm", model="some/model", dtype="bfloat16")

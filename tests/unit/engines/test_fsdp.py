@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from mismatch_lab.captures.capture import Rows
+from mismatch_lab.checkpoints.config import checkpoint_dir
 from mismatch_lab.engines.base import ScoreRequest
-from mismatch_lab.engines.checkpoint import checkpoint_dir
 from mismatch_lab.engines.fsdp import FsdpEngine
 from mismatch_lab.engines.liger import apply_liger
 from mismatch_lab.errors import InputError

@@ -87,12 +87,12 @@ def trainer(**args: OptionValue) -> SideSpec:
 def test_liger_without_a_gpu_is_refused_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mismatch_lab.provenance.accelerators", lambda: [])
+    monkeypatch.setattr("mismatch_lab.engines.provenance.accelerators", lambda: [])
     check_options(trainer(liger=False))
     with pytest.raises(InputError, match="needs a GPU") as refused:
         check_options(trainer(liger=True))
     assert "Leave out --trainer-arg liger" in refused.value.hint
-    monkeypatch.setattr("mismatch_lab.provenance.accelerators", lambda: ["NVIDIA H200"])
+    monkeypatch.setattr("mismatch_lab.engines.provenance.accelerators", lambda: ["NVIDIA H200"])
     with pytest.raises(InputError, match="needs a GPU"):
         check_options(trainer(liger=True, device="cpu"))
 
@@ -100,7 +100,7 @@ def test_liger_without_a_gpu_is_refused_before_anything_starts(
 def test_liger_that_is_not_installed_is_named_with_its_install_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mismatch_lab.provenance.accelerators", lambda: ["NVIDIA H200"])
+    monkeypatch.setattr("mismatch_lab.engines.provenance.accelerators", lambda: ["NVIDIA H200"])
     monkeypatch.setattr("mismatch_lab.engines.liger.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="liger-kernel is not installed") as missing:
         check_options(trainer(liger=True))

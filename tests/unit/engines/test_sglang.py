@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from torch import nn
 from mismatch_lab.captures.taps import Tap
 from mismatch_lab.engines import interpreters
 from mismatch_lab.engines.options import check_options
-from mismatch_lab.engines.sglang import _sampled
+from mismatch_lab.engines.sglang import _sampled, check_dtype
 from mismatch_lab.engines.sglang_cpu import _TorchvisionFinder, refuse
 from mismatch_lab.engines.sglang_options import check_sglang_names
 from mismatch_lab.engines.sglang_recorder import ALL_ZEROS, Recorder, _whole_streams
@@ -85,9 +86,9 @@ def test_gpt_oss_on_a_cpu_says_why_not() -> None:
 
 def test_it_says_so_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = SideSpec(side="infer", engine="sglang", model="mini-gpt-oss", dtype="float32")
-    monkeypatch.setattr("mismatch_lab.provenance.accelerators", lambda: ["NVIDIA H200"])
+    monkeypatch.setattr("mismatch_lab.engines.provenance.accelerators", lambda: ["NVIDIA H200"])
     check_options(spec)
-    monkeypatch.setattr("mismatch_lab.provenance.accelerators", lambda: [])
+    monkeypatch.setattr("mismatch_lab.engines.provenance.accelerators", lambda: [])
     with pytest.raises(InputError, match="SGLang cannot run GptOssForCausalLM on a CPU"):
         check_options(spec)
 
@@ -95,7 +96,7 @@ def test_it_says_so_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A place without SGLang, whose environment would be beside."""
-    monkeypatch.delenv(interpreters.SGLANG_PYTHON, raising=False)
+    monkeypatch.delenv(interpreters.OWN["sglang"].variable, raising=False)
     monkeypatch.setattr(interpreters, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
     monkeypatch.chdir(tmp_path)
@@ -118,7 +119,7 @@ def test_a_named_interpreter_comes_first_and_others_need_none(
 ) -> None:
     assert interpreters.interpreter("sglang", "/opt/python") == "/opt/python"
     assert interpreters.interpreter("vllm", None) is None
-    monkeypatch.setenv(interpreters.SGLANG_PYTHON, "/opt/other")
+    monkeypatch.setenv(interpreters.OWN["sglang"].variable, "/opt/other")
     assert interpreters.interpreter("sglang", None) == "/opt/other"
 
 
@@ -244,3 +245,19 @@ def test_weights_have_the_names_of_the_checkpoint() -> None:
         "self_attn.v_proj.weight": (1, 2),
         "embed_tokens.weight": (5, 2),  # without the padding
     }
+
+
+@pytest.mark.parametrize(
+    ("architecture", "stored", "refused"),
+    [
+        ("GptOssForCausalLM", "torch.bfloat16", True),
+        ("GptOssForCausalLM", "torch.float32", False),
+        ("LlamaForCausalLM", "torch.bfloat16", False),
+    ],
+)
+def test_a_dtype_that_only_a_part_of_the_model_would_take(
+    architecture: str, stored: str, refused: bool
+) -> None:
+    """On an H200 it ended as `AssertionError: Incompatible dtypes` in a kernel."""
+    with pytest.raises(InputError, match="in the dtype of config") if refused else nullcontext():
+        check_dtype([architecture], stored, "float32")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mismatch_lab.captures.capture import Rows
+from mismatch_lab.checkpoints.config import EMBEDDED, resolve_model_path
 from mismatch_lab.engines.base import ScoreRequest
-from mismatch_lab.engines.checkpoint import EMBEDDED, locate
 from mismatch_lab.engines.hf import HfEngine
 from mismatch_lab.errors import InputError
 from mismatch_lab.schema import SideSpec
@@ -20,7 +20,9 @@ ROWS = Rows.build(
 
 @pytest.fixture(scope="module")
 def engine() -> HfEngine:
-    return HfEngine(SideSpec(side="train", engine="hf", model=locate(EMBEDDED), dtype="float32"))
+    return HfEngine(
+        SideSpec(side="train", engine="hf", model=resolve_model_path(EMBEDDED), dtype="float32")
+    )
 
 
 def scored(engine: HfEngine, choices: np.ndarray | None = None, batch: int = 2):  # type: ignore[no-untyped-def, type-arg]

@@ -101,3 +101,21 @@ def test_a_row_that_is_to_stand_alone_does_as_a_tapped_one(parts: BodyAndHead) -
     batches.clear()
     records(parts, ScoreRequest())
     assert 3 in batches
+
+
+def test_packs_are_put_together_in_their_order_and_said(parts: BodyAndHead) -> None:
+    """Row 2 stands before row 0, which sees it; row 1 is by itself, whatever the micro-batch."""
+    alone = logp(records(parts, ScoreRequest()))
+    found = records(parts, ScoreRequest(packing="leaky", packs=((2, 0),)))
+    packed = logp(found)
+    assert furthest(alone[7:], packed[7:]) < 1e-5
+    assert (np.abs(alone[1:7] - packed[1:7]) > 1e-3).all()
+    assert [found[row].pack for row in ALL] == [(2, 1), (1, 0), (2, 0)]
+    assert records(parts, ScoreRequest())[0].pack is None
+
+
+def test_a_packing_engine_says_who_lay_with_whom(parts: BodyAndHead) -> None:
+    found = records(parts, ScoreRequest(), "documents", micro_batch=2)
+    assert [found[row].pack for row in ALL] == [(0, 0), (0, 1), (2, 0)]
+    tapped = records(parts, ScoreRequest(alone_rows=(1,)), "documents", micro_batch=2)
+    assert [tapped[row].pack for row in ALL] == [(0, 0), (1, 0), (0, 1)]

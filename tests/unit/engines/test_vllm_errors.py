@@ -7,8 +7,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from mismatch_lab.captures.capture import Rows
+from mismatch_lab.checkpoints.config import EMBEDDED, resolve_model_path
 from mismatch_lab.engines.base import ScoreRequest
-from mismatch_lab.engines.checkpoint import EMBEDDED, locate
 from mismatch_lab.engines.vllm import VllmEngine, _start_error
 from mismatch_lab.errors import EngineError, InputError, MismatchLabError
 from mismatch_lab.schema import Alteration, SideSpec
@@ -76,7 +76,7 @@ def test_a_plugin_cannot_reach_a_model_in_several_processes() -> None:
     spec = SideSpec(
         side="infer",
         engine="vllm",
-        model=str(locate(EMBEDDED)),
+        model=str(resolve_model_path(EMBEDDED)),
         dtype="float32",
         args={"tensor_parallel_size": 2},
         plugin="examples/plugins.py:nudge_experts",

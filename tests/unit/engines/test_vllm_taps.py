@@ -93,3 +93,19 @@ def test_modules_get_transformers_names_and_fused_ones_are_taken_apart() -> None
         "q_proj": 4, "k_proj": 2, "v_proj": 2,
     }  # fmt: skip
     assert tap.modules[f"{layer}.mlp.router"] is block.gate
+
+
+def test_a_router_that_two_modules_hold_is_recorded_once() -> None:
+    """vLLM 0.22 on a GPU: a block's router is that of what runs the block, too."""
+    router = Router()
+    runner, experts = Part(), Part()
+    runner.router = experts.router = router  # type: ignore[assignment]
+    experts.runner = runner
+    tap = VllmRoutingTap(Part(layers=nn.ModuleList([Part(mlp=Part(experts=experts))])))
+    tap.start(2)
+    with tap.attached():
+        router.select_experts(torch.zeros(2, 1), torch.zeros(2, 4))
+    assert "select_experts" not in vars(router)
+    stacked = tap.stacked()
+    assert stacked is not None
+    assert stacked[0].shape == (2, 1, 2)  # tokens, layers, choices

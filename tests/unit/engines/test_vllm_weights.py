@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from mismatch_lab.engines.fingerprint import fingerprint_tensors
+from mismatch_lab.checkpoints.fingerprint import fingerprint_tensors
 from mismatch_lab.engines.vllm_weights import (
     READ_BACK_ROWS,
     copied_fingerprints,

@@ -18,6 +18,7 @@ from mismatch_lab.engines.jobs import GenerateJob, ScoreJob, Stage, WorkerTask
 from mismatch_lab.executors import cache as cached
 from mismatch_lab.executors.sources import foreign_imports, sources_digest
 from mismatch_lab.schema import Manifest, Prompt, Sampling, SideSpec
+from mismatch_lab.schema.events import Captured, Event
 
 
 def save(folder: Path, logp: float = -1.0) -> None:
@@ -59,7 +60,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ran
 
 
-def nothing(_event: dict[str, Any]) -> None: ...
+def nothing(_event: Event) -> None: ...
 
 
 def test_the_second_time_captures_are_copied_and_the_events_are_the_same(
@@ -70,7 +71,7 @@ def test_the_second_time_captures_are_copied_and_the_events_are_the_same(
     again = cached.run_cached(task(tmp_path / "b"), "engine", tmp_path, events.append, cache)
     assert runs == ["engine"]
     assert again == first  # what it takes to run it, not to copy it
-    assert [(e["event"], e["id"], e["wall_s"]) for e in events] == [("captured", "decode", 0.25)]
+    assert events == [Captured("decode", "infer", 0.25, cached=True)]
     assert load_capture(tmp_path / "b" / "decode")[0].logp[1] == -1.0
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["decode"]
 

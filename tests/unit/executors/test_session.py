@@ -14,15 +14,13 @@ import numpy as np
 import pytest
 
 import mismatch_lab
-from mismatch_lab.captures.capture import Capture, Rows
-from mismatch_lab.captures.store import save_capture
 from mismatch_lab.engines.jobs import ScoreJob
 from mismatch_lab.errors import EngineError, InputError, NotApplicableError
 from mismatch_lab.executors.session import Session
-from mismatch_lab.schema import Alteration, Manifest, SideSpec
+from mismatch_lab.processes.process import Handle
+from mismatch_lab.schema import Alteration, SideSpec
 
 PATIENCE_S = 60.0
-ROWS = Rows.build([[65, 66, 67], [70, 71]], [1, 1], [[False, True, True], [False, True]])
 SPEC = SideSpec(side="ref", engine="fake", model="fake", dtype="float32")
 PARENT = """
 import sys, time
@@ -34,22 +32,9 @@ from mismatch_lab.schema import SideSpec
 spec = SideSpec(side="ref", engine="fake", model="fake", dtype="float32")
 with Session(spec, Path(sys.argv[1]), "lab", Path(sys.argv[2])) as session:
     session.score(ScoreJob(id="a", source="decode"))
-    print(session._process.pid, flush=True)
+    print(session._process.handle.pid, flush=True)
     time.sleep(600)
 """
-
-
-@pytest.fixture(scope="module")
-def captures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a capture of two short rows."""
-    folder = tmp_path_factory.mktemp("captures")
-    manifest = Manifest(
-        id="decode", side="infer", engine="fake", engine_version="", model="fake",
-        dtype="float32", sampling=None, logprob_space="processed", patched=[], host="",
-        packages={}, rows=2, tokens=5, wall_s=0.0, arrays_sha256="",
-    )  # fmt: skip
-    save_capture(folder / "decode", Capture(ROWS, np.full(5, -1.0, np.float32)), manifest)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +42,17 @@ def session(captures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """Shared by tests that leave it running."""
     with Session(SPEC, captures, "lab", tmp_path_factory.mktemp("logs")) as opened:
         yield opened
-    assert opened._process is None or opened._process.poll() is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(process_of(opened).pid, 0)
 
 
 def job(id: str, **more: object) -> ScoreJob:
     return ScoreJob.model_validate({"id": id, "source": "decode", **more})
 
 
-def process_of(session: Session) -> subprocess.Popen[str]:
+def process_of(session: Session) -> Handle:
     assert session._process is not None
-    return session._process
+    return session._process.handle
 
 
 def test_jobs_are_scored_one_after_another_by_one_process(session: Session) -> None:
@@ -74,7 +60,7 @@ def test_jobs_are_scored_one_after_another_by_one_process(session: Session) -> N
     process = process_of(session)
     again, hotter = session.score(job("b")), session.score(job("c", temperature=2.0))
     assert process_of(session) is process
-    np.testing.assert_array_equal(first.rows.token_ids, ROWS.token_ids)
+    assert first.rows.token_ids.tolist() == [65, 66, 67, 70, 71]
     np.testing.assert_array_equal(first.logp, again.logp)
     assert not np.allclose(first.logp, hotter.logp, equal_nan=True)
     assert session.score(job("d", first_rows=1)).rows.n_rows == 1
@@ -96,7 +82,7 @@ def test_a_killed_worker_is_a_clear_error(captures: Path, tmp_path: Path) -> Non
     with Session(SPEC, captures, "lab", tmp_path) as session:
         session.score(job("a"))
         os.kill(process_of(session).pid, signal.SIGKILL)
-        process_of(session).wait(PATIENCE_S)
+        process_of(session).wait()
         for name in ("b", "c"):  # and again, though nothing reads the job any more
             with pytest.raises(EngineError, match="lab process was killed") as raised:
                 session.score(job(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -80,11 +81,58 @@ def build(model_type: str) -> Any:
     return model.eval().requires_grad_(False)
 
 
+def fixed_ids() -> Any:
+    """[3, 64] token ids."""
+    import torch
+
+    return torch.randint(2, 96, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
+
+
+class Whole:
+    """What an unbroken model feeds its layers, what they return, and its distributions."""
+
+    def __init__(self, model: Any) -> None:
+        import torch
+
+        self.calls: list[tuple[Any, Any, Any]] = []
+        handles = [
+            layer.register_forward_hook(
+                lambda _, args, kwargs, out: self.calls.append((args, kwargs, _hidden(out))),
+                with_kwargs=True,
+            )
+            for layer in model.model.layers
+        ]
+        with torch.no_grad():
+            self.logp = torch.log_softmax(model(fixed_ids(), use_cache=False).logits, -1)
+        for handle in handles:
+            handle.remove()
+
+    def broken_by(self, model: Any) -> tuple[float, float]:
+        """How much another model breaks: relative errors of its layers, each on the input that the
+        whole one feeds it, summed; and mean |delta| in nats over whole distributions.
+        """
+        import torch
+
+        errors = []
+        with torch.no_grad():
+            for layer, (args, kwargs, right) in zip(model.model.layers, self.calls, strict=True):
+                error = (_hidden(layer(*args, **kwargs)) - right).norm(dim=-1)
+                errors.append(float((error / right.norm(dim=-1)).mean()))
+            logp = torch.log_softmax(model(fixed_ids(), use_cache=False).logits, -1)
+        shared = logp[..., : self.logp.shape[-1]]  # a head may have more outputs than tokens
+        # A token of probability 0 counts for 20 nats.
+        return sum(errors), float((shared - self.logp).abs().clamp(max=20.0).mean())
+
+
+def _hidden(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple) else output
+
+
 def token_logp(model: Any) -> np.ndarray[Any, Any]:
     """[3, 63] log-probs of the next tokens of fixed rows."""
     import torch
 
-    ids = torch.randint(2, 96, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
+    ids = fixed_ids()
     with torch.no_grad():
         logp = torch.log_softmax(model(input_ids=ids, use_cache=False).logits.float(), -1)
     taken: np.ndarray[Any, Any] = logp[:, :-1].gather(-1, ids[:, 1:, None]).squeeze(-1).numpy()
@@ -105,3 +153,9 @@ def says() -> Callable[[Any], np.ndarray[Any, Any]]:
 def clean() -> dict[str, np.ndarray[Any, Any]]:
     """What the unbroken models say."""
     return {name: token_logp(build(name)) for name in ("gpt_oss", "gemma2", "qwen3_moe", "llama")}
+
+
+@pytest.fixture(scope="session")
+def whole() -> Callable[[str], Whole]:
+    """The unbroken models, each run once."""
+    return cache(lambda name: Whole(build(name)))

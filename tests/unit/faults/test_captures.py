@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.faults import FAULTS, load_fault
-from mismatch_lab.faults.base import SEVERITIES
+from mismatch_lab.faults.base import SEVERITIES, Fault, Severity
 
 NAN = float("nan")
 
@@ -103,12 +104,20 @@ def test_stronger_glue_faults_disagree_more(name: str) -> None:
     logp = -rng.exponential(1.0, rows.n_tokens).astype(np.float32)
     capture = Capture(rows, np.where(rows.sampled, logp, np.nan).astype(np.float32))
     fault = load_fault(name)
-    assert fault.rewrite is not None
+    other = replace(capture, logp=capture.logp - 1)
     found = [
-        _disagreement(fault.rewrite(capture, fault.severities[s]).logp[rows.sampled], capture)
-        for s in SEVERITIES
+        _disagreement(_rewritten(fault, capture, other, severity).logp[rows.sampled], capture)
+        for severity in SEVERITIES
     ]
     assert found[0] > found[1] > found[2] > 0, found
+
+
+def _rewritten(fault: Fault, capture: Capture, other: Capture, severity: Severity) -> Capture:
+    strength = fault.severities[severity]
+    if fault.copy is not None:
+        return fault.copy(capture, other, strength)
+    assert fault.rewrite is not None
+    return fault.rewrite(capture, strength)
 
 
 LOST_NATS = 20.0

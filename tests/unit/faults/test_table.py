@@ -17,7 +17,7 @@ CAUSES = {
     "precision": "lm-head-precision logprob-precision router-precision norm-precision "
     "tf32-products numerics-floor",
     "tokens": "shift-by-one packing-leak packing-boundary terminal-token retokenisation "
-    "prompt-template sentinel-values missing-logprobs",
+    "prompt-template sentinel-values",
     "attention": "attention-sinks-dropped sliding-window attention-softcap attention-scale "
     "rope-precision rope-theta rope-scaling decode-prefill-divergence",
     "cache": "kv-cache-quantisation stale-prefix-cache stale-graph",
@@ -25,6 +25,7 @@ CAUSES = {
     "expert-bias",
     "weights": "stale-tensor stale-weights adapter-not-delivered untied-head weight-quantisation",
     "trainer": "dropout-active batch-variance",
+    "record": "copied-logprobs missing-logprobs wrong-candidate",
 }
 """The design's list, by family."""
 

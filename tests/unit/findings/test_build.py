@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hand_made import capture
 
-from mismatch_lab.attribution.verdict import Decision
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.draws import Draws
 from mismatch_lab.captures.fingerprint import fingerprint_array
@@ -20,8 +19,9 @@ from mismatch_lab.findings.build import (
     load_captures,
 )
 from mismatch_lab.findings.next_command import next_command
+from mismatch_lab.findings.verdict import Decision
 from mismatch_lab.measures.suppositions import FAMILIES
-from mismatch_lab.schema import Depth, Manifest, RunSpec, Status
+from mismatch_lab.schema import Depth, Manifest, Prompt, RunSpec, Status
 
 ROWS = 4
 LIMITS = {"min_tokens": 8, "min_rows": 4}
@@ -153,6 +153,12 @@ def test_it_is_the_users_own_with_one_option_changed(
     status: Status, spec: RunSpec, more: list[str]
 ) -> None:
     assert after(status, spec) == [*ASKED, *more]
+
+
+def test_too_few_prompts_are_mended_by_a_probe_with_enough_of_them() -> None:
+    typed = (*ASKED, "--prompts", "one.jsonl", "--max-tokens", "4")
+    one = run(typed).model_copy(update={"prompts": [Prompt(id="1", text="a")]})
+    assert after("underpowered", one) == [*ASKED, "--probe", "standard"]
 
 
 def test_after_an_error_the_installation_is_looked_at() -> None:

@@ -8,15 +8,9 @@ import pytest
 from hand_made import capture, probed
 
 from mismatch_lab.captures.capture import Capture
+from mismatch_lab.captures.names import CONFIGURED
 from mismatch_lab.errors import AlignmentError
-from mismatch_lab.findings.edges import (
-    CONFIGURED,
-    EAGER_EDGES,
-    EDGE_ABOUT,
-    EDGES,
-    measure_edges,
-    measure_pair,
-)
+from mismatch_lab.findings.edges import EAGER_EDGES, EDGE_ABOUT, EDGES, measure_edges, measure_pair
 from mismatch_lab.measures import EDGE_MEASURES
 
 LEVEL = {

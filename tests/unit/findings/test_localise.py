@@ -1,103 +1,30 @@
-"""The first module that diverges, on hidden states whose errors are written down.
-
-Every reference state is (1, 0, 0). The engine errs along the second axis and the trainer along the
-third, so their relative errors are the numbers given, and engine against trainer is the square root
-of the sum of their squares, over the trainer's norm.
-"""
+"""The first module that diverges, on hidden states whose errors are written down."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import sqrt
 
 import numpy as np
 import pytest
 from hand_made import NAN, capture
+from localised import (
+    FLOOR,
+    LIMIT_RATIO,
+    MODULES,
+    POSITIONS,
+    Err,
+    culprit,
+    found,
+    module,
+    recorded,
+    state,
+)
 
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.findings.localise import UNIT_ROUNDOFF, localise
 from mismatch_lab.findings.module_error import module_error
-from mismatch_lab.schema import Localisation, ModuleError
-
-FLOOR = 0.01
-LIMIT_RATIO = 3.0
-POSITIONS = 20
-MODULES = (
-    "model.embed_tokens",
-    "model.layers.0.input_layernorm",
-    "model.layers.0.self_attn.v_proj",
-    "model.layers.0.self_attn.o_proj",
-    "model.layers.0.self_attn",
-    "model.layers.0.mlp.router",
-    "model.layers.0.mlp.experts",
-    "model.layers.0.mlp",
-    "model.layers.0",
-    "model.layers.1.self_attn",
-    "model.norm",
-)
-
-
-@dataclass(frozen=True)
-class Err:
-    """Relative errors of one module against the reference."""
-
-    infer: float = FLOOR
-    train: float = FLOOR
-    floor: float = FLOOR
-
-
-def state(*axes: float) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    return np.tile(np.array([1.0, *axes], np.float32), (POSITIONS, 1))
-
-
-def recorded(
-    errors: dict[str, Err], cumulative: dict[str, Err] | None = None
-) -> dict[str, Capture]:
-    """All captures; `errors` are isolated, and on own inputs too unless `cumulative` says more."""
-    base = replace(capture([-1.0] * POSITIONS), probe_positions=np.arange(1, POSITIONS + 1))
-    isolated = {name: Err() for name in MODULES} | errors
-    own = isolated | (cumulative or {})
-
-    def side(table: dict[str, Err], which: str) -> Capture:
-        hidden = {}
-        for name, e in table.items():
-            axes = {
-                "infer": (e.infer, 0, 0),
-                "train": (0, e.train, 0),
-                "ref": (0, 0, 0),
-                "floor": (0, 0, e.floor),
-            }
-            hidden[name] = state(*axes[which])
-        return replace(base, hidden=hidden)
-
-    return {
-        "prefill": side(own, "infer"),
-        "train": side(own, "train"),
-        "ref": side(own, "ref"),
-        "floor": side(own, "floor"),
-        "train_on_infer": side(own | isolated_only(isolated, own), "train"),
-        "ref_on_infer": side(isolated, "ref"),
-        "floor_on_infer": side(isolated, "floor"),
-    }
-
-
-def isolated_only(isolated: dict[str, Err], own: dict[str, Err]) -> dict[str, Err]:
-    return {name: isolated[name] for name in own if name in isolated}
-
-
-def found(captures: dict[str, Capture], dtype: str = "bfloat16") -> Localisation:
-    result = localise(captures, "standard", dtype, LIMIT_RATIO)
-    assert result is not None
-    return result
-
-
-def module(captures: dict[str, Capture], name: str, dtype: str = "bfloat16") -> ModuleError:
-    return next(m for m in found(captures, dtype).per_module if m.name == name)
-
-
-def culprit(errors: dict[str, Err]) -> tuple[str | None, str | None]:
-    result = found(recorded(errors))
-    return result.first_divergent_module, result.side
+from mismatch_lab.schema import Localisation
 
 
 def test_healthy_sides_have_no_culprit() -> None:
@@ -313,133 +240,6 @@ def test_no_row_as_long_as_a_run_has_none() -> None:
     assert result.first_divergent_module == "model.norm"
 
 
-# ---- Two things by one name --------------------------------------------------------------------
-
-QUERY, HOLDER = "model.layers.0.self_attn.q_norm", "model.layers.0.self_attn"
-EXACT = Err(6e-8, 0.0, 6e-8)
-
-
-def in_float32(**errors: Err) -> Localisation:
-    named = {"q_norm": QUERY, "self_attn": HOLDER, "layer": "model.layers.0"}
-    given = dict.fromkeys(MODULES, EXACT) | {named[k]: e for k, e in errors.items()}
-    captures = recorded(given)
-    captures["train"] = replace(captures["train"], tap_order=(QUERY, *MODULES))
-    return found(captures, "float32")
-
-
-def test_a_part_that_differs_inside_what_agrees_is_another_thing() -> None:
-    """A q_norm off by 1.4 in an attention that agrees to 6e-7 with a limit of 9e-7."""
-    result = in_float32(q_norm=Err(1.4, 0.0, 6e-8), self_attn=Err(6e-7, 0.0, 3e-7))
-    assert result.first_divergent_module is None
-    (left_out,) = result.not_compared
-    assert left_out.name == QUERY
-    assert "1.4" in left_out.why
-    assert HOLDER in left_out.why
-    assert QUERY not in {m.name for m in result.per_module}
-
-
-def test_a_part_whose_error_arrives_is_wrong() -> None:
-    """Of 1.4 at least a twentieth must arrive: 0.07."""
-    arrived = Err(0.08, 0.0, 3e-7)
-    result = in_float32(q_norm=Err(1.4, 0.0, 6e-8), self_attn=arrived, layer=arrived)
-    assert (result.first_divergent_module, result.side) == (QUERY, "infer")
-    assert result.not_compared == []
-
-
-def test_what_is_wrong_beside_it_does_not_excuse_it() -> None:
-    """The attention is off by 1e-4, a real error, which the q_norm's 1.4 cannot have made."""
-    arrived = Err(1e-4, 0.0, 3e-7)
-    result = in_float32(q_norm=Err(1.4, 0.0, 6e-8), self_attn=arrived, layer=arrived)
-    assert [one.name for one in result.not_compared] == [QUERY]
-    assert (result.first_divergent_module, result.side) == (HOLDER, "infer")
-
-
-def permuted(last_takes: float) -> Localisation:
-    """BLOOM's fused projection has its heads in another order, 1.3 off, in an attention that is
-    another thing itself; `last_takes` is the error of what the last projection takes.
-    """
-    qkv, last = f"{HOLDER}.query_key_value", f"{HOLDER}.o_proj"
-    given = dict.fromkeys(MODULES, EXACT) | {
-        qkv: Err(1.3, 0.0, 2e-7), HOLDER: Err(0.9, 0.0, 3e-7),
-        "model.layers.0": Err(1e-4, 0.0, 3e-7), f"{last}:in": Err(last_takes, 0.0, 3e-7),
-    }  # fmt: skip
-    captures = recorded(given)
-    for name, one in captures.items():
-        taken = {f"{last}:in": 2 * one.hidden[f"{last}:in"]}  # no other's output as it is
-        captures[name] = replace(one, tap_order=(qkv, last, HOLDER), hidden=one.hidden | taken)
-    return found(captures, "float32")
-
-
-def test_heads_in_another_order_reach_nothing() -> None:
-    qkv = f"{HOLDER}.query_key_value"
-    assert [one.name for one in permuted(1e-6).not_compared] == [qkv, HOLDER]
-    assert permuted(0.3).first_divergent_module == qkv
-
-
-def test_a_block_that_holds_the_residual_on_one_side_is_another_thing() -> None:
-    """BLOOM: attention and MLP add the residual in transformers, the layer in vLLM."""
-    result = in_float32(self_attn=Err(0.9, 0.0, 3e-7), layer=Err(1e-4, 0.0, 3e-7))
-    assert [one.name for one in result.not_compared] == [HOLDER]
-    assert result.first_divergent_module == "model.layers.0"
-
-
-def test_an_error_too_small_to_show_in_what_holds_it_counts() -> None:
-    """bfloat16: 0.2 / 20 = 0.01 would be lost within the attention's limit of 3 times 0.01."""
-    captures = recorded({QUERY: Err(infer=0.2), HOLDER: Err(infer=0.012)})
-    assert found(captures).first_divergent_module == QUERY
-
-
-def test_the_trainers_own_part_is_what_it_is_called() -> None:
-    """Trainer and reference are one program: what differs there is a defect, wherever it goes."""
-    result = in_float32(q_norm=Err(0.0, 1.4, 6e-8), self_attn=Err(6e-7, 0.0, 3e-7))
-    assert (result.first_divergent_module, result.side) == (QUERY, "train")
-
-
-def test_parts_that_are_wired_otherwise_are_not_compared() -> None:
-    """In transformers the norm's output is what the MLP takes; in the engine it is not."""
-    norm, taken = "model.layers.0.input_layernorm", "model.layers.0.mlp:in"
-    captures = recorded({norm: Err(infer=0.8)})
-    for name, one in captures.items():
-        as_given = one.hidden[norm] if name != "prefill" else state(0, 0, 0)
-        captures[name] = replace(one, hidden=one.hidden | {taken: as_given})
-    result = found(captures)
-    assert result.first_divergent_module is None
-    assert [one.name for one in result.not_compared] == [norm]
-    assert "model.layers.0.mlp" in result.not_compared[0].why
-    captures["prefill"].hidden[taken] = captures["prefill"].hidden[norm]
-    assert found(captures).first_divergent_module == norm
-
-
-def test_what_the_engine_could_not_record_is_said_with_its_reason() -> None:
-    captures = recorded({})
-    hidden = {n: a for n, a in captures["prefill"].hidden.items() if n != "model.norm"}
-    why = "it runs several times in one forward"
-    captures["prefill"] = replace(
-        captures["prefill"], hidden=hidden, not_recorded={"model.norm": why}
-    )
-    assert [(m.name, m.why) for m in found(captures).not_compared] == [("model.norm", why)]
-
-
-def test_a_module_that_keeps_to_float32_has_the_floor_of_a_product() -> None:
-    """A router over 100 features, no different in float64: sqrt(100) roundoffs of 2^-24 = 6e-7."""
-    router = "model.layers.0.mlp.router"
-    captures = recorded(dict.fromkeys(MODULES, EXACT) | {router: Err(1.7e-6, 0.0, 0.0)})
-    wide = np.ones((POSITIONS, 100), np.float32)
-    for one in captures.values():
-        one.hidden[f"{router}:in"] = wide
-    of = module(captures, router, "float32")
-    assert of.floor == pytest.approx(10 * 2**-24)
-    assert not of.diverges  # the limit is 1.8e-6
-
-
-def test_modules_are_judged_in_the_order_in_which_they_ran() -> None:
-    wrong = Err(infer=0.3)
-    captures = recorded({"model.layers.0.mlp": wrong, "model.layers.0.self_attn.v_proj": wrong})
-    order = ("model.embed_tokens", "model.layers.0.mlp", "model.layers.0.self_attn.v_proj")
-    captures["train"] = replace(captures["train"], tap_order=order)
-    assert found(captures).first_divergent_module == "model.layers.0.mlp"
-
-
 # ---- The head ----------------------------------------------------------------------------------
 
 
@@ -500,3 +300,50 @@ def test_no_data_is_nan_with_n_0(hidden: np.ndarray[tuple[int, int], np.dtype[np
     error, n = module_error(hidden, np.ones((3, 2), np.float32))
     assert np.isnan(error)
     assert n == 0
+
+
+def of_record(errors: dict[str, Err], *without: str, fed: bool = True) -> Localisation | None:
+    """Of a record: nobody fed the trainer what the engine was; the sides named are not there."""
+    captures = recorded(errors)
+    del captures["train_on_infer"]
+    for name in ("ref", "floor"):
+        captures[f"{name}_on_train"] = captures[f"{name}_on_infer"]
+        for on in ("infer", "train"):
+            if not fed or {"infer": "prefill", "train": "train"}[on] in without:
+                del captures[f"{name}_on_{on}"]
+    for name in without:
+        captures[name] = replace(captures[name], hidden={})
+    return localise(captures, "quick", "bfloat16", LIMIT_RATIO, recorded=True)
+
+
+EXPERTS = "model.layers.0.mlp.experts"
+
+
+@pytest.mark.parametrize("fed", [True, False])
+@pytest.mark.parametrize(
+    ("errors", "without", "first", "side"),
+    [
+        (Err(train=0.5), (), EXPERTS, "train"),
+        (Err(infer=0.5), (), EXPERTS, "infer"),
+        (Err(infer=0.5, train=0.5), (), EXPERTS, "undecided"),
+        (Err(train=0.5), ("prefill",), EXPERTS, "train"),
+        (Err(train=0.5), ("train",), None, None),  # of the engine, which is right
+        (Err(infer=0.5), ("train",), EXPERTS, "infer"),
+        (Err(), (), None, None),
+    ],
+)
+def test_each_side_of_a_record_is_held_against_the_reference(
+    errors: Err, without: tuple[str, ...], first: str | None, side: str | None, fed: bool
+) -> None:
+    found = of_record({EXPERTS: errors}, *without, fed=fed)
+    assert found is not None
+    assert (found.first_divergent_module, found.side) == (first, side)
+    of_experts = next(m for m in found.per_module if m.name == EXPERTS)
+    assert of_experts.n == POSITIONS
+    assert np.isnan(of_experts.isolated)
+    assert np.isnan(of_experts.infer_error) == ("prefill" in without)
+    assert np.isnan(of_experts.train_error) == ("train" in without)
+
+
+def test_a_record_without_hidden_states_has_no_place() -> None:
+    assert of_record({}, "prefill", "train") is None

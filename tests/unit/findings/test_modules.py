@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from mismatch_lab.findings.modules import execution_order, holders_of, kind_of
+from mismatch_lab.captures.names import kind_of
+from mismatch_lab.findings.modules import execution_order, holders_of
 
 IN_ORDER = [
     "model.embed_tokens",

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hand_made import NAN, capture
 
-from mismatch_lab.findings.compare import compare_findings
 from mismatch_lab.findings.odd_tokens import (
     in_words,
     not_measurable,
@@ -16,6 +15,7 @@ from mismatch_lab.findings.odd_tokens import (
     odd_tokens,
     only_finite,
 )
+from mismatch_lab.run.compare import compare_findings
 from mismatch_lab.schema import Findings, Limits
 
 INF = float("inf")

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hand_made import capture
 
-from mismatch_lab.attribution.verdict import Decision, Evidence, decide
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.findings.edges import measure_edges
 from mismatch_lab.findings.noise_floor import measure_floor
+from mismatch_lab.findings.verdict import Decision, Evidence, decide
 from mismatch_lab.schema import Limits, NoiseFloor
 
 FILE = Path(__file__).parent / "recorded" / "vllm-mini-gpt-oss-bfloat16.npz"

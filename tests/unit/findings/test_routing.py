@@ -9,7 +9,8 @@ import pytest
 from hand_made import NAN, capture
 
 from mismatch_lab.captures.capture import Capture
-from mismatch_lab.findings.routing import measure_routing
+from mismatch_lab.captures.fingerprint import fingerprint_array
+from mismatch_lab.findings.routing import measure_routing, of_routers
 from mismatch_lab.schema import RoutingFindings
 
 INFER, TRAIN = [-1.0, -1.0], [-1.5, -1.125]
@@ -88,3 +89,37 @@ def test_a_dense_side_has_no_routing(side: str) -> None:
     assert measure_routing(dense) is None
     del captures[side]
     assert measure_routing(captures) is None
+
+
+def test_each_side_is_held_against_the_reference_too() -> None:
+    captures = both({(0, 1): [0, 3]})
+    captures["ref"] = captures["prefill"]
+    found = [measure_routing(captures, edge) for edge in ("infer_ref", "train_ref")]
+    assert [one.flipped_token_share.value for one in found if one is not None] == [0, 0.25]
+    alone = {name: captures[name] for name in ("train", "ref")}
+    assert measure_routing(alone) is None
+    assert measure_routing(alone, "infer_ref") is None
+
+
+def test_choices_of_another_number_of_layers_are_not_compared() -> None:
+    captures = both({})
+    topk = captures["train"].router_topk
+    assert topk is not None
+    captures["train"] = replace(captures["train"], router_topk=topk[:, :1])
+    assert measure_routing(captures) is None
+
+
+def test_layers_without_a_router_are_left_out() -> None:
+    """An engine that counts every layer of four; routers are in layers 1 and 3."""
+    captures = both({})
+    gates = {
+        f"model.layers.{n}.mlp.{kind}.weight": fingerprint_array(np.ones((2, 2), np.float32))
+        for n, kind in enumerate(("down_proj", "gate", "gate_proj", "gate"))
+    }
+    captures["ref"] = replace(captures["prefill"], weights=gates)
+    every = np.zeros((6, 4, 2), np.int16)
+    every[:, [1, 3]] = captures["ref"].router_topk
+    captures["prefill"] = replace(captures["prefill"], router_topk=every)
+    found = of_routers(captures)
+    assert np.array_equal(found["prefill"].router_topk, captures["ref"].router_topk)
+    assert found["train"] is captures["train"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mismatch_lab.engines.checkpoint_tensors import check_same_tensors, stored_tensors
+from mismatch_lab.checkpoints.tensors import check_same_tensors, stored_tensors
 from mismatch_lab.errors import InputError
 from mismatch_lab.findings.tensor_changes import Change, changed_tensors, low_rank, together
 

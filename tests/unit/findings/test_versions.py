@@ -15,10 +15,10 @@ import pytest
 from hand_made import capture
 
 from mismatch_lab.captures.capture import Capture
+from mismatch_lab.checkpoints.version_groups import group_tensors, replay_id, replay_slots
 from mismatch_lab.findings.tensor_changes import Change
 from mismatch_lab.findings.versions import TensorUse, Versions, find_versions, record
 from mismatch_lab.schema import Localisation, ModuleError
-from mismatch_lab.version_groups import group_tensors, replay_id, replay_slots
 
 LAYER = "model.layers.0"
 ATTENTION, EXPERTS, GATE = f"{LAYER}.self_attn", f"{LAYER}.mlp.experts", f"{LAYER}.mlp.gate"

@@ -8,7 +8,7 @@ import pytest
 
 from mismatch_lab.errors import InputError
 from mismatch_lab.gate.rules import Rules, default_rules, load_rules
-from mismatch_lab.suites import probe_names
+from mismatch_lab.probes.suites import probe_names
 
 STATUS = '[[status]]\nname = "s"\nreason = "r"\nallowed = ["match"]\n'
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mismatch_lab.remedies.rollout_correction import LOG_RATIO_MAX_NATS, correct, summary
+from mismatch_lab.remedies.rollout_correction import LOG_RATIO_MAX_NATS, correct
 from mismatch_lab.trainer.config import Correction
 
 # Ratios by token: row 1: 4, 1/2, (not sampled); row 2: 1, 3, 1/3.
@@ -90,6 +90,6 @@ def test_no_gradient_and_no_overflow() -> None:
 def test_summary_counts_sampled_tokens_only() -> None:
     result = correct(TRAIN, INFER, MASK, Correction(kind="mask", low=0.5, high=3.5))
     # Kept: 0.5, 1, 3 of five tokens.
-    assert summary(result, MASK) == pytest.approx(
+    assert result.summary(MASK) == pytest.approx(
         {"correction/weight_mean": 4.5 / 5, "correction/dropped_share": 2 / 5}
     )

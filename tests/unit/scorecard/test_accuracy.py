@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mismatch_lab.provenance import gather
+from mismatch_lab.engines.provenance import gather
 from mismatch_lab.schema import Cause
 from mismatch_lab.scorecard import accuracy
 from mismatch_lab.scorecard.card import build_card
@@ -137,13 +137,13 @@ def test_ties_are_counted_apart() -> None:
     assert (card.extras.right, card.extras.n) == (1, 3)  # b, where a is planted
 
 
-def alone(result: CaseResult, *said: str) -> CaseResult:
-    """The case with what captures alone say: these causes, equally sure."""
+def alone(result: CaseResult, *said: str, by: str = "black_box") -> CaseResult:
+    """The case with what is said of its captures alone: these causes, equally sure."""
     causes = [named(name, 0.5) for name in said]
     found = BlackBox(
         judgement=judge(result.case, "mismatch", causes), status="mismatch", causes=tuple(causes)
     )
-    return result.model_copy(update={"black_box": found})
+    return result.model_copy(update={by: found})
 
 
 def test_captures_alone_are_counted_apart() -> None:
@@ -168,3 +168,27 @@ def test_captures_alone_are_counted_apart() -> None:
     assert card.controls.shares["false_alarm"].right == 0
     assert card.misses == [results[2]]
     assert "b" not in card.confusion.get("healthy", {})
+
+
+def test_what_is_said_with_a_checkpoint_has_a_column_of_its_own() -> None:
+    crashed = BlackBox(judgement=None, problem="no reference")
+    results = [
+        alone(alone(single("a", "a"), by="recorded"), "a"),  # unnamed with a checkpoint
+        alone(single("a", "b"), "a", by="recorded"),  # named with one only
+        alone(control(None), "c", by="recorded"),
+        single("a", "a", severity="slight").model_copy(update={"recorded": crashed}),
+    ]
+    card = build_card(results, 4, "hf", "quick", gather([]))
+    compared, recorded = card.black_box.by_severity[-1], card.recorded.by_severity[-1]
+    assert (compared.shares["cause"].right, compared.cases) == (1, 1)
+    assert (recorded.shares["cause"].right, recorded.cases) == (1, 2)
+    assert card.recorded.controls.shares["false_alarm"].right == 1
+    assert [(miss.case.id, [c.id for c in miss.causes]) for miss in card.recorded.misses] == [
+        (results[0].case.id, []),
+        ("h.None", ["c"]),
+    ]
+    assert [(r.case.id, r.problem) for r in card.recorded.unanswered] == [
+        (results[3].case.id, "no reference")
+    ]
+    assert card.misses == [results[1]]
+    assert not card.not_run

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mismatch_lab.cli import main
-from mismatch_lab.executors import warm
+from mismatch_lab.executors import forked
 from mismatch_lab.faults import FAULTS, load_fault
 from mismatch_lab.faults.base import SEVERITIES, Fault
 from mismatch_lab.faults.held_out import HELD_OUT, load_held_out
@@ -197,7 +197,7 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         )  # fmt: skip
 
     monkeypatch.setattr(command, "run_case", run_case)
-    monkeypatch.setattr(warm, "ENGINES", ())  # nothing is run that a server would be good for
+    monkeypatch.setattr(forked, "ENGINES", ())  # nothing is run that a server would be good for
     return ran
 
 

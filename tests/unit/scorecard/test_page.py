@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mismatch_lab.provenance import gather
+from mismatch_lab.engines.provenance import gather
 from mismatch_lab.resources import reports_dir
 from mismatch_lab.schema import Cause
 from mismatch_lab.scorecard.accuracy import is_miss, is_miss_of_place
@@ -84,13 +84,35 @@ def test_captures_alone_have_rows_of_their_own() -> None:
     assert "plain 1 100 % 1/1 [21, 100] 0 % 0/1 [0, 79] 0 % 0/1" in apart  # 1/(1 + 3.84)
 
 
+def test_captures_with_a_checkpoint_have_rows_and_misses_of_their_own() -> None:
+    right = result("model.layers.0")
+    wrong = BlackBox(
+        judgement=judge(right.case, "mismatch", result(None, "theta").causes),
+        status="mismatch",
+        causes=result(None, "theta").causes,
+    )
+    none = BlackBox(judgement=None, problem="out of memory")
+    terminal, page = shown(
+        right.model_copy(update={"recorded": wrong}),
+        right.model_copy(update={"recorded": none}),
+    )
+    assert "From captures alone" not in terminal
+    _, apart = terminal.split("From captures and the checkpoint, as diagnose --captures has them:")
+    assert "plain         1  100% 1/1  100% 1/1  100% 1/1  0% 0/1" in apart
+    assert "miss: sinks-dropped (plain, train) on m: theta (train, no place, 0.90)" in apart
+    assert "none: c: out of memory" in apart
+    _, misses = page.split("Misses, captures with a checkpoint: 1")
+    assert "sinks-dropped (plain, train), m: theta (train, no place, 0.90)" in misses
+    assert "c : out of memory" in misses
+
+
 def test_results_from_before_captures_were_judged_are_read_and_say_so(tmp_path: Path) -> None:
     old = result("model.layers.0")
     (tmp_path / "cases").mkdir()
     save_result(tmp_path, old)
     path = result_file(tmp_path, old.case)
     text = path.read_text()
-    path.write_text(re.sub(r'"black_box": *null, *', "", text))
+    path.write_text(re.sub(r'"(black_box|recorded)": *null, *', "", text))
     assert path.read_text() != text
     assert stored_result(tmp_path, old.case) == old
     terminal, page = shown(old)

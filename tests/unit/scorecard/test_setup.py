@@ -221,13 +221,13 @@ def test_sharpening_doubles_the_logits(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from mismatch_lab.engines.checkpoint import locate
+    from mismatch_lab.checkpoints.config import resolve_model_path
 
     sharp = edited_checkpoint(MINI, healthy(CONTROLS["sharpened"]), tmp_path)
     ids = torch.tensor([[5, 9, 3]])
     plain, doubled = (
         AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)(ids).logits
-        for path in (locate(MINI), sharp)
+        for path in (resolve_model_path(MINI), sharp)
     )
     assert torch.allclose(doubled, 2 * plain, rtol=1e-5, atol=1e-4)
 
@@ -236,10 +236,10 @@ def test_shifted_positions_change_nothing() -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from mismatch_lab.engines.checkpoint import locate
+    from mismatch_lab.checkpoints.config import resolve_model_path
     from mismatch_lab.scorecard.healthy import shift_positions
 
-    model = AutoModelForCausalLM.from_pretrained(locate(MINI), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(resolve_model_path(MINI), dtype=torch.float32)
     ids = torch.arange(3, 60)[None]
     plain = model(ids).logits
     seen: list[int] = []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mismatch_lab.engines.checkpoint import EMBEDDED, locate
+from mismatch_lab.checkpoints.config import EMBEDDED, resolve_model_path
 from mismatch_lab.errors import InputError
 from mismatch_lab.trainer import checkpoint, ranks
 from mismatch_lab.trainer.batch import Batch
@@ -26,7 +26,7 @@ def group() -> Iterator[None]:
 
 def policy_of(*faults: str) -> Policy:
     plan = plan_run(TrainConfig(faults=faults))
-    return Policy(plan.config, locate(EMBEDDED), plan.change_model)
+    return Policy(plan.config, resolve_model_path(EMBEDDED), plan.change_model)
 
 
 def step(policy: Policy) -> None:
@@ -57,12 +57,12 @@ def test_a_resumed_policy_steps_as_the_first(tmp_path: Path, faults: tuple[str, 
 
 def test_the_scale_of_a_float16_loss_goes_on_where_it_was(tmp_path: Path) -> None:
     config = TrainConfig(dtype="float16")
-    first = Policy(config, locate(EMBEDDED))
+    first = Policy(config, resolve_model_path(EMBEDDED))
     step(first)
     scale = {"scale": 256.0, "_growth_tracker": 7}
     first.scaler.load_state_dict(first.scaler.state_dict() | scale)
     checkpoint.save(tmp_path, first, {"step": 1})
-    again = Policy(config, locate(EMBEDDED))
+    again = Policy(config, resolve_model_path(EMBEDDED))
     assert checkpoint.load(tmp_path, again) == {"step": 1}
     assert again.scaler.state_dict() == first.scaler.state_dict()
     assert again.scaler.get_scale() == 256.0

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mismatch_lab.engines.checkpoint import EMBEDDED, locate
+from mismatch_lab.checkpoints.config import EMBEDDED, resolve_model_path
 from mismatch_lab.errors import InputError
 from mismatch_lab.trainer import ranks
 from mismatch_lab.trainer.batch import Batch
@@ -25,7 +25,7 @@ def process_group() -> Iterator[None]:
 def gradients(again: bool) -> tuple[dict[str, Tensor], int]:
     """And how often a layer was called."""
     config = TrainConfig(optim=Optim(checkpoint_activations=again))
-    policy = Policy(config, locate(EMBEDDED))
+    policy = Policy(config, resolve_model_path(EMBEDDED))
     calls = 0
 
     def count(*_: object) -> None:

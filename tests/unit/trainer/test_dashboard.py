@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mismatch_lab.reporting.screen import Screen
+from mismatch_lab.report.screen import Screen
 from mismatch_lab.trainer.comparison.shown import SHOWN
 from mismatch_lab.trainer.config import TrainConfig, read_config
 from mismatch_lab.trainer.dashboard import Dashboard

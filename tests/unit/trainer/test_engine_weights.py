@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mismatch_lab.engines.fingerprint import fingerprint_tensors
+from mismatch_lab.checkpoints.fingerprint import fingerprint_tensors
 from mismatch_lab.errors import InputError
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.engine_weights import HEAD, Held, compare

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mismatch_lab.engines.checkpoint import EMBEDDED, locate
+from mismatch_lab.checkpoints.config import EMBEDDED, resolve_model_path
 from mismatch_lab.trainer import ranks, rollout_many
 from mismatch_lab.trainer.config import TrainConfig, read_config
 from mismatch_lab.trainer.experience import Experience, Sampler, batch_metrics
 from mismatch_lab.trainer.planting import plan_run
-from mismatch_lab.trainer.rollout import Draw, Rollout
+from mismatch_lab.trainer.rollout import Rollout, SamplingParams
 from mismatch_lab.trainer.sampled import Answer
 from mismatch_lab.trainer.tasks.base import Reward
 from mismatch_lab.trainer.tasks.tokens import TaskTokeniser
@@ -32,16 +32,20 @@ class Programmer(Rollout):
     """Writes a program in every turn, but in those rows that it never comes to an end."""
 
     def __init__(self, endless: frozenset[int] = frozenset()) -> None:
-        self.code = TaskTokeniser(locate(EMBEDDED))._encode_text(CODE)
+        self.code = TaskTokeniser(resolve_model_path(EMBEDDED))._encode_text(CODE)
         self.endless = endless
         self.seeds: dict[tuple[int, int, int], int] = {}
         """(step, turn, row among all) -> what it is drawn with."""
 
-    def sample(self, contexts: list[list[int]], room: list[int], draw: Draw) -> list[Answer]:
+    def sample(
+        self, contexts: list[list[int]], max_new_tokens: list[int], sampling: SamplingParams
+    ) -> list[Answer]:
         answers = []
-        for row, n in enumerate(room):
-            self.seeds[draw.step, draw.turn, draw.first_row + row] = draw.row_seed(row)
-            endless = draw.first_row + row in self.endless
+        for row, n in enumerate(max_new_tokens):
+            self.seeds[sampling.step, sampling.turn, sampling.first_row + row] = sampling.row_seed(
+                row
+            )
+            endless = sampling.first_row + row in self.endless
             ids = [9] * n if endless else self.code
             answers.append(Answer(ids, [-1.0] * len(ids), truncated=endless))
         return answers

@@ -9,14 +9,14 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
-from mismatch_lab.engines.checkpoint import EMBEDDED, locate
+from mismatch_lab.checkpoints.config import EMBEDDED, resolve_model_path
 from mismatch_lab.trainer import ranks
 from mismatch_lab.trainer.batch import Batch
 from mismatch_lab.trainer.config import Optim, TrainConfig
 from mismatch_lab.trainer.grpo import loss_weights
 from mismatch_lab.trainer.objective import Objective
 from mismatch_lab.trainer.policy import FP16_LOSS_SCALE, Policy
-from mismatch_lab.trainer.replay import RoutingWatch, replay_routing
+from mismatch_lab.trainer.replay import own_routing
 
 ROWS, WIDTH = 5, 24
 
@@ -44,7 +44,7 @@ def some_batch(policy: Policy) -> Batch:
 
 def gradients(micro_batch: int) -> dict[str, Any]:
     """Of the objective over a whole batch, cut as asked."""
-    policy = Policy(TrainConfig(optim=Optim(micro_batch=micro_batch)), locate(EMBEDDED))
+    policy = Policy(TrainConfig(optim=Optim(micro_batch=micro_batch)), resolve_model_path(EMBEDDED))
     batch = some_batch(policy)
     objective = Objective.of(policy.config, batch, policy.score(batch).logp, None)
     rows = objective.rows_that_count(batch)
@@ -60,10 +60,12 @@ def gradients(micro_batch: int) -> dict[str, Any]:
 
 
 def test_log_probs_and_entropy_are_those_of_transformers() -> None:
-    policy = Policy(TrainConfig(), locate(EMBEDDED))
+    policy = Policy(TrainConfig(), resolve_model_path(EMBEDDED))
     batch = some_batch(policy)
     found = policy.score(batch)
-    plain = AutoModelForCausalLM.from_pretrained(locate(EMBEDDED), dtype=torch.float32).eval()
+    plain = AutoModelForCausalLM.from_pretrained(
+        resolve_model_path(EMBEDDED), dtype=torch.float32
+    ).eval()
     with torch.no_grad():
         logits = plain(batch.ids, attention_mask=batch.attention_mask()).logits[:, :-1]
     log_probs = torch.log_softmax(logits, -1)
@@ -84,7 +86,7 @@ def test_gradients_do_not_depend_on_the_micro_batches() -> None:
 
 
 def test_a_cut_support_renormalises() -> None:
-    policy = Policy(TrainConfig(), locate(EMBEDDED))
+    policy = Policy(TrainConfig(), resolve_model_path(EMBEDDED))
     batch = some_batch(policy).take([1])
     vocabulary = policy.model.vocabulary
     alone = torch.zeros(1, WIDTH, vocabulary, dtype=torch.bool)  # the sampled token is always in
@@ -102,7 +104,7 @@ def test_a_cut_support_renormalises() -> None:
 
 def test_loss_of_the_shares_is_the_loss_of_the_whole() -> None:
     # On-policy every ratio is 1, so the loss is minus the weighted mean of the advantages.
-    policy = Policy(TrainConfig(), locate(EMBEDDED))
+    policy = Policy(TrainConfig(), resolve_model_path(EMBEDDED))
     batch = some_batch(policy)
     objective = Objective.of(policy.config, batch, policy.score(batch).logp, None)
     total = 0.0
@@ -115,19 +117,17 @@ def test_loss_of_the_shares_is_the_loss_of_the_whole() -> None:
 
 
 def test_replayed_experts_are_used_and_the_routers_are_put_back() -> None:
-    policy = Policy(TrainConfig(), locate(EMBEDDED))
+    policy = Policy(TrainConfig(fixes=("routing-replay",)), resolve_model_path(EMBEDDED))
     batch = some_batch(policy)
     plain = policy.score(batch).logp
     # Experts 6 and 7 for every token but the first row's, which the routers choose themselves.
     choices = torch.tensor([6, 7]).expand(ROWS, WIDTH, 4, 2).clone()
     choices[0] = -1
     routed = Batch(**{**vars(batch), "routing": choices})
-    watch = RoutingWatch(policy, on=True)
-    replay_routing(policy)
     replayed = policy.score(routed).logp
     assert torch.allclose(replayed[0], plain[0], atol=1e-6)
     assert (replayed - plain)[1:].abs().max() > 0.1
-    agreement = watch.agreement(routed, rows=ROWS)
+    agreement = own_routing(policy, routed, rows=ROWS)
     assert agreement["routing/n"] == 4 * 4 * WIDTH  # four rows, four layers
     assert agreement["routing/set_agreement"] < 0.5
     assert torch.equal(policy.score(batch).logp, plain)  # a batch without choices
@@ -151,7 +151,7 @@ def weights_of(policy: Policy) -> torch.Tensor:
 
 
 def test_the_scale_of_a_float16_loss_backs_off_and_recovers() -> None:
-    policy = Policy(TrainConfig(dtype="float16"), locate(EMBEDDED))
+    policy = Policy(TrainConfig(dtype="float16"), resolve_model_path(EMBEDDED))
     batch = some_batch(policy)
     wanted = small_update(policy, batch)
     assert policy.scaler.get_scale() == FP16_LOSS_SCALE
@@ -177,7 +177,7 @@ def test_the_scale_of_a_float16_loss_backs_off_and_recovers() -> None:
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
-    policy = Policy(TrainConfig(), locate(EMBEDDED))
+    policy = Policy(TrainConfig(), resolve_model_path(EMBEDDED))
     batch = some_batch(policy)
     before = weights_of(policy)
     broken = Batch(**{**vars(batch), "advantages": batch.advantages * math.inf})

@@ -9,7 +9,7 @@ import pytest
 
 from mismatch_lab.errors import EngineError, InputError
 from mismatch_lab.trainer.config import read_config
-from mismatch_lab.trainer.rollout import Draw, EngineSpec, Rollout, Transfer
+from mismatch_lab.trainer.rollout import EngineSpec, Rollout, SamplingParams, Transfer
 from mismatch_lab.trainer.rollout_many import at_once, sample, start
 from mismatch_lab.trainer.sampled import Answer
 
@@ -25,11 +25,13 @@ class Seeded(Rollout):
         self.rows = 0
         self.closed = False
 
-    def sample(self, contexts: list[list[int]], room: list[int], draw: Draw) -> list[Answer]:
+    def sample(
+        self, contexts: list[list[int]], max_new_tokens: list[int], sampling: SamplingParams
+    ) -> list[Answer]:
         self.rows += len(contexts)
         answers = []
-        for row, (context, n) in enumerate(zip(contexts, room, strict=True)):
-            chance = random.Random(f"{context} {draw.row_seed(row)}")
+        for row, (context, n) in enumerate(zip(contexts, max_new_tokens, strict=True)):
+            chance = random.Random(f"{context} {sampling.row_seed(row)}")
             ids = [chance.randrange(100) for _ in range(n)]
             answers.append(Answer(ids, [0.0] * n, truncated=True))
         return answers
@@ -50,11 +52,11 @@ ROOM = [5, 4, 3, 5, 2, 5, 1]
 
 @pytest.mark.parametrize(("n", "shares"), [(2, [3, 4]), (3, [2, 2, 3]), (9, [0] * 2 + [1] * 7)])
 def test_answers_are_those_of_one_engine(n: int, shares: list[int]) -> None:
-    draw = Draw(1.0, seed=3)
-    whole = [answer.token_ids for answer in Seeded().sample(CONTEXTS, ROOM, draw)]
+    sampling = SamplingParams(1.0, seed=3)
+    whole = [answer.token_ids for answer in Seeded().sample(CONTEXTS, ROOM, sampling)]
     assert whole[0][:3] != whole[2]  # equal contexts, other seeds
     engines = [Seeded() for _ in range(n)]
-    split = [answer.token_ids for answer in sample(engines, CONTEXTS, ROOM, draw)]
+    split = [answer.token_ids for answer in sample(engines, CONTEXTS, ROOM, sampling)]
     assert split == whole
     assert sorted(engine.rows for engine in engines) == shares
 

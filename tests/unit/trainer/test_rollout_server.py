@@ -2,44 +2,55 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mismatch_lab.errors import EngineError, InputError
 from mismatch_lab.trainer.config import read_config
-from mismatch_lab.trainer.rollout import Draw, EngineSpec, Transfer
+from mismatch_lab.trainer.rollout import (
+    Answers,
+    EngineSpec,
+    Rollout,
+    Sample,
+    SamplingParams,
+    Score,
+    Scores,
+    Transfer,
+)
 from mismatch_lab.trainer.rollout_client import TOKEN, ServerRollout
 from mismatch_lab.trainer.rollout_server import Host, main, serve
 from mismatch_lab.trainer.run import check
+from mismatch_lab.trainer.sampled import Answer
 
 HELD = Transfer(3, 2, ("head",), ("norm",), "")
+KEPT = np.array([[True, False, True]])
 
 
-class Kept:
+class Kept(Rollout):
     """An engine that answers by rote."""
 
     version = "vllm 0"
 
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
-        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.asked: list[Any] = []
         self.folders: list[Path] = []
         self.closed = False
 
-    def ask(self, what: str, **arguments: Any) -> Any:
-        self.asked.append((what, arguments))
-        if what == "sample":
-            answer = {"token_ids": [7], "logp_infer": [-0.5], "truncated": True}
-            return [answer for _ in arguments["contexts"]]
-        if what == "score" and not arguments["rows"]:
-            raise EngineError("no rows", "give some")
-        if what in ("transfer", "verify"):
-            return asdict(HELD)
-        return [[-1.0] * (len(row) - 1) for row in arguments.get("rows", [])]
+    def ask(self, request: Any, wanted: type[Any]) -> Any:
+        self.asked.append(request)
+        match request:
+            case Sample(contexts):
+                return Answers([Answer([7], [-0.5], True, support=KEPT) for _ in contexts])
+            case Score([]):
+                raise EngineError("no rows", "give some")
+            case Score(rows):
+                return Scores([[-1.0] * (len(row) - 1) for row in rows])
+        return HELD
 
     def restart(self, folder: Path) -> None:
         self.folders.append(folder)
@@ -95,9 +106,11 @@ def test_an_engine_is_started_asked_and_ended(
     assert rollout.version == "vllm 0"
     assert engine.spec.log == str(tmp_path / "server.log")  # not a path of the trainer's host
     assert (engine.spec.folder, engine.spec.args) == ("model", {"seed": 3})
-    answers = rollout.sample([[1, 2], [3]], [5, 5], Draw(1.0, seed=4, first_row=6))
+    answers = rollout.sample([[1, 2], [3]], [5, 5], SamplingParams(1.0, seed=4, first_row=6))
     assert [answer.token_ids for answer in answers] == [[7], [7]]
-    assert engine.asked[0][1]["draw"]["first_row"] == 6
+    assert engine.asked == [Sample([[1, 2], [3]], [5, 5], SamplingParams(1.0, seed=4, first_row=6))]
+    np.testing.assert_array_equal(answers[1].support, KEPT)
+    assert answers[1].routing is None
     assert rollout.score([[1, 2, 3]], 1.0)[0][1:] == [-1.0, -1.0]
     assert rollout.transfer(tmp_path) == rollout.verify(tmp_path) == HELD
     rollout.restart(tmp_path)

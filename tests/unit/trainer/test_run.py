@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mismatch_lab.errors import EngineError, InputError
+from mismatch_lab.errors import EngineError, InputError, MissingDependencyError
 from mismatch_lab.trainer import loop, ranks, run
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.console import StepPrinter
@@ -18,6 +18,12 @@ from mismatch_lab.trainer.dashboard import Dashboard
 from mismatch_lab.trainer.watcher import Watcher
 
 CONFIG = TrainConfig(steps=2)
+
+
+@pytest.fixture(autouse=True)
+def all_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here starts an engine: it need not be there."""
+    monkeypatch.setattr(run, "find_spec", lambda name: name)
 
 
 def a_loop(
@@ -67,10 +73,15 @@ def test_a_run_that_has_begun_keeps_its_record(
     made: dict[str, str],
 ) -> None:
     a_loop(monkeypatch, made, EngineError("died"))
+    typed = ("mismatch-lab", "train", "gsm8k", "--fault", "a b", "--out", "x", "--resume")
     with pytest.raises(EngineError):
-        run.run_training(CONFIG, tmp_path, False, ())
+        run.run_training(CONFIG, tmp_path, False, typed)
     said = capsys.readouterr().out
-    assert said == f"Run folder: {tmp_path}; to go on: --out {tmp_path} --resume\n"
+    anew = "" if "checkpoints" in str(made) else ", from step 0: there is no checkpoint yet"
+    assert said == (
+        f"Run folder: {tmp_path}\nto go on{anew}:\n"
+        f"mismatch-lab train gsm8k --fault 'a b' --out {tmp_path} --resume\n"
+    )
     with pytest.raises(InputError, match="holds a run already"):
         run.run_training(CONFIG, tmp_path, False, ())
 
@@ -85,6 +96,26 @@ def test_a_record_of_an_earlier_call_is_kept(
     with pytest.raises(InputError, match="refused"):
         run.run_training(CONFIG, tmp_path, True, ())
     assert (tmp_path / "train.json").exists()
+    assert "no checkpoint yet: it starts again at step 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_only_a_run_can_be_gone_on_with(tmp_path: Path, there: bool) -> None:
+    folder = tmp_path / "nope"
+    if there:
+        folder.mkdir()
+    with pytest.raises(InputError, match=r"nope holds no run that could go on"):
+        run.run_training(CONFIG, folder, True, ())
+    assert folder.exists() == there
+
+
+def test_what_is_not_installed_is_said_before_anything_begins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "find_spec", lambda name: None if name == "torch" else name)
+    with pytest.raises(MissingDependencyError, match=r"needs torch[^$]*mismatch-lab\[train\]"):
+        run.run_training(CONFIG, tmp_path / "out", False, ())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_dashboard_where_it_can_be_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

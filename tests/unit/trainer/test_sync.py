@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mismatch_lab.engines.checkpoint import EMBEDDED, locate
+from mismatch_lab.checkpoints.config import EMBEDDED, resolve_model_path
 from mismatch_lab.errors import EngineError
 from mismatch_lab.trainer import ranks
 from mismatch_lab.trainer.batch import Batch
@@ -89,7 +89,7 @@ def process_group() -> Iterator[None]:
 
 
 def policy_of(config: TrainConfig) -> Policy:
-    return Policy(config, locate(EMBEDDED), plan_run(config).change_model)
+    return Policy(config, resolve_model_path(EMBEDDED), plan_run(config).change_model)
 
 
 def settings(dtype: str = "float32", lr: float = 1e-6, **more: Any) -> TrainConfig:
@@ -120,7 +120,8 @@ def begun(
     kind: type[HfRollout], config: TrainConfig, out: Path, lag: int = 0, engines: int = 1
 ) -> tuple[Any, Sync]:
     started = [
-        kind(EngineSpec(locate(EMBEDDED), config.dtype, 512, "processed")) for _ in range(engines)
+        kind(EngineSpec(resolve_model_path(EMBEDDED), config.dtype, 512, "processed"))
+        for _ in range(engines)
     ]
     sync = Sync(config, policy_of(config), started, out, lag)
     sync.begin(resumed=False)
@@ -194,7 +195,7 @@ def test_of_several_engines_the_one_that_failed_is_started_anew(
     kind: type[HfRollout], tmp_path: Path
 ) -> None:
     config = settings(lr=1e-4)
-    spec = EngineSpec(locate(EMBEDDED), "float32", 512, "processed")
+    spec = EngineSpec(resolve_model_path(EMBEDDED), "float32", 512, "processed")
     engines: list[Any] = [Counted(spec), kind(spec)]
     sync = Sync(config, policy_of(config), engines, tmp_path)
     sync.begin(resumed=False)
@@ -235,7 +236,7 @@ def test_a_planted_lag_keeps_the_engine_one_update_behind(tmp_path: Path) -> Non
 
 
 def test_a_resumed_run_starts_its_engines_on_the_policy(tmp_path: Path) -> None:
-    engine = Counted(EngineSpec(locate(EMBEDDED), "float32", 512, "processed"))
+    engine = Counted(EngineSpec(resolve_model_path(EMBEDDED), "float32", 512, "processed"))
     sync = Sync(settings(lr=1e-3), policy_of(settings(lr=1e-3)), [engine], tmp_path)
     learn(sync.policy, some_batch())
     with pytest.raises(EngineError, match=r"other values: lm_head\.weight, model\.embed_tokens"):

@@ -41,7 +41,7 @@ class _WithoutSinks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, spec: Spec) -> Tensor:
-        ctx.kernel, ctx.spec = pick_kernel("auto", q), spec
+        ctx.kernel, ctx.spec = pick_kernel("torch", q), spec
         out, lse = ctx.kernel.forward(q, k, v, spec)
         ctx.save_for_backward(q, k, v, out, lse)
         return out  # type: ignore[no-any-return]
@@ -103,9 +103,9 @@ def through(kernel: str, fused: bool | None) -> Attend:
 def ways_for(q: Tensor) -> dict[str, Way]:
     """What can be tried on the device of this tensor, the yardstick first."""
     ways = {"kernel without sinks": Way(without_sinks, sinks=False)}
-    ways["sinks"] = Way(through("auto", False))  # by torch operations
+    ways["sinks"] = Way(through("torch", False))  # by torch operations
     if can_fuse(q):
-        ways["sinks, fused"] = Way(through("auto", True))  # by two Triton kernels
+        ways["sinks, fused"] = Way(through("torch", True))  # by two Triton kernels
     for name in ("flash-attn-2", "flash-attn-4"):
         if not kernel_named(name).unfit(q):
             ways[f"sinks, {name}"] = Way(through(name, None))

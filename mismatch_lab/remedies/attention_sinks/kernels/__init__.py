@@ -7,6 +7,7 @@ from torch import Tensor
 from mismatch_lab.errors import InputError
 from mismatch_lab.registry import resolve
 from mismatch_lab.remedies.attention_sinks.kernels.base import Kernel, NativeKernel
+from mismatch_lab.remedies.attention_sinks.kernels.flash_attn_4 import KERNEL as FLASH_ATTN_4
 
 _HERE = "mismatch_lab.remedies.attention_sinks.kernels"
 
@@ -18,18 +19,23 @@ KERNELS: dict[str, str] = {
     "math": f"{_HERE}.math:KERNEL",
 }
 
-# Part of torch, so always there and the same for everyone; the packages only when asked for.
-AUTO = ("torch-cuda", "torch-cpu", "math")
+TORCHS_OWN = ("torch-cuda", "torch-cpu", "math")
+"""Part of torch, so always there and the same for everyone."""
 
 
 def pick_kernel(name: str, q: Tensor) -> Kernel | NativeKernel:
-    """The row of that name; `auto` is the first of torch's own that can take `q`.
+    """The row of that name; `torch` is the first of torch's own that can take `q`.
+
+    `auto` is flash-attn-4 where it is installed and the faster one, else `torch`. Rows of different
+    length may then go through different kernels: name one where that matters.
 
     Raises:
         InputError: no such row, or it cannot take this tensor; the message says why.
     """
-    if name == "auto":
-        return next(row for row in map(kernel_named, AUTO) if not row.unfit(q))
+    if name == "auto" and FLASH_ATTN_4.pays(q):
+        return FLASH_ATTN_4
+    if name in ("auto", "torch"):
+        return next(row for row in map(kernel_named, TORCHS_OWN) if not row.unfit(q))
     row = kernel_named(name)
     if reason := row.unfit(q):
         raise InputError(f"Attention kernel {name} cannot be used: {reason}.", "Try kernel=auto.")

@@ -19,12 +19,12 @@ from device import DEVICE, AnotherDevice
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mismatch_lab.attribution.clues import Clues
+from mismatch_lab.attribution.hypotheses import Features
 from mismatch_lab.attribution.predictions import hypotheses_for
 from mismatch_lab.captures.capture import Capture, Float32, Rows
+from mismatch_lab.checkpoints.config import EMBEDDED, read_config, resolve_model_path
 from mismatch_lab.engines import torch_engine
 from mismatch_lab.engines.base import ScoreRequest
-from mismatch_lab.engines.checkpoint import EMBEDDED, locate, read_config
 from mismatch_lab.engines.hf import HfEngine
 from mismatch_lab.faults import FAULTS, load_fault
 from mismatch_lab.schema import Alteration, Sampling, SideSpec
@@ -41,7 +41,7 @@ SIZES = {"num_hidden_layers": 2, "hidden_size": 32, "head_dim": 8, "intermediate
 SPEC = SideSpec(
     side="ref",
     engine="hf",
-    model=locate(EMBEDDED),
+    model=resolve_model_path(EMBEDDED),
     dtype="float32",
     # What grouped_mm counts experts with takes no integers on the CPU, and asks where it is.
     args={"attn_implementation": "eager", "experts_implementation": "eager"},
@@ -91,9 +91,9 @@ def told_its_experts(engine: HfEngine) -> Float32:
 
 def alterations() -> Iterator[Alteration]:
     """One of each name that some cause predicts for this model."""
-    clues = Clues(suspect="infer", config=read_config(SPEC.model), sampling=Sampling())
+    features = Features(suspect="infer", config=read_config(SPEC.model), sampling=Sampling())
     found: dict[str, Alteration] = {}
-    for hypothesis in hypotheses_for(clues):
+    for hypothesis in hypotheses_for(features):
         tried = hypothesis.at(hypothesis.search.grid[0]) if hypothesis.search else hypothesis
         for alteration in tried.model:
             found.setdefault(alteration.name, alteration)

@@ -37,6 +37,8 @@ class Settings:
     kind: str = "vllm"
     processed: bool = True
     max_logprobs: int = VOCABULARY
+    vocabulary: int = VOCABULARY
+    """As vLLM tells it where all log-probs are asked for."""
     key: str = ""
     started: float = 1000.0
     version: str = "0.32.0"
@@ -105,8 +107,12 @@ def _experts(settings: Settings, tokens: int) -> Any:
 def _complete(settings: Settings, body: Any) -> tuple[int, Any]:
     ids, top = body["prompt"], body.get("prompt_logprobs")
     for count in (top, body.get("logprobs")):
+        count = settings.vocabulary if count == -1 else count
         if count is not None and count > settings.max_logprobs:
-            said = f"Requested {count}, which is greater than max allowed: {settings.max_logprobs}"
+            said = (
+                f"Requested prompt logprobs of {count}, which is greater than max allowed: "
+                f"{settings.max_logprobs}"
+            )
             return 400, {"error": {"message": said, "code": 400}}
     temperature = body.get("temperature", 1.0)
     top_k = body.get("top_k", settings.top_k)

@@ -42,7 +42,9 @@ def test_sampled_and_scored_log_probs_are_those_of_the_server(
     assert prefill.probe_logp.shape == (4 * 6, 576)
     np.testing.assert_allclose(np.exp(prefill.probe_logp).sum(-1), 1, atol=1e-5)
     silent = {"dtype"} if kind == "vllm" else set()
-    assert set(prefill.not_recorded) == {"fingerprints"} | silent
+    elsewhere = "whether it serves MODEL"
+    assert set(prefill.not_recorded) == {"fingerprints", elsewhere} | silent
+    assert "/models/mini-gpt-oss" in prefill.not_recorded[elsewhere]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -96,6 +98,21 @@ def test_the_last_id_of_the_vocabulary_is_known_where_sglang_writes_0(
     np.testing.assert_allclose(found.logp, expected(rows), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    # 20 are returned and 640 would be all; all are returned, and they are 500 at most.
+    ("limit", "vocabulary", "served"), [(20, 640, 640), (20, 500, 500), (500, 500, 500)],
+)  # fmt: skip
+def test_another_vocabulary_is_another_model(
+    limit: int, vocabulary: int, served: int, connect: Connect, fakes: Any
+) -> None:
+    with pytest.raises(InputError, match=rf"a vocabulary of {served} tokens .mini., and MODEL has"):
+        connect(fakes.Settings(max_logprobs=limit, vocabulary=vocabulary))
+
+
+def test_a_limit_above_the_vocabulary_says_nothing_of_it(connect: Connect, fakes: Any) -> None:
+    assert connect(fakes.Settings(max_logprobs=1000)).top_logprobs == 576
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_choices_of_experts_are_taken_and_zeros_are_none(
     kind: str, connect: Connect, fakes: Any, sample: Any
@@ -121,9 +138,10 @@ def test_several_servers_share_the_work_and_a_stale_one_is_refused(
     alone = sample(connect(fakes.Settings()))
     np.testing.assert_array_equal(rows.token_ids, alone.rows.token_ids)
     served = [sum(path == "/v1/completions" for _, path, _ in one.asked) for one in two]
-    # Of each its limit, the space of its log-probs (2) and a prompt to compare; of one whether it
-    # samples by settings of its own (3 prompts, with all said and with nothing); and 4 answers.
-    assert sum(served) == 2 * (1 + 2 + 1) + 2 * 3 + 4
+    # Of each its limit, its vocabulary, the space of its log-probs (2) and a prompt to compare; of
+    # one whether it samples by settings of its own (3 prompts, with all said and with nothing); and
+    # 4 answers.
+    assert sum(served) == 2 * (1 + 1 + 2 + 1) + 2 * 3 + 4
     assert set(engine.options["served_by"].split()) == {"0", "1"}
 
     def older(path: str, body: Any) -> Any:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,7 +19,13 @@ from torch import Tensor
 
 from mismatch_lab.errors import EngineError
 from mismatch_lab.remedies.attention_sinks.function import _SinkAttention
-from mismatch_lab.remedies.attention_sinks.kernels import flash_attn_2, flash_attn_4, torch_cuda
+from mismatch_lab.remedies.attention_sinks.kernels import (
+    flash_attn_2,
+    flash_attn_4,
+    kernel_named,
+    pick_kernel,
+    torch_cuda,
+)
 from mismatch_lab.remedies.attention_sinks.kernels.math import KERNEL as MATH
 from mismatch_lab.remedies.attention_sinks.reference import attention_reference
 from mismatch_lab.remedies.attention_sinks.spec import Layout, Spec, layout_of
@@ -130,8 +137,9 @@ def install_flash_attn_4(monkeypatch: pytest.MonkeyPatch, trains_sinks: bool) ->
         causal: bool = False,
         window_size: tuple[int | None, int | None] = (None, None),
         learnable_sink: Tensor,
+        deterministic: bool = False,
     ) -> tuple[Tensor, None]:
-        assert (causal, qv) == (True, None)
+        assert (causal, qv, deterministic) == (True, None, False)
         assert window_size[1] in (None, 0)
         lengths = cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k
         sinks = learnable_sink if trains_sinks else learnable_sink.detach()
@@ -165,6 +173,61 @@ def test_a_flash_attn_4_that_does_not_train_sinks_is_refused(
         flash_attn_4.KERNEL.attend(q, k, v, sinks.requires_grad_(), SPEC)
     with torch.no_grad():  # to score with it is fine
         flash_attn_4.KERNEL.attend(q, k, v, sinks, SPEC)
+
+
+CUDA = torch.device("cuda")
+
+
+@dataclass
+class OnGpu:
+    """What is asked of queries before a kernel is picked."""
+
+    tokens: int
+    width: int = 64
+    dtype: torch.dtype = torch.bfloat16
+    device: torch.device = CUDA
+    is_cuda: bool = True
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.tokens, 8, self.width
+
+
+@pytest.mark.parametrize(
+    ("capability", "q", "learns", "picked"),
+    [
+        ((9, 0), OnGpu(4096), True, "flash-attn-4"),
+        ((9, 0), OnGpu(4096, width=256), True, "flash-attn-4"),
+        ((10, 0), OnGpu(4096), True, "flash-attn-4"),
+        ((10, 0), OnGpu(4096, width=256), True, "torch-cuda"),
+        ((8, 0), OnGpu(4096), True, "torch-cuda"),  # an A100
+        ((9, 0), OnGpu(4095), True, "torch-cuda"),  # where torch's is as fast
+        ((9, 0), OnGpu(4096), False, "torch-cuda"),  # a beta that trains no sinks
+        ((9, 0), OnGpu(4096, dtype=torch.float32), True, "math"),
+    ],
+)
+def test_auto_is_flash_attn_4_where_it_is_installed_fits_and_is_faster(
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    q: OnGpu,
+    learns: bool,
+    picked: str,
+) -> None:
+    def check(device: str) -> None:
+        if not learns:
+            raise EngineError("no gradient")
+
+    install_flash_attn_4(monkeypatch, trains_sinks=learns)
+    monkeypatch.setattr(flash_attn_4, "check_sinks_learn", check)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert pick_kernel("auto", cast(Tensor, q)) is kernel_named(picked)
+    own = "math" if q.dtype == torch.float32 else "torch-cuda"
+    assert pick_kernel("torch", cast(Tensor, q)) is kernel_named(own)
+
+
+def test_without_the_package_auto_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert pick_kernel("auto", cast(Tensor, OnGpu(1 << 16))) is torch_cuda.KERNEL
 
 
 def test_torch_on_cuda_takes_and_returns_what_the_row_expects() -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from mismatch_lab.errors import InputError, MismatchLabError
+from mismatch_lab.trainer import run as trainer_run
 from mismatch_lab.trainer.comparison import launch
 from mismatch_lab.trainer.comparison.compare import compare
+from mismatch_lab.trainer.comparison.duration import before
 from mismatch_lab.trainer.comparison.records import Comparison
 from mismatch_lab.trainer.comparison.runs import Run, plan_runs
 from mismatch_lab.trainer.config import TrainConfig, read_config
@@ -40,6 +42,12 @@ for row in rows[:1] if dies else rows:
 if dies:
     sys.exit("<script>alert('no sinks')</script>\\u202e")
 """
+
+
+@pytest.fixture(autouse=True)
+def all_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here starts an engine: it need not be there."""
+    monkeypatch.setattr(trainer_run, "find_spec", lambda name: name)
 
 
 class Tags(HTMLParser):
@@ -139,6 +147,46 @@ def test_a_mended_arm_is_also_held_against_the_one_it_mends(tmp_path: Path) -> N
     assert {arm: e.value for arm, e in found.mended["heldout/gain"].items()} == {"fixed": 0.5}
     page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
     assert "+0.500, n = 1 against broken" in page
+
+
+def test_how_long_it_takes_is_said_before_and_after_the_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare(BASE, "healthy", 2, tmp_path / "out")
+    lines = capsys.readouterr().out.splitlines()
+    # 2 runs of 2 steps at 6 s.
+    assert lines[1].startswith("4 steps are to be made in 2 runs, 1 at a time: roughly 24")
+    first = next(i for i, line in enumerate(lines) if line.startswith("healthy-seed0  step"))
+    # The stand-in's steps take 1.5 s; how many of its lines were read by then, is a race.
+    assert "The first step took 1.50 s: about " in lines[first + 1]
+    assert sum("The first step" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_an_interval_stays_on_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    width: int,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    compare(BASE, "healthy,fixed", 2, tmp_path / "out")
+    out = capsys.readouterr().out
+    # 0.75 and 0.875: t(1) * 0.0625 = 0.794 to each side of 0.8125, cut off at 1.
+    assert "[0.0184, 1.00], n = 2" in out
+
+
+def test_of_another_model_it_is_not_guessed(tmp_path: Path) -> None:
+    base = read_config(None, {"model": "another"})
+    runs = plan_runs(base, ("healthy",), 3, tmp_path)
+    assert before(runs, 2) == (
+        "72 steps are to be made in 3 runs, 2 at a time; how long that takes is said after the "
+        "first step."
+    )
+    runs[0].folder.mkdir(parents=True)
+    (runs[0].folder / "metrics.jsonl").write_text('{"step": 0, "seconds/step": 10}\n')
+    # 71 steps of 10 s by 2 at a time.
+    assert before(runs, 2).endswith("about 5 min 55 s.")
 
 
 def test_several_at_once(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from mismatch_lab.measures.student import student_quantile
 from mismatch_lab.trainer.comparison.intervals import mean_over_seeds
+from mismatch_lab.trainer.comparison.shown import HELD_OUT, MEAN_ABS_DELTA, SHOWN
 
 
 def test_quantiles_with_a_closed_form() -> None:
@@ -43,6 +44,18 @@ def test_two_seeds_are_half_their_distance_times_t() -> None:
     found = mean_over_seeds(np.array([0.0, math.nan, 1.0]))
     assert (found.n, found.n_dropped) == (2, 1)
     assert found.ci95[1] - 0.5 == pytest.approx(12.7062 / 2, abs=1e-4)
+
+
+def test_an_interval_ends_where_the_measure_does() -> None:
+    # 0.11, 0.58, 0.62: mean 0.4367, s = 0.2836, half = 4.30265 * 0.2836 / sqrt 3 = 0.7045.
+    values = np.array([0.11, 0.58, 0.62])
+    assert mean_over_seeds(values).ci95 == pytest.approx((-0.2679, 1.1412), abs=1e-3)
+    accuracy = mean_over_seeds(values, *SHOWN[HELD_OUT].bounds)
+    assert (accuracy.value, accuracy.ci95) == (pytest.approx(0.43667, abs=1e-5), (0.0, 1.0))
+    assert SHOWN[HELD_OUT].bounds_of_difference == (-1.0, 1.0)
+    assert SHOWN[MEAN_ABS_DELTA].bounds == (0.0, math.inf)
+    assert SHOWN["grad_norm"].bounds[0] <= 0
+    assert all(map(math.isnan, mean_over_seeds(np.array([0.7]), 0.0, 1.0).ci95))
 
 
 def test_one_seed_has_no_interval_and_none_no_value() -> None:

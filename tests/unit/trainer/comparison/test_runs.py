@@ -12,6 +12,7 @@ from mismatch_lab.cli import app
 from mismatch_lab.errors import InputError
 from mismatch_lab.trainer import run as trainer_run
 from mismatch_lab.trainer.comparison.arms import ARMS
+from mismatch_lab.trainer.comparison.launch import program
 from mismatch_lab.trainer.comparison.runs import Run, arguments, plan_runs
 from mismatch_lab.trainer.config import TrainConfig, read_config
 
@@ -38,7 +39,15 @@ def test_the_command_makes_the_same_run(monkeypatch: pytest.MonkeyPatch, tmp_pat
     for run in runs:
         result = CliRunner().invoke(app, list(arguments(run.config, run.folder)))
         assert result.exit_code == 0, result.output
-    assert made == [(run.config, run.folder, True) for run in runs]
+    assert made == [(run.config, run.folder, False) for run in runs]
+
+
+def test_a_run_that_has_begun_goes_on_and_another_begins(tmp_path: Path) -> None:
+    (run,) = plan_runs(TrainConfig(), ("healthy",), 1, tmp_path)
+    run.folder.mkdir(parents=True)
+    assert "--resume" not in program(run)
+    (run.folder / "train.json").write_text("{}")
+    assert program(run)[-1] == "--resume"
 
 
 def test_plan_takes_all_arms_of_a_seed_before_the_next(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mismatch_lab.engines.checkpoint import EMBEDDED, locate
+from mismatch_lab.checkpoints.config import EMBEDDED, resolve_model_path
 from mismatch_lab.errors import InputError
 from mismatch_lab.trainer.planner.shapes import read_shape, shape_of, sharded_numbers
 
@@ -40,7 +40,7 @@ def test_every_parameter_is_counted_in_its_group(family: str) -> None:
 
 
 def test_the_embedded_model_and_the_published_ones() -> None:
-    model = AutoModelForCausalLM.from_pretrained(locate(EMBEDDED))
+    model = AutoModelForCausalLM.from_pretrained(resolve_model_path(EMBEDDED))
     assert read_shape(EMBEDDED).parameters == sum(p.numel() for p in model.parameters())
     # Model card, arXiv:2508.10925, table 1: 20.91 and 116.83 billion.
     assert round(read_shape(str(EXAMPLES / "gpt_oss_20b")).parameters / 1e9, 2) == 20.91

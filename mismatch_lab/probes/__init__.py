@@ -1,0 +1,1 @@
+"""What is asked of both sides: named sets of prompts, and lengths that follow the model."""

@@ -1,0 +1,1 @@
+"""Processes of this program: how they are started, asked, followed and ended."""
