@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mismatch_lab.engines.sglang_process import SglangProcess
-from mismatch_lab.engines.vllm_update import whole_state
+from mismatch_lab.engines.whole_state import whole_state
 from mismatch_lab.errors import EngineError
 from mismatch_lab.schema import WeightUpdate
 

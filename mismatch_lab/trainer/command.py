@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -103,6 +104,10 @@ def train(
     from mismatch_lab.trainer.run import run_training
 
     run_training(asked, out, resume, command)
+    if "RANK" in os.environ:
+        from mismatch_lab.trainer.ranks import end
+
+        end()
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

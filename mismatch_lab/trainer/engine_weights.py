@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from mismatch_lab.captures.fingerprint import Fingerprint
 from mismatch_lab.checkpoints.fingerprint import fingerprint_tensor, fingerprint_tensors
-from mismatch_lab.engines.vllm_update import whole_state
 from mismatch_lab.engines.vllm_weights import copied_fingerprints, held_fingerprints
+from mismatch_lab.engines.whole_state import whole_state
 from mismatch_lab.findings.weights import compare_weights
 from mismatch_lab.remedies import fp32_head
 from mismatch_lab.trainer.rollout import Transfer

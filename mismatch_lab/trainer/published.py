@@ -17,7 +17,7 @@ import torch
 
 from mismatch_lab.checkpoints.config import resolve_model_path
 from mismatch_lab.checkpoints.tensors import Stored, stored_tensors
-from mismatch_lab.engines.vllm_update import TORCH_KINDS
+from mismatch_lab.engines.whole_state import TORCH_KINDS
 from mismatch_lab.errors import EngineError, few
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mismatch_lab.checkpoints.fingerprint import fingerprint_tensors
 from mismatch_lab.engines.chunked_logp import log_softmax
 from mismatch_lab.engines.torch_model import DTYPES, pick_device
-from mismatch_lab.engines.vllm_update import whole_state
+from mismatch_lab.engines.whole_state import whole_state
 from mismatch_lab.errors import InputError
 from mismatch_lab.faults import load_fault
 from mismatch_lab.findings.weights import compare_weights

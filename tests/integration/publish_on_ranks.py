@@ -17,4 +17,4 @@ if __name__ == "__main__":
     if dist.get_rank() == 0:
         policy.save_pretrained(Path(sys.argv[2]), weights)
     assert bool(weights) == (dist.get_rank() == 0)
-    ranks.leave()
+    ranks.end()

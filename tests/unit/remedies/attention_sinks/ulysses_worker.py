@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mismatch_lab.remedies.attention_sinks.attend import SinkAttention
 from mismatch_lab.remedies.attention_sinks.reference import attention_reference
 from mismatch_lab.remedies.attention_sinks.spec import Spec, layout_of
+from mismatch_lab.trainer import ranks
 
 LENGTHS = [9, 1, 14]  # the second rank's piece begins within the third document
 RANKS, HEADS, WIDTH = 2, 4, 8
@@ -61,7 +62,7 @@ def main() -> None:
     found = [compare(rank, key_heads, window) for key_heads, window in ((2, None), (1, 6))]
     print(json.dumps(found))
     dist.barrier()
-    dist.destroy_process_group()
+    ranks.end()
 
 
 if __name__ == "__main__":
