@@ -32,9 +32,14 @@ except ImportError:  # a GPU machine without an index
 
 SGLANG = os.environ.get("SGLANG", "")
 PLUGINS = Path(__file__).parents[1] / "e2e" / "plugins.py"
-VLLM = ("--engine", "vllm", "--engine-arg", "gpu_memory_utilization=0.3")
+# Caches are said, not profiled: what another program holds on the GPU would be counted in.
+VLLM = (
+    *("--engine", "vllm", "--engine-arg", "gpu_memory_utilization=0.3"),
+    *("--engine-arg", f"kv_cache_memory_bytes={1024**3}"),
+)
 TRITON = (
-    *("--engine", "sglang", "--engine-python", SGLANG, "--engine-arg", "mem_fraction_static=0.2"),
+    *("--engine", "sglang", "--engine-python", SGLANG, "--engine-arg", "mem_fraction_static=0.5"),
+    *("--engine-arg", "max_total_tokens=32768"),
     *("--engine-arg", "attention_backend=triton", "--engine-arg", "sampling_backend=pytorch"),
 )
 ONE_START = (
@@ -51,6 +56,9 @@ def diagnose(model: Path | str, *options: str) -> dict[str, Any]:
         command += ["--out", str(out), "--json"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         findings: dict[str, Any] = json.loads((out / "findings.json").read_text())
+    seen = {name: edge["abs_delta_mean"]["value"] for name, edge in findings["edges"].items()}
+    said = {"model": Path(model).name, "options": options, "nats": seen}
+    print(json.dumps(said | {"verdict": findings["verdict"]}), flush=True)
     return findings
 
 
@@ -126,10 +134,23 @@ def test_vllms_prefix_cache_outlives_reload_weights(tmp_path: Path) -> None:
     assert first_cause(diagnose(llama, *options)) == ("stale-prefix-cache", "infer", None)
 
 
+def test_vllms_own_transfer_takes_every_tensor(tmp_path: Path) -> None:
+    """By CUDA IPC from a trainer on the same GPU, as `WeightTransferConfig("ipc")` has it."""
+    for model in (checkpoint_dir(), models() / "llama", models() / "qwen3_moe"):
+        before = moved(model, tmp_path / model.name)
+        update = ("--weights-before", str(before), "--weight-update", "weight_transfer")
+        check_healthy(model, *VLLM, *update, "--engine-arg", "enable_prefix_caching=false")
+
+
+def test_ligers_kernels_are_within_the_floor() -> None:
+    check_healthy(models() / "llama", *VLLM, "--trainer-arg", "liger=true")
+
+
 def test_sglang_with_its_graphs_and_caches_is_healthy() -> None:
     for model in ("mini-gpt-oss", models() / "llama", models() / "qwen3_moe"):
         check_healthy(model, *sglang())
-    check_healthy(models() / "qwen3_moe", *sglang(*DETERMINISTIC))
+    for model in ("mini-gpt-oss", models() / "qwen3_moe"):
+        check_healthy(model, *sglang(*DETERMINISTIC))
 
 
 def test_sglangs_decode_sees_one_key_less(tmp_path: Path) -> None:
@@ -161,6 +182,8 @@ def test_sglangs_updates_take_every_tensor(tmp_path: Path) -> None:
 TESTS = [
     test_compiled_vllm_with_its_caches_is_healthy,
     test_vllms_prefix_cache_outlives_reload_weights,
+    test_vllms_own_transfer_takes_every_tensor,
+    test_ligers_kernels_are_within_the_floor,
     test_sinks_dropped_by_the_trainer_beside_each_engine,
     test_sglang_with_its_graphs_and_caches_is_healthy,
     test_sglangs_decode_sees_one_key_less,
@@ -168,10 +191,15 @@ TESTS = [
 ]
 
 if __name__ == "__main__":
+    asked = sys.argv[1:] or [test.__name__ for test in TESTS]
     for test in TESTS:
+        if test.__name__ not in asked:
+            continue
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 test(*([Path(scratch)] if test.__code__.co_argcount else []))  # type: ignore[operator]
                 print(f"ok {test.__name__}")
             except SkipTest as skipped:
                 print(f"skipped {test.__name__}: {skipped}")
+            except (AssertionError, subprocess.CalledProcessError) as error:
+                print(f"FAILED {test.__name__}: {error}")
