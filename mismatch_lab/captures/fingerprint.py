@@ -73,8 +73,13 @@ class Fingerprint:
         return self.placed[kind] == other.placed[kind]
 
     def _laid_out_like(self, other: Fingerprint) -> bool:
-        """Rows of the same length: [E, m, n] and [E * m, n] are, [E, n, m] is not."""
-        if self.numel != other.numel:
+        """Rows of the same length: [E, m, n] and [E * m, n] are, [E, n, m] is not.
+
+        Of stacked square matrices there is no telling: engines hold GPT-OSS's experts transposed,
+        and those of the 20b and 120b are 2880 x 2880.
+        """
+        squares = (len(s) == 3 and s[1] == s[2] for s in (self.shape, other.shape))
+        if self.numel != other.numel or any(squares):
             return False
         flat = 1 in (len(self.shape), len(other.shape)) or () in (self.shape, other.shape)
         return flat or self.shape[-1] == other.shape[-1]

@@ -43,8 +43,10 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 """Name -> model_type and what differs from transformers' default configuration."""
 
-MATRICES, HEAD, NORMS, BIASES = 0.02, 0.05, 0.1, 0.05
-"""Standard deviations. With inputs of root mean square 1 a row of 4,096 makes 1.3, logits 3.2."""
+MATRICES, EMBEDDING, HEAD, NORMS, BIASES = 0.02, 1.0, 0.05, 0.1, 0.05
+"""Standard deviations. With inputs of root mean square 1 a row of 4,096 makes 1.3, logits 3.2.
+What adds to the residual is divided by sqrt(2 layers), as GPT-2's is: otherwise a random model of
+24 layers is chaotic, and two passes of one engine 0.7 nats apart."""
 SINKS = 3.0
 """Mean of the sinks, whose deviation is 1: of some hundred keys they take a tenth."""
 CACHE_BYTES = 4 * 1024**3
@@ -63,21 +65,24 @@ def make_large(name: str, folder: Path) -> None:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     torch.manual_seed(0)
     for parameter_name, parameter in model.named_parameters():
-        _fill(parameter_name, parameter.data)
+        _fill(parameter_name, parameter.data, config.num_hidden_layers)
     model.generation_config = GenerationConfig(**ends)
     model.save_pretrained(folder, max_shard_size="4GB")
     tokenizer.save_pretrained(folder)
 
 
-def _fill(name: str, values: torch.Tensor) -> None:
+def _fill(name: str, values: torch.Tensor, layers: int) -> None:
     if name.endswith("sinks"):
         values.normal_(SINKS, 1.0)
     elif values.dim() == 1 and not name.endswith("bias"):
         values.normal_(1.0, NORMS)
     elif name.endswith("bias"):
         values.normal_(0.0, BIASES)
+    elif "o_proj" in name or "down_proj" in name:
+        values.normal_(0.0, MATRICES / (2 * layers) ** 0.5)
     else:
-        values.normal_(0.0, HEAD if name == "lm_head.weight" else MATRICES)
+        own = {"model.embed_tokens.weight": EMBEDDING, "lm_head.weight": HEAD}
+        values.normal_(0.0, own.get(name, MATRICES))
 
 
 @cache

@@ -104,6 +104,16 @@ def test_a_stack_has_the_sums_of_its_parts(dtype: torch.dtype) -> None:
     assert not found.agrees(fingerprint_tensor(experts.flip(0)))
 
 
+def test_stacked_square_matrices_may_be_transposed() -> None:
+    """GPT-OSS's experts in vLLM, also of a side that tells experts apart: [E * n, n]."""
+    stacked = torch.randn(3, 4, 4)
+    turned = stacked.transpose(1, 2).contiguous()
+    assert fingerprint_tensor(stacked).agrees(fingerprint_tensor(turned))
+    assert fingerprint_tensor(turned.reshape(12, 4)).agrees(fingerprint_tensor(stacked))
+    assert not fingerprint_tensor(stacked + 1).agrees(fingerprint_tensor(turned))
+    assert not fingerprint_tensor(stacked[0]).agrees(fingerprint_tensor(turned[0]))
+
+
 def test_a_side_in_another_dtype_agrees_where_it_is_the_rounding() -> None:
     # 1 + 2^-9 lies between the bfloat16 numbers 1 and 1 + 2^-7.
     exact, rounded = of(1 + 2**-9, 3.0), of(1.0, 3.0, dtype=torch.bfloat16)
