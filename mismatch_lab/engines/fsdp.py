@@ -135,13 +135,6 @@ def _dtype(name: str, spec: SideSpec) -> torch.dtype:
 def _start_process_group(options: FsdpOptions) -> None:
     """One process needs no torchrun: it makes a group of its own."""
     if "RANK" not in os.environ:
-        os.environ |= {
-            "RANK": "0",
-            "WORLD_SIZE": "1",
-            "LOCAL_RANK": "0",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": "0",
-        }
         store = torch._C._distributed_c10d.HashStore()
         dist.init_process_group(_backend(options), rank=0, world_size=1, store=store)
     else:

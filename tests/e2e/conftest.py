@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-LIMIT_S = 600
+from mismatch_lab.cli.app import app
+from mismatch_lab.executors.forked import forked_workers
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[None]:
+    """One for all diagnoses of this process: each of its own would import torch anew."""
+    with forked_workers(at_once=True):
+        yield
 
 
 @pytest.fixture
-def diagnose(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Run `mismatch-lab diagnose` in a process; its findings, with the run folder under `out`.
+def diagnose(tmp_path: Path, fork_server: None) -> Callable[..., dict[str, Any]]:
+    """Run `mismatch-lab diagnose`; its findings, with the run folder under `out`.
 
     The search for a cause, the longest part of a mismatch, goes on for `budget_s`.
     """
 
     def run(*options: str, budget_s: int = 0) -> dict[str, Any]:
         out = tmp_path / "run"
-        command = [sys.executable, "-m", "mismatch_lab.cli", "diagnose", *options]
-        done = subprocess.run(
-            [*command, "--budget", str(budget_s), "--out", str(out), "--json"],
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        asked = [*options, "--budget", str(budget_s), "--out", str(out), "--json"]
+        done = CliRunner().invoke(app, ["diagnose", *asked])
+        assert done.exit_code == 0, f"{done.exception!r}\n{done.stderr[-3000:]}"
         findings: dict[str, Any] = json.loads(done.stdout)
         assert (out / "report.html").stat().st_size > 50_000
         return findings | {"out": out}

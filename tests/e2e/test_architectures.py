@@ -6,30 +6,29 @@ Eight of the scorecard's random models, through real vLLM against FSDP2; `mismat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from mismatch_lab.executors.forked import forked_workers
 from mismatch_lab.run.diagnose import diagnose
 from mismatch_lab.run.request import DiagnoseRequest, build_run
 from mismatch_lab.scorecard.architectures import CI_ARCHITECTURES, make
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.usefixtures("fork_server"),
+    pytest.mark.vllm,
+    pytest.mark.timeout(300),
+]
 
 PROMPTS, MAX_TOKENS = 10, 32
 """At least the 256 tokens that a verdict needs, and little more."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _warm() -> Iterator[None]:
-    with forked_workers(at_once=True):
-        yield
-
-
 @pytest.mark.parametrize("name", CI_ARCHITECTURES)
 def test_a_healthy_model_is_not_called_broken(name: str, tmp_path: Path) -> None:
+    if name == "deepseek_v3" and torch.cpu._is_amx_tile_supported():
+        pytest.skip("vLLM 0.32 has no latent attention in float32 on a CPU with AMX")
     make(name, tmp_path / name)
     request = DiagnoseRequest(
         model=str(tmp_path / name), dtype="float32", depth="standard", max_tokens=MAX_TOKENS

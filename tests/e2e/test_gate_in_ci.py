@@ -30,7 +30,10 @@ pytestmark = pytest.mark.timeout(900)
 @pytest.mark.vllm
 @pytest.mark.parametrize(
     ("dtype", "rules"),
-    [("float32", "own-float32.toml"), ("bfloat16", "own-bfloat16.toml")],
+    [
+        pytest.param("float32", "own-float32.toml", marks=pytest.mark.long),
+        ("bfloat16", "own-bfloat16.toml"),
+    ],
     ids=["float32", "bfloat16"],
 )
 def test_this_project_keeps_its_own_parity(
@@ -83,12 +86,13 @@ def accepted(repository: Repository, model: str, *options: str) -> None:
 def test_the_workflow_passes_on_healthy_and_fails_on_a_planted_fault(
     repository: Repository,
 ) -> None:
-    accepted(repository, "mini-gpt-oss", *QUICK)
-    healthy = repository.gate("mini-gpt-oss", *QUICK, "--seed", "3")
+    quick = (*QUICK, "--dtype", "float32")  # bfloat16 of one program twice is 0.03 floors with AMX
+    accepted(repository, "mini-gpt-oss", *quick)
+    healthy = repository.gate("mini-gpt-oss", *quick, "--seed", "3")
     assert healthy.returncode == 0, healthy.stderr[-3000:]
     assert healthy.stdout.startswith("passed: ")
     assert "::error" not in healthy.stderr
-    broken = repository.gate("mini-gpt-oss", *QUICK, "--trainer-plugin", f"{EXAMPLES}:drop_sinks")
+    broken = repository.gate("mini-gpt-oss", *quick, "--trainer-plugin", f"{EXAMPLES}:drop_sinks")
     assert broken.returncode == 1, broken.stderr[-3000:]
     assert broken.stdout.startswith("failed: verdict: Mismatch")
     assert "::error title=parity%3A verdict::failed" in broken.stderr

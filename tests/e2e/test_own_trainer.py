@@ -52,7 +52,7 @@ def test_trls_own_log_probs_are_those_of_the_model(diagnose: Diagnose) -> None:
     assert found["localisation"]["first_divergent_module"] is None
 
 
-@pytest.mark.parametrize("fp32_head", ["true", "false"])
+@pytest.mark.parametrize("fp32_head", ["true", pytest.param("false", marks=pytest.mark.long)])
 def test_trl_in_bfloat16_is_within_its_floor(
     diagnose: Diagnose, llama: Path, tmp_path: Path, fp32_head: str
 ) -> None:

@@ -30,6 +30,7 @@ def size(findings: dict[str, Any], edge: str) -> float:
     return float(findings["edges"][edge]["abs_delta_mean"]["value"])
 
 
+@pytest.mark.long
 def test_in_float32_nobody_stands_alone(diagnose: Any, llama: Path) -> None:
     found = diagnose(str(llama), *THREE, "--dtype", "float32", "--max-tokens", "32")
     assert found["verdict"]["status"] == "match", found["verdict"]["headline"]

@@ -24,7 +24,7 @@ from mismatch_lab.run.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import Cause, VersionFindings
 from mismatch_lab.scorecard.architectures import make
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.usefixtures("fork_server"), pytest.mark.vllm, pytest.mark.timeout(900)]
 
 
 def one_update_later(before: Path, after: Path) -> Path:

@@ -134,12 +134,20 @@ def test_vllms_prefix_cache_outlives_reload_weights(tmp_path: Path) -> None:
     assert first_cause(diagnose(llama, *options)) == ("stale-prefix-cache", "infer", None)
 
 
-def test_vllms_own_transfer_takes_every_tensor(tmp_path: Path) -> None:
-    """By CUDA IPC from a trainer on the same GPU, as `WeightTransferConfig("ipc")` has it."""
-    for model in (checkpoint_dir(), models() / "llama", models() / "qwen3_moe"):
+def test_vllms_own_transfer_leaves_gpt_oss_partly_old(tmp_path: Path) -> None:
+    """By CUDA IPC from another process on the same GPU. Of GPT-OSS vLLM 0.22.1 takes 51 of 71."""
+    cacheless = (*VLLM, "--engine-arg", "enable_prefix_caching=false")
+    for model in (models() / "llama", checkpoint_dir()):
         before = moved(model, tmp_path / model.name)
         update = ("--weights-before", str(before), "--weight-update", "weight_transfer")
-        check_healthy(model, *VLLM, *update, "--engine-arg", "enable_prefix_caching=false")
+        options = (*cacheless, *update, "--dtype", "bfloat16", "--depth", "standard")
+        found = diagnose(model, *options)
+        if model == checkpoint_dir():
+            assert first_cause(found)[:2] == ("stale-tensor", "sync")
+            assert found["versions"]["counts"] == {"new": 51, "old": 20}
+        else:
+            assert found["verdict"]["status"] == "numerics", found["verdict"]
+            assert found["versions"]["counts"] == {"new": 30}
 
 
 def test_ligers_kernels_are_within_the_floor() -> None:
@@ -182,7 +190,7 @@ def test_sglangs_updates_take_every_tensor(tmp_path: Path) -> None:
 TESTS = [
     test_compiled_vllm_with_its_caches_is_healthy,
     test_vllms_prefix_cache_outlives_reload_weights,
-    test_vllms_own_transfer_takes_every_tensor,
+    test_vllms_own_transfer_leaves_gpt_oss_partly_old,
     test_ligers_kernels_are_within_the_floor,
     test_sinks_dropped_by_the_trainer_beside_each_engine,
     test_sglang_with_its_graphs_and_caches_is_healthy,
