@@ -21,8 +21,7 @@ from mismatch_lab.attribution.thresholds import CONFIDENCE, THRESHOLDS
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.names import HEAD
 from mismatch_lab.findings.held_against import held_against
-from mismatch_lab.findings.module_error import module_pair
-from mismatch_lab.findings.modules import execution_order
+from mismatch_lab.findings.module_error import execution_order, module_pair
 from mismatch_lab.schema import Cause, Localisation, ModuleError, Observation, ReferenceCheck
 
 UNLISTED = "unlisted"

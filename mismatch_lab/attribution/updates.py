@@ -21,8 +21,7 @@ from mismatch_lab.attribution.thresholds import CONFIDENCE, THRESHOLDS
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.captures.names import HEAD, kind_of
 from mismatch_lab.checkpoints.tensor_patterns import by_pattern, only_projections, summary
-from mismatch_lab.findings.run_versions import measure_versions
-from mismatch_lab.findings.versions import EMBEDDING_TENSOR, TensorUse, Versions
+from mismatch_lab.findings.versions import EMBEDDING_TENSOR, TensorUse, Versions, measure_versions
 from mismatch_lab.schema import (
     Alteration,
     Cause,

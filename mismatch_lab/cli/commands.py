@@ -269,7 +269,7 @@ def run_report(path: Path, train: Path | None, out: Path | None, overwrite: bool
             )
         if not (path / FINDINGS_FILE).is_file() or (path / RUN_FILE).is_file():
             load_run(path)
-        from mismatch_lab.report.report import write_report
+        from mismatch_lab.report.page import write_report
 
         report = write_report(path)
     else:

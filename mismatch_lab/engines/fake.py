@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.captures.capture import Capture, Float32, Rows
 from mismatch_lab.captures.fingerprint import Fingerprint, fingerprint_array
+from mismatch_lab.captures.names import FINAL_NORM, nesting
 from mismatch_lab.checkpoints.config import check_lengths, check_model_path
-from mismatch_lab.engines.assemble import assemble
+from mismatch_lab.engines.assemble import RowRecord, assemble, local_probes
 from mismatch_lab.engines.base import Progress, ScoreRequest
 from mismatch_lab.engines.fake_defects import (
     check_defect,
@@ -23,9 +24,10 @@ from mismatch_lab.engines.fake_defects import (
     perturb_weights,
     spoil_logp,
 )
-from mismatch_lab.engines.fake_model import FakeModel, Watch
+from mismatch_lab.engines.fake_model import EOS, ByteTokeniser, FakeModel, Watch
 from mismatch_lab.engines.fake_numerics import (
     HALF_ULP,
+    TOP_K,
     VOCABULARY,
     Float64,
     draw_weights,
@@ -33,8 +35,6 @@ from mismatch_lab.engines.fake_numerics import (
     seed_of,
     truncated,
 )
-from mismatch_lab.engines.fake_score import replay_row, score_row
-from mismatch_lab.engines.fake_tokeniser import EOS, ByteTokeniser
 from mismatch_lab.engines.multi_turn import sample_conversations
 from mismatch_lab.engines.options import FakeOptions, parse_options
 from mismatch_lab.engines.plugin import apply_plugin
@@ -146,3 +146,51 @@ class FakeEngine:
 def _check_vocabulary(ids: NDArray[np.integer[Any]]) -> None:
     if ((ids < 0) | (ids >= VOCABULARY)).any():
         raise InputError(f"Engine fake knows the token ids 0 to {VOCABULARY - 1} only.")
+
+
+def score_row(
+    model: FakeModel, rows: Rows, row: int, request: ScoreRequest, temperature: float
+) -> RowRecord:
+    """All that the request asks for; `temperature` is the one in force."""
+    ids = rows.token_ids[rows.row_offsets[row] : rows.row_offsets[row + 1]].astype(np.int64)
+    before = local_probes(rows, request.probe_positions, row) - 1
+    watch = Watch(keep=before if row in request.tap_rows else None)
+    vocabulary = _log_probs(model, model.hidden(ids, watch), temperature)
+    logp = np.full(len(ids), np.nan, np.float32)
+    logp[1:] = vocabulary[np.arange(len(ids) - 1), ids[1:]]
+    record = RowRecord(logp, hidden=watch.hidden)
+    if len(request.probe_positions):
+        record.probe_logp = vocabulary[before]
+    if request.routing:
+        logits = np.stack(watch.router_logits, axis=1)
+        record.router_logits = logits.astype(np.float32)
+        best_first = np.argsort(-logits, axis=-1, kind="stable")
+        record.router_topk = best_first[..., :TOP_K].astype(np.int16)
+    return record
+
+
+def replay_row(model: FakeModel, rows: Rows, row: int, request: ScoreRequest) -> RowRecord:
+    """As in engines/torch_replay.py: the probed prefix, every module fed the other's input."""
+    start, stop = int(rows.row_offsets[row]), int(rows.row_offsets[row + 1])
+    inside = (request.probe_positions >= start) & (request.probe_positions < stop)
+    inputs = int(inside.sum())
+    record = RowRecord(np.full(stop - start, np.nan, np.float32))
+    record.probe_logp = np.full((inputs, VOCABULARY), np.nan, np.float32)
+    if row in request.tap_rows and request.replay is not None:
+        given = {name: array[inside] for name, array in request.replay.items()}
+        ids = rows.token_ids[start : start + inputs].astype(np.int64)
+        hidden = np.zeros((inputs, 0))
+        for depth in sorted({nesting(name) for name in given if name.endswith(":in")}):
+            level = {n: a for n, a in given.items() if n.endswith(":in") and nesting(n) == depth}
+            watch = Watch(keep=np.arange(inputs), replay=level)
+            hidden = model.hidden(ids, watch)
+            names = [name.removesuffix(":in") for name in level]
+            record.hidden |= {name: watch.hidden[name] for name in names if name in watch.hidden}
+        last = given.get(FINAL_NORM, hidden).astype(np.float64)  # what the head is fed
+        record.probe_logp = _log_probs(model, last, request.temperature)
+    return record
+
+
+def _log_probs(model: FakeModel, hidden: Float64, temperature: float) -> Float32:
+    """[n, V]"""
+    return log_softmax(model.head(hidden) / temperature).astype(np.float32)

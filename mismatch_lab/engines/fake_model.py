@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from mismatch_lab.engines.fake_numerics import (
     softmax,
     to_grid,
 )
+from mismatch_lab.engines.tokenise import Tokeniser
 
 Change = Callable[[Float64], Float64]
 
@@ -141,3 +143,26 @@ class FakeModel:
 
 def _rms_norm(state: Float64) -> Float64:
     return np.asarray(state / np.sqrt((state**2).mean(axis=-1, keepdims=True) + 1e-6))
+
+
+EOS = 0
+
+
+class ByteTokeniser(Tokeniser):
+    """ASCII bytes; the token with id 0 ends an answer."""
+
+    def __init__(self) -> None:
+        self._tokenizer = _Bytes()
+        self.eos_ids = {EOS}
+
+
+class _Bytes:
+    """As much of a transformers tokenizer as Tokeniser asks for."""
+
+    chat_template = None
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> SimpleNamespace:
+        return SimpleNamespace(input_ids=list(text.encode("ascii", "replace")))
+
+    def decode(self, ids: list[int]) -> str:
+        return bytes(ids).decode("ascii")

@@ -20,9 +20,8 @@ from mismatch_lab.engines.options import TorchOptions
 from mismatch_lab.engines.plugin import apply_plugin
 from mismatch_lab.engines.tokenise import Tokeniser
 from mismatch_lab.engines.torch_model import DTYPES, BodyAndHead, load_model, pick_device
-from mismatch_lab.engines.torch_repair import disable_dropout, restore_stock
+from mismatch_lab.engines.torch_repair import copy_tensors, disable_dropout, restore_stock
 from mismatch_lab.engines.torch_replay import replay_rows
-from mismatch_lab.engines.torch_resync import copy_tensors
 from mismatch_lab.engines.torch_score import TorchScorer
 from mismatch_lab.interventions import altered
 from mismatch_lab.schema import OptionValue, Packing, SideSpec

@@ -71,7 +71,7 @@ class VllmEngine:
                 raise InputError("A tensor cannot be loaded again (resync) before a weight update.")
             arguments["model"] = resolve_model_path(str(spec.weights_before))
         if spec.weight_update == "weight_transfer":
-            from mismatch_lab.engines.vllm_transfer import configured
+            from mismatch_lab.engines.vllm_update import configured
 
             arguments |= configured(spec.args)
         self._llm = self._start(arguments)

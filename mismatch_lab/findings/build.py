@@ -31,10 +31,9 @@ from mismatch_lab.findings.over_runs import (
     without_reference,
 )
 from mismatch_lab.findings.routing import TO_REFERENCE, measure_routing
-from mismatch_lab.findings.run_versions import measure_versions
 from mismatch_lab.findings.three_way import three_way
 from mismatch_lab.findings.verdict import Decision, Evidence, decide
-from mismatch_lab.findings.versions import record
+from mismatch_lab.findings.versions import measure_versions, record
 from mismatch_lab.findings.weights import differing_tensors
 from mismatch_lab.probes.thresholds import not_reached, thresholds
 from mismatch_lab.schema import (
@@ -168,7 +167,8 @@ def _telling(decision: Decision, more: list[str]) -> Decision:
 
 def _notes(run: RunSpec, captures: dict[str, Capture], no_versions: bool) -> list[str]:
     """What was asked for and is not there, and why."""
-    notes = [VERSIONS_NEED_DEPTH] if run.infer.weights_before and no_versions else []
+    asked = run.infer.weights_before is not None and run.infer.engine != RECORDED
+    notes = [VERSIONS_NEED_DEPTH] if asked and no_versions else []
     for name in ("prefill", "train", "ref"):
         why = captures[name].not_recorded.get("routing") if name in captures else None
         if why is not None:

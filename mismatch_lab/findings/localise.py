@@ -25,12 +25,12 @@ from mismatch_lab.captures.names import HEAD, kind_of
 from mismatch_lab.findings.held_against import SIDES, floor_of, held_against, sides_seen
 from mismatch_lab.findings.module_error import (
     RunError,
+    execution_order,
     module_pair,
     relative_errors,
     trimmed_error,
     worst_run,
 )
-from mismatch_lab.findings.modules import execution_order
 from mismatch_lab.findings.same_part import unlike
 from mismatch_lab.schema import Depth, Localisation, ModuleError, NotCompared, WorstRun
 

@@ -1,4 +1,7 @@
-"""How far a module's outputs are apart: over most positions, and in the worst run of positions."""
+"""How far a module's outputs are apart: over most positions, and in the worst run of positions.
+
+And in which order a model runs its modules, by their names.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from mismatch_lab.captures.capture import Capture, Float32
-from mismatch_lab.captures.names import EMBEDDING, HEAD, LAYERS
+from mismatch_lab.captures.names import EMBEDDING, FINAL_NORM, HEAD, LAYERS, layer_of
 
 Float64 = NDArray[np.float64]
 
@@ -115,3 +118,29 @@ def _centred(logp: Float32) -> Float32:
     with np.errstate(invalid="ignore"):
         centred: Float32 = logp - logp.mean(axis=1, keepdims=True)
     return centred
+
+
+_BLOCKS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
+"""Parts of a decoder layer in the order in which most run; any others come after them."""
+
+
+def execution_order(name: str) -> tuple[int, int]:
+    """Sort key of a module or tensor by when its part of the model runs, as far as names tell.
+
+    What was recorded says it exactly (`Capture.tap_order`); this is for names alone.
+    """
+    if name.startswith(EMBEDDING):
+        return (-1, 0)
+    layer = layer_of(name)
+    if layer is None:
+        return (1 << 30, int(not name.startswith(FINAL_NORM)))
+    within = name.split(".")[3:]
+    if not within:
+        return (layer, len(_BLOCKS) + 1)
+    return (layer, _BLOCKS.index(within[0]) if within[0] in _BLOCKS else len(_BLOCKS))
+
+
+def holders_of(name: str) -> list[str]:
+    """Modules that hold this one, the nearest first, up to its layer."""
+    parts = name.split(".")
+    return [".".join(parts[:n]) for n in range(len(parts) - 1, 2, -1)]

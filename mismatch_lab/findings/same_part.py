@@ -13,8 +13,7 @@ import numpy as np
 
 from mismatch_lab.captures.capture import Capture, Float32
 from mismatch_lab.captures.names import HEAD, kind_of, layer_of
-from mismatch_lab.findings.module_error import module_error
-from mismatch_lab.findings.modules import holders_of
+from mismatch_lab.findings.module_error import holders_of, module_error
 from mismatch_lab.schema import ModuleError
 
 REACHES = 1 / 20

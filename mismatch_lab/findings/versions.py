@@ -17,10 +17,13 @@ import numpy as np
 
 from mismatch_lab.captures.capture import Capture, Float32
 from mismatch_lab.captures.names import EMBEDDING, HEAD, kind_of
+from mismatch_lab.checkpoints.tensors import stored_tensors
 from mismatch_lab.checkpoints.version_groups import OLD, OWN, TensorGroup, replay_id, replay_slots
+from mismatch_lab.engines.base import BLACK_BOXES
+from mismatch_lab.engines.plan import changed_groups
 from mismatch_lab.findings.module_error import module_error, module_pair
-from mismatch_lab.findings.tensor_changes import Change, together
-from mismatch_lab.schema import Localisation, TensorVersion, VersionFindings, WeightUpdate
+from mismatch_lab.findings.tensor_changes import Change, changed_tensors, together
+from mismatch_lab.schema import Localisation, RunSpec, TensorVersion, VersionFindings, WeightUpdate
 
 State = Literal["new", "old", "neither", "undecided", "unseen"]
 EMBEDDING_TENSOR = "model.embed_tokens.weight"
@@ -220,3 +223,25 @@ def _depends(group: TensorGroup, other: TensorGroup) -> bool:
     if kind_of(group.module) != "experts" or kind_of(other.module) != "router":
         return False
     return other.module.rpartition(".")[0] == group.module.rpartition(".")[0]
+
+
+def measure_versions(
+    run: RunSpec, captures: Mapping[str, Capture], localisation: Localisation | None
+) -> Versions | None:
+    """None without `--weights-before`, or where no modules were fed with tensors of before.
+
+    Raises:
+        InputError: a checkpoint is no longer there.
+    """
+    before = run.infer.weights_before
+    if before is None or localisation is None or run.infer.engine in BLACK_BOXES:
+        return None
+    uses = find_versions(
+        captures,
+        localisation,
+        changed_groups(run),
+        changed_tensors(before, run.infer.model),
+        run.probe.limits.module_floor_ratio,
+        tied="lm_head.weight" not in stored_tensors(run.infer.model),
+    )
+    return Versions(before, run.infer.weight_update, uses)

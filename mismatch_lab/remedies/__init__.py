@@ -1,7 +1,7 @@
-"""Fixes by name: one module each, with its formula and its source.
+"""Fixes by name, each with its formula and its source.
 
 A `REMEDY` says at which points of a run it acts, as hooks (`base.py`) that the trainer calls. To
-add one: a module with a `REMEDY`, and a row below.
+add one: a `Remedy` in `few_lines.py` or a module of its own, and a row below.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from mismatch_lab.remedies.base import Fixes, Remedy
 _HERE = "mismatch_lab.remedies"
 
 REMEDIES: dict[str, str] = {
-    "attention-sinks": f"{_HERE}.sinks_in_flash:REMEDY",
+    "attention-sinks": f"{_HERE}.few_lines:ATTENTION_SINKS",
     "batch-invariant": f"{_HERE}.batch_invariant:REMEDY",
-    "cache-flush": f"{_HERE}.cache_flush:REMEDY",
-    "fp16": f"{_HERE}.fp16:REMEDY",
+    "cache-flush": f"{_HERE}.few_lines:CACHE_FLUSH",
+    "fp16": f"{_HERE}.few_lines:FP16",
     "fp32-head": f"{_HERE}.fp32_head:REMEDY",
-    "grouped-experts": f"{_HERE}.experts_grouped:REMEDY",
-    "on-policy-ratio": f"{_HERE}.on_policy_ratio:REMEDY",
+    "grouped-experts": f"{_HERE}.few_lines:GROUPED_EXPERTS",
+    "on-policy-ratio": f"{_HERE}.few_lines:ON_POLICY_RATIO",
     "rollout-correction": f"{_HERE}.rollout_correction:REMEDY",
     "routing-replay": f"{_HERE}.routing_replay:REMEDY",
-    "sampler-mask": f"{_HERE}.sampler_mask:REMEDY",
+    "sampler-mask": f"{_HERE}.few_lines:SAMPLER_MASK",
 }
 """id -> where its `REMEDY` is."""
 

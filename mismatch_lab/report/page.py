@@ -1,28 +1,31 @@
-"""Gather what the templates show: one name for each part of the page."""
+"""The report's page: what the templates show is gathered, one name a part, and written."""
 
 from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from mismatch_lab.attribution.causes import CAUSES, CauseEntry, load_cause
 from mismatch_lab.findings.drawn import WORDS, disproved, in_words, what_would_be_noticed
 from mismatch_lab.findings.odd_tokens import SIDES
 from mismatch_lab.findings.odd_tokens import WORDS as WORDS_OF_ODD
 from mismatch_lab.findings.record import in_words as record_in_words
 from mismatch_lab.measures.edge import EDGE_MEASURES
-from mismatch_lab.report.causes import DONE_TO, known, tied
 from mismatch_lab.report.edges import DRAWN, MEAN_ABS_DELTA, STATES, edge_views
 from mismatch_lab.report.figure_parts import FigurePart, figure_parts
 from mismatch_lab.report.gaps import gaps, not_compared
-from mismatch_lab.report.run_files import RunFiles
+from mismatch_lab.report.run_files import RunFiles, read_run
 from mismatch_lab.report.settings import engine_settings, trainer_settings
+from mismatch_lab.report.single_file import render_page, write_whole
 from mismatch_lab.report.token_details import FIELDS, DetailMaker
 from mismatch_lab.report.tokens import LEVELS_NATS, TokenShelf
 from mismatch_lab.report.viewer import other_ids, row_views
-from mismatch_lab.schema import Findings, Status
+from mismatch_lab.resources import reports_dir
+from mismatch_lab.schema import Cause, Findings, Status
 
 STATUS: dict[Status, tuple[str, str, str, str]] = {
     "match": ("Match", "✓", "good", "Both sides are the same policy."),
@@ -139,3 +142,46 @@ def script_json(value: object) -> Markup:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)  # nothing in it can end the element
+
+
+DONE_TO = {
+    "side": "",
+    "unseen rows": ", on rows that nothing was fitted on",
+    "record": ", in what was recorded",
+}
+"""`Confirmation.by`, as a sentence about the two values goes on."""
+
+
+def tied(causes: list[Cause]) -> list[Cause]:
+    """Causes that nothing observed tells apart: equal confidence, and an experiment to decide.
+
+    Two faults at once may be equally certain too; there is then nothing to decide.
+    """
+    undecided = next((cause for cause in causes if cause.decides), None)
+    if undecided is None:
+        return []
+    equal = [cause for cause in causes if cause.confidence == undecided.confidence]
+    return equal if len(equal) > 1 else []
+
+
+def known(causes: list[Cause]) -> dict[str, CauseEntry]:
+    """id -> what the catalogue says of it, where it says anything."""
+    return {cause.id: load_cause(cause.id) for cause in causes if cause.id in CAUSES}
+
+
+FILE_NAME = "report.html"
+
+
+def write_report(run_dir: Path) -> Path:
+    """Render `run_dir` into `run_dir/report.html`, whole or not at all.
+
+    Raises:
+        InputError: `run_dir` holds no findings that this version reads.
+    """
+    html = render(page_context(read_run(run_dir)), reports_dir())
+    return write_whole(run_dir / FILE_NAME, html)
+
+
+def render(context: dict[str, Any], templates: Path) -> str:
+    """The page as text."""
+    return render_page("report.html.j2", templates, context)

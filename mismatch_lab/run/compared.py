@@ -69,7 +69,7 @@ def write_comparison(
     Raises:
         InputError: `out` holds something else, or is where the record lies.
     """
-    from mismatch_lab.report.report import write_report
+    from mismatch_lab.report.page import write_report
 
     check_out(out, paths)
     prepare_folder(out, overwrite)

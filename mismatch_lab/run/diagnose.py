@@ -127,7 +127,7 @@ def finish(
 ) -> Findings:
     """From captures to findings, causes and report; `record` is what a record says of itself."""
     from mismatch_lab.attribution.stage import with_causes
-    from mismatch_lab.report.report import write_report
+    from mismatch_lab.report.page import write_report
 
     on_event(StageBegan("measuring"))
     began = time.perf_counter()

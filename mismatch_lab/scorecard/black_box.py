@@ -77,9 +77,10 @@ def ask_record(case: Case, run: RunSpec, captures: Path, out: Path, on_event: On
 
 
 def _as_arrays(capture: Capture) -> Capture:
-    rows = capture.rows
+    rows, packs = capture.rows, capture.packs
+    packed = {} if packs is None else {"packed_rows": packs[:, 0], "packed_places": packs[:, 1]}
     return capture_from_arrays(
-        rows.token_ids, capture.logp, rows.sampled, row_offsets=rows.row_offsets
+        rows.token_ids, capture.logp, rows.sampled, row_offsets=rows.row_offsets, **packed
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mismatch_lab.trainer.sampled import Answer
+from mismatch_lab.trainer.rollout import Answer
 from mismatch_lab.trainer.tasks.episodes import Episode
 
 Int16 = NDArray[np.int16]

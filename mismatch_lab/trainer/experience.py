@@ -16,8 +16,14 @@ from mismatch_lab.checkpoints.config import resolve_model_path
 from mismatch_lab.remedies import load_fixes
 from mismatch_lab.trainer import ranks, rollout_many
 from mismatch_lab.trainer.planting import Plan
-from mismatch_lab.trainer.rollout import EngineSpec, Record, Rollout, SamplingParams, start_of
-from mismatch_lab.trainer.sampled import Answer
+from mismatch_lab.trainer.rollout import (
+    Answer,
+    EngineSpec,
+    Record,
+    Rollout,
+    SamplingParams,
+    start_of,
+)
 from mismatch_lab.trainer.tasks import load_task
 from mismatch_lab.trainer.tasks.base import Problem, Reward
 from mismatch_lab.trainer.tasks.episodes import Episode, roll_out

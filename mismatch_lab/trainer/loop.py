@@ -22,13 +22,12 @@ from mismatch_lab.trainer.batch import Batch, lay_out, stack
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.experience import Experience, Sampler, batch_metrics
 from mismatch_lab.trainer.grpo import group_advantages, k3_penalty, masked_mean
-from mismatch_lab.trainer.measure import TWO_PASS, edge_measures
+from mismatch_lab.trainer.measure import TWO_PASS, edge_measures, own_routing
 from mismatch_lab.trainer.metrics import Clock, Metrics
 from mismatch_lab.trainer.objective import Objective
 from mismatch_lab.trainer.planting import plan_run
 from mismatch_lab.trainer.policy import Policy
 from mismatch_lab.trainer.policy_model import Scores
-from mismatch_lab.trainer.replay import own_routing
 from mismatch_lab.trainer.sync import Sync
 from mismatch_lab.trainer.watcher import QUIET, Watcher
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from mismatch_lab.engines.torch_routing import RoutingTap
 from mismatch_lab.measures.aggregate import DeltaAggregate
 from mismatch_lab.trainer.batch import Batch
+from mismatch_lab.trainer.policy import Policy
 
 TWO_PASS = "train_train"
 """The trainer's scoring pass against its gradient pass, before any step was made."""
@@ -43,3 +46,21 @@ def routing_agreement(batch: Batch, own: Tensor | None) -> dict[str, float]:
     n = int(known.sum())
     value = float((same & known).sum()) / n if n else float("nan")
     return {"routing/set_agreement": value, "routing/n": n}
+
+
+@torch.no_grad()
+def own_routing(policy: Policy, batch: Batch, rows: int = 8) -> dict[str, float]:
+    """Set agreement of the trainer's own experts with the engine's, on the first rows; empty where
+    the engine's are not recorded.
+    """
+    if batch.routing is None:
+        return {}
+    part = batch.take(range(min(rows, batch.n_rows)), policy.device)
+    text = policy.bare.config.get_text_config()
+    tap = RoutingTap(policy.bare, int(text.num_experts_per_tok))
+    policy.model.eval()
+    with tap.attached():
+        policy.forward(part, fixed=False)
+    chosen, _logits = tap.stacked()
+    shape = (*part.ids.shape, *chosen.shape[1:])
+    return routing_agreement(part, chosen.long().view(shape))

@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mismatch_lab.engines.seeds import seed_of
 from mismatch_lab.errors import few
-from mismatch_lab.processes.messages import Messages
+from mismatch_lab.processes.messages import ArrayAsJson, Messages
 from mismatch_lab.schema import OptionValue
 from mismatch_lab.trainer.config import TrainConfig
-from mismatch_lab.trainer.sampled import Answer
+from mismatch_lab.trainer.tasks.episodes import Sampled
 
 NAN = float("nan")
 Found = TypeVar("Found")
@@ -105,6 +108,17 @@ class Transfer:
         if not parts and not self.confirmed:
             parts = [f"{self.compared} of {self.sent} tensors were compared"]
         return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Answer(Sampled):
+    """One answer with what its fixes ask for."""
+
+    routing: Annotated[NDArray[np.int16], ArrayAsJson()] | None = None
+    """[m, L, K] experts chosen for each token of the context and the answer, as inputs; the last
+    sampled token was no input, so its row is -1."""
+    support: Annotated[NDArray[np.bool_], ArrayAsJson()] | None = None
+    """[tokens of the answer, V] what the sampler left possible at each step."""
 
 
 @dataclass(frozen=True)

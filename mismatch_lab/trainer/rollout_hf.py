@@ -17,8 +17,7 @@ from mismatch_lab.engines.whole_state import whole_state
 from mismatch_lab.errors import InputError
 from mismatch_lab.faults import load_fault
 from mismatch_lab.findings.weights import compare_weights
-from mismatch_lab.trainer.rollout import EngineSpec, Rollout, SamplingParams, Transfer
-from mismatch_lab.trainer.sampled import Answer
+from mismatch_lab.trainer.rollout import Answer, EngineSpec, Rollout, SamplingParams, Transfer
 
 ROWS = 128
 ALONE = Lock()

@@ -12,8 +12,7 @@ from dataclasses import replace
 from threading import Thread
 from typing import TypeVar
 
-from mismatch_lab.trainer.rollout import EngineSpec, Rollout, SamplingParams
-from mismatch_lab.trainer.sampled import Answer
+from mismatch_lab.trainer.rollout import Answer, EngineSpec, Rollout, SamplingParams
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")

@@ -18,8 +18,7 @@ from mismatch_lab.schema import SideSpec
 from mismatch_lab.trainer import rollout
 from mismatch_lab.trainer.engine_recorder import Recorder
 from mismatch_lab.trainer.engine_weights import transfer, verify
-from mismatch_lab.trainer.rollout import EngineSpec, Record, SamplingParams
-from mismatch_lab.trainer.sampled import Answer
+from mismatch_lab.trainer.rollout import Answer, EngineSpec, Record, SamplingParams
 
 
 class ChangedEngine(VllmEngine):

@@ -1,4 +1,7 @@
-"""A run folder: `train.json`, `metrics.jsonl`, `checkpoints/`, `weights/`, `logs/`."""
+"""A run folder: `train.json`, `metrics.jsonl`, `checkpoints/`, `weights/`, `logs/`.
+
+What is resumed must be the run that was begun.
+"""
 
 from __future__ import annotations
 
@@ -140,7 +143,7 @@ def _folder(config: TrainConfig, out: Path | None, resume: bool) -> Path:
             raise InputError("--resume needs --out: the folder of the run.")
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         out = Path("runs") / f"train-{config.task}-{stamp}"
-    from mismatch_lab.trainer.checkpoint_folder import check_same_run
+    from mismatch_lab.trainer.run import check_same_run
 
     if (out / RECORD).exists():
         if not resume:
@@ -202,3 +205,32 @@ def _record(config: TrainConfig, folder: Path, command: tuple[str, ...]) -> None
     partial = folder / f".{RECORD}.partial"
     partial.write_text(json.dumps(record, indent=2), encoding="utf-8")
     partial.replace(folder / RECORD)
+
+
+MAY_DIFFER = ("steps", "eval_every", "checkpoint_every", "tensorboard")
+"""Settings that a resumed run may change: they do not change what a step computes."""
+PLACES = ("engines", "devices", "urls")
+"""Those of `rollout`: where engines are."""
+
+
+def check_same_run(record: Path, config: dict[str, Any]) -> None:
+    """Raise InputError where a folder's record is of a run with other settings.
+
+    Args:
+        record: the run's `train.json`.
+        config: the settings of the run that is to go on in it.
+    """
+    before: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))["config"]
+    held, asked = _that_count(before), _that_count(config)
+    differing = sorted(name for name in asked if held.get(name) != asked[name])
+    if differing:
+        raise InputError(
+            f"{record.parent} holds a run with other settings: {', '.join(differing)}.",
+            "Resume with the same ones, or name another --out.",
+        )
+
+
+def _that_count(config: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in config.items() if name not in MAY_DIFFER}
+    rollout = {k: v for k, v in config.get("rollout", {}).items() if k not in PLACES}
+    return kept | {"rollout": rollout}

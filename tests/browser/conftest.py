@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "report"))
 
 from build_run import BUILDERS
 
-from mismatch_lab.report.report import write_report
+from mismatch_lab.report.page import write_report
 
 FLAGS = [
     "--no-sandbox",

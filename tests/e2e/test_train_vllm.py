@@ -15,9 +15,9 @@ from mismatch_lab.trainer import ranks
 from mismatch_lab.trainer.batch import Batch, stack
 from mismatch_lab.trainer.config import TrainConfig, read_config
 from mismatch_lab.trainer.loop import train
+from mismatch_lab.trainer.measure import own_routing
 from mismatch_lab.trainer.metrics import read_metrics
 from mismatch_lab.trainer.policy import Policy
-from mismatch_lab.trainer.replay import own_routing
 from mismatch_lab.trainer.rollout import EngineSpec, Record, SamplingParams
 from mismatch_lab.trainer.rollout_vllm import VllmRollout
 from mismatch_lab.trainer.sync import Sync

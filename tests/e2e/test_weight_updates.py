@@ -17,7 +17,7 @@ import pytest
 
 from mismatch_lab.attribution.updates import version_causes
 from mismatch_lab.findings.build import load_captures
-from mismatch_lab.findings.run_versions import measure_versions
+from mismatch_lab.findings.versions import measure_versions
 from mismatch_lab.mini import checkpoint_dir
 from mismatch_lab.run.diagnose import diagnose
 from mismatch_lab.run.request import DiagnoseRequest, build_run

@@ -15,7 +15,7 @@ from mismatch_lab.trainer.comparison.page import PAGE_FILE
 from mismatch_lab.trainer.comparison.records import Comparison
 from mismatch_lab.trainer.comparison.runs import Run
 from mismatch_lab.trainer.comparison.shown import HELD_OUT, MEAN_ABS_DELTA, SHOWN
-from mismatch_lab.trainer.comparison.words import against, cell
+from mismatch_lab.trainer.comparison.summary import against, cell
 
 WIDE = 130
 """Columns of a terminal in which the table of a comparison has room."""

@@ -14,7 +14,7 @@ from mismatch_lab.resources import reports_dir
 from mismatch_lab.trainer.comparison.figures import draw, legend, log_foot
 from mismatch_lab.trainer.comparison.records import Comparison, Curve
 from mismatch_lab.trainer.comparison.shown import GAIN, HELD_OUT, MEAN_ABS_DELTA, SHOWN, Shown
-from mismatch_lab.trainer.comparison.words import GLYPHS, TONES, against, cell
+from mismatch_lab.trainer.comparison.summary import GLYPHS, TONES, against, cell
 
 PAGE_FILE = "comparison.html"
 TEMPLATE = "comparison.html.j2"

@@ -1,4 +1,4 @@
-"""From the folders of runs to `Comparison`."""
+"""From the folders of runs to `Comparison`: means over seeds, differences, and their words."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from mismatch_lab.findings.edges import record
+from mismatch_lab.measures.rows import FloatArray
+from mismatch_lab.measures.stats import mean_of_few
+from mismatch_lab.report.numbers import ends, number, signed
 from mismatch_lab.schema import EstimateRecord, Provenance
 from mismatch_lab.trainer.comparison.arms import ARMS, HEALTHY
 from mismatch_lab.trainer.comparison.curves import Rows, curve, final, series, window_steps
-from mismatch_lab.trainer.comparison.intervals import mean_over_seeds
 from mismatch_lab.trainer.comparison.records import ArmRecord, Comparison, Curve, RunRecord
 from mismatch_lab.trainer.comparison.runs import Run, arguments
 from mismatch_lab.trainer.comparison.shown import GAIN, HELD_OUT, SHOWN
@@ -136,3 +139,42 @@ def _run(run: Run, rows: Rows) -> RunRecord:
         command=("mismatch-lab", *arguments(run.config, run.folder)),
         problem="" if done else run.problem(),
     )
+
+
+TONES = {"higher": "good", "lower": "bad", "not told apart": "fair", "no interval": "fair"}
+GLYPHS = {"higher": "▲", "lower": "▼", "not told apart": "≈", "no interval": "?"}
+
+
+def against(difference: EstimateRecord) -> str:
+    """`higher`, `lower`, `not told apart`; `no interval` from fewer than two pairs of seeds."""
+    low, high = difference.ci95
+    if math.isnan(low):
+        return "no interval"
+    if low > 0:
+        return "higher"
+    return "lower" if high < 0 else "not told apart"
+
+
+def cell(estimate: EstimateRecord | None, gap: str = " ", sign: bool = False) -> str:
+    """`0.747 [0.700, 0.794], n = 3`; a dash where nothing was measured."""
+    if estimate is None or estimate.n == 0:
+        return "–"
+    value = signed(estimate.value) if sign else number(estimate.value)
+    return f"{value}{gap}{ends(*estimate.ci95)}".rstrip() + f", n = {estimate.n}"
+
+
+def mean_over_seeds(
+    values: FloatArray, lowest: float = -math.inf, highest: float = math.inf
+) -> EstimateRecord:
+    """Mean and interval of float [S], one value of each seed; see `mean_of_few`.
+
+    Args:
+        values: of the seeds.
+        lowest: that the measure can be; Student's interval knows no bounds and is cut off there.
+        highest: likewise.
+    """
+    found = record(mean_of_few(values))
+    low, high = found.ci95
+    if math.isnan(low):
+        return found
+    return found.model_copy(update={"ci95": (max(low, lowest), min(high, highest))})

@@ -1,4 +1,4 @@
-"""The whole plan of a run: trainer, engines and host."""
+"""The whole plan of a run: trainer, engines (weights and cache) and host."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from mismatch_lab.errors import InputError
 from mismatch_lab.remedies import load_fixes
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.planner import device as trainer
-from mismatch_lab.trainer.planner.activations import Pass
-from mismatch_lab.trainer.planner.device import GIB, Phase
-from mismatch_lab.trainer.planner.engine import MAX_NUM_SEQS, engine_phase
-from mismatch_lab.trainer.planner.experts import ExpertWay, expert_ways
+from mismatch_lab.trainer.planner.activations import ExpertWay, Pass, expert_ways
+from mismatch_lab.trainer.planner.device import GIB, Phase, Term
 from mismatch_lab.trainer.planner.shapes import ModelShape, read_shape
 from mismatch_lab.trainer.planting import plan_run
 
@@ -136,3 +134,37 @@ def _host_bytes(shape: ModelShape, b: int, machine: Machine) -> int:
     """
     reads = machine.device == "cuda" or machine.ranks > 1
     return shape.parameters * max(4 if reads else 0, 2 * b)
+
+
+MAX_NUM_SEQS = 128
+"""`rollout_worker`'s own default."""
+
+
+def kv_bytes_per_token(shape: ModelShape, number_bytes: int) -> int:
+    """Keys and values of all layers: 2 b K L."""
+    return 2 * number_bytes * shape.keys * shape.layers
+
+
+def cache_bytes(shape: ModelShape, number_bytes: int, rows: int, row_tokens: int) -> int:
+    """Of so many rows at their full length; a sliding layer holds its window's tokens alone."""
+    of_layer = 2 * number_bytes * shape.keys
+    sliding = min(row_tokens, shape.window) * shape.sliding_layers
+    return rows * of_layer * (sliding + row_tokens * (shape.layers - shape.sliding_layers))
+
+
+def engine_phase(
+    shape: ModelShape, number_bytes: int, rows: int, row_tokens: int, parallel: int
+) -> Phase:
+    """Weights in the run's dtype and the cache, both over `parallel` devices.
+
+    Key heads that are fewer than the devices are repeated on them.
+    """
+    split = min(parallel, shape.kv_heads)
+    cache = cache_bytes(shape, number_bytes, rows, row_tokens) / split
+    return Phase(
+        "engine",
+        (
+            Term("weights", number_bytes * shape.parameters / parallel / GIB),
+            Term(f"cache of {rows} rows", cache / GIB),
+        ),
+    )

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mismatch_lab.trainer.config import TrainConfig
+from mismatch_lab.trainer.planner.activations import ABOUT
 from mismatch_lab.trainer.planner.device import Phase
-from mismatch_lab.trainer.planner.experts import ABOUT
 from mismatch_lab.trainer.planner.plan import Machine, MemoryPlan, make_plan
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mismatch_lab.engines.hf import HfEngine
-from mismatch_lab.engines.torch_resync import copy_tensors
+from mismatch_lab.engines.torch_repair import copy_tensors
 from mismatch_lab.errors import InputError
 from mismatch_lab.mini import checkpoint_dir
 from mismatch_lab.schema import SideSpec

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from mismatch_lab.captures.names import kind_of
-from mismatch_lab.findings.modules import execution_order, holders_of
+from mismatch_lab.findings.module_error import execution_order, holders_of
 
 IN_ORDER = [
     "model.embed_tokens",

@@ -6,7 +6,7 @@ import torch
 from mismatch_lab.attribution.causes import CAUSES
 from mismatch_lab.errors import InputError
 from mismatch_lab.remedies import REMEDIES, fixes_of, load_fixes, load_remedy
-from mismatch_lab.remedies.on_policy_ratio import old_logp
+from mismatch_lab.remedies.few_lines import old_logp
 
 
 @pytest.mark.parametrize("name", sorted(REMEDIES))

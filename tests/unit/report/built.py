@@ -8,7 +8,7 @@ from pathlib import Path
 from build_run import BUILDERS
 from page_tree import Page
 
-from mismatch_lab.report.report import write_report
+from mismatch_lab.report.page import write_report
 from mismatch_lab.schema import Findings
 
 

@@ -12,7 +12,7 @@ from scenes import Scene, captures
 from mismatch_lab.captures.store import save_capture
 from mismatch_lab.errors import InputError
 from mismatch_lab.report.numbers import count, estimate_value, interval
-from mismatch_lab.report.report import write_report
+from mismatch_lab.report.page import write_report
 
 EVERY = list(build_run.BUILDERS)
 Build = Callable[[str], Built]

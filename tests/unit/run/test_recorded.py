@@ -17,7 +17,8 @@ from mismatch_lab.cli import app
 from mismatch_lab.engines.base import CACHED_TOKENS, WEIGHT_VERSIONS
 from mismatch_lab.engines.plan import plan_tasks
 from mismatch_lab.errors import InputError
-from mismatch_lab.findings.edges import measure_edges
+from mismatch_lab.findings.build import _notes
+from mismatch_lab.findings.edges import completed, measure_edges
 from mismatch_lab.run.recorded import (
     Record,
     build_recorded_run,
@@ -237,3 +238,13 @@ def test_a_record_of_modules_says_whose_they_are(tmp_path: Path) -> None:
     held = [set(drawn_rows(record, 1, seed).captures) for seed in range(30)]
     assert {"decode", "prefill", "train", "train_mode"} in held
     assert {"decode", "prefill", "train"} in held
+
+
+def test_a_record_is_not_advised_to_ask_for_modules() -> None:
+    """`--weights-before` of a record is held against its log-probs: it has no modules."""
+    record = Record({"decode": side(-1.0), "train": side(-2.0)})
+    asked = DiagnoseRequest(MODEL, dtype="float32", temperature=0.7, weights_before=MODEL)
+    run = build_recorded_run(asked, record)
+    assert run.infer.weights_before is not None
+    both = completed({"decode": side(-1.0), "train": side(-2.0), "ref": side(-1.0)})
+    assert not any("--depth" in note for note in _notes(run, both, no_versions=True))

@@ -13,7 +13,7 @@ from mismatch_lab.captures.arrays import capture_from_arrays, manifest_of
 from mismatch_lab.captures.store import save_capture
 from mismatch_lab.run.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import RunSpec
-from mismatch_lab.scorecard.black_box import ask_captures, ask_record
+from mismatch_lab.scorecard.black_box import _as_arrays, ask_captures, ask_record
 from mismatch_lab.scorecard.records import BlackBox, Case, Truth
 
 TEXT = {3: "a", 4: "b", 5: "ab"}
@@ -72,3 +72,11 @@ def test_what_cannot_be_asked_has_a_problem_and_no_judgement(tmp_path: Path, run
     nothing = asked(run, tmp_path)
     assert nothing.judgement is None
     assert "decode is not a capture" in nothing.problem
+
+
+def test_how_rows_were_packed_is_part_of_the_record() -> None:
+    ids, mask = np.arange(8).reshape(2, 4), np.arange(8).reshape(2, 4) % 4 > 0
+    capture = capture_from_arrays(ids, np.zeros((2, 4)), mask, packed_rows=[1, 1])
+    packs = _as_arrays(capture).packs
+    assert packs is not None
+    assert packs.tolist() == [[1, 0], [1, 1]]

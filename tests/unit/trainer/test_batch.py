@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from mismatch_lab.trainer.batch import micro_batches, stack
-from mismatch_lab.trainer.sampled import Answer
+from mismatch_lab.trainer.rollout import Answer
 from mismatch_lab.trainer.tasks.base import Problem
 from mismatch_lab.trainer.tasks.episodes import Episode
 

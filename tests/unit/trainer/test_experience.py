@@ -13,8 +13,7 @@ from mismatch_lab.trainer import ranks, rollout_many
 from mismatch_lab.trainer.config import TrainConfig, read_config
 from mismatch_lab.trainer.experience import Experience, Sampler, batch_metrics
 from mismatch_lab.trainer.planting import plan_run
-from mismatch_lab.trainer.rollout import Rollout, SamplingParams
-from mismatch_lab.trainer.sampled import Answer
+from mismatch_lab.trainer.rollout import Answer, Rollout, SamplingParams
 from mismatch_lab.trainer.tasks.base import Reward
 from mismatch_lab.trainer.tasks.tokens import TaskTokeniser
 

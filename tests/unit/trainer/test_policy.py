@@ -14,9 +14,9 @@ from mismatch_lab.trainer import ranks
 from mismatch_lab.trainer.batch import Batch
 from mismatch_lab.trainer.config import Optim, TrainConfig
 from mismatch_lab.trainer.grpo import loss_weights
+from mismatch_lab.trainer.measure import own_routing
 from mismatch_lab.trainer.objective import Objective
 from mismatch_lab.trainer.policy import FP16_LOSS_SCALE, Policy
-from mismatch_lab.trainer.replay import own_routing
 
 ROWS, WIDTH = 5, 24
 

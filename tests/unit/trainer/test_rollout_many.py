@@ -9,9 +9,8 @@ import pytest
 
 from mismatch_lab.errors import EngineError, InputError
 from mismatch_lab.trainer.config import read_config
-from mismatch_lab.trainer.rollout import EngineSpec, Rollout, SamplingParams, Transfer
+from mismatch_lab.trainer.rollout import Answer, EngineSpec, Rollout, SamplingParams, Transfer
 from mismatch_lab.trainer.rollout_many import at_once, sample, start
-from mismatch_lab.trainer.sampled import Answer
 
 SPEC = EngineSpec("folder", "float32", 512, "processed")
 

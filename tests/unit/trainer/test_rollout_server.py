@@ -12,6 +12,7 @@ import pytest
 from mismatch_lab.errors import EngineError, InputError
 from mismatch_lab.trainer.config import read_config
 from mismatch_lab.trainer.rollout import (
+    Answer,
     Answers,
     EngineSpec,
     Rollout,
@@ -24,7 +25,6 @@ from mismatch_lab.trainer.rollout import (
 from mismatch_lab.trainer.rollout_client import TOKEN, ServerRollout
 from mismatch_lab.trainer.rollout_server import Host, main, serve
 from mismatch_lab.trainer.run import check
-from mismatch_lab.trainer.sampled import Answer
 
 HELD = Transfer(3, 2, ("head",), ("norm",), "")
 KEPT = np.array([[True, False, True]])

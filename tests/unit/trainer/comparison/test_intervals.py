@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mismatch_lab.measures.student import student_quantile
-from mismatch_lab.trainer.comparison.intervals import mean_over_seeds
 from mismatch_lab.trainer.comparison.shown import HELD_OUT, MEAN_ABS_DELTA, SHOWN
+from mismatch_lab.trainer.comparison.summary import mean_over_seeds
 
 
 def test_quantiles_with_a_closed_form() -> None:

@@ -12,10 +12,14 @@ from typer.testing import CliRunner
 from mismatch_lab.cli import app
 from mismatch_lab.errors import InputError
 from mismatch_lab.trainer.config import read_config
-from mismatch_lab.trainer.planner.activations import Pass
-from mismatch_lab.trainer.planner.engine import cache_bytes, kv_bytes_per_token
-from mismatch_lab.trainer.planner.experts import expert_ways
-from mismatch_lab.trainer.planner.plan import Machine, MemoryPlan, make_plan
+from mismatch_lab.trainer.planner.activations import Pass, expert_ways
+from mismatch_lab.trainer.planner.plan import (
+    Machine,
+    MemoryPlan,
+    cache_bytes,
+    kv_bytes_per_token,
+    make_plan,
+)
 from mismatch_lab.trainer.planner.shapes import read_shape
 from mismatch_lab.trainer.planner.show import summary
 
