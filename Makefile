@@ -17,6 +17,8 @@ RUN ?= runs/diagnose
 PYTEST_ARGS ?=
 # Test files run side by side; what measures time runs alone, after them.
 TEST_JOBS ?= 2
+# Threads of each on two cores; with two they wait for each other at every parallel loop.
+TEST_THREADS ?= 1
 
 # Waiting OpenMP threads give up their core: the tests start many processes on few cores.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -55,7 +57,8 @@ $(SMALL_LLAMA): | env
 
 test: lint chromium
 	@echo "tests: some minutes on 2 cores (PYTEST_ARGS='-m \"not slow\"' for the quick ones)"
-	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --ignore tests/benchmarks $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile \
+	  --ignore tests/benchmarks $(PYTEST_ARGS)
 	@$(if $(PYTEST_ARGS),true,$(BIN)/python -m pytest tests/benchmarks)
 
 # More models, faults and servers than `make test` has time for.
