@@ -9,8 +9,8 @@ of ours is registered, which hands over tensors that lie in this process's memor
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -116,49 +116,55 @@ def transfer_weights(llm: Any, model: str) -> None:
     Raises:
         EngineError: the process that lends them died.
     """
-    groups = _lent(model) if torch.cuda.is_available() else _in_memory(model)
-    llm.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
-    llm.collective_rpc("start_weight_update")
-    with closing(groups):
+    offered = _lent if torch.cuda.is_available() else _in_memory
+    with offered(model) as groups:
+        llm.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
+        llm.collective_rpc("start_weight_update")
         for group in groups:
             llm.collective_rpc("update_weights", kwargs={"update_info": group})
-    llm.collective_rpc("finish_weight_update")
+        llm.collective_rpc("finish_weight_update")
 
 
-def _in_memory(model: str) -> Generator[dict[str, Any]]:
-    for group in _groups(model):
-        yield {"tensors": group}
+@contextmanager
+def _in_memory(model: str) -> Iterator[Iterator[dict[str, Any]]]:
+    yield ({"tensors": group} for group in _groups(model))
 
 
-def _lent(model: str) -> Generator[dict[str, Any]]:
-    """What vLLM's `ipc` is told of each group; its memory is the lender's until the next one."""
+@contextmanager
+def _lent(model: str) -> Iterator[Iterator[dict[str, Any]]]:
+    """What vLLM's `ipc` is told of each group. A process holds them all until the update is
+    finished: vLLM may keep tensors of a layer that is not complete, and what is lent is not copied.
+    """
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     lender = context.Process(target=_lend, args=(theirs, model), daemon=True)
     lender.start()
     theirs.close()
     try:
-        while (group := ours.recv()) is not None:
-            yield group
-            ours.send("taken")
-        # vLLM may still copy from the last group.
-        torch.cuda.synchronize()
-    except EOFError:
-        raise EngineError("What lends the new weights has died: see the run's logs.") from None
+        yield _received(ours)
     finally:
         ours.close()
         lender.join()
 
 
+def _received(channel: Connection) -> Iterator[dict[str, Any]]:
+    try:
+        while (group := channel.recv()) is not None:
+            yield group
+    except EOFError:
+        raise EngineError("What lends the new weights has died: see the run's logs.") from None
+
+
 def _lend(channel: Connection, model: str) -> None:
-    """In the trainer's place: put each group on the GPU and say where it is."""
+    """In the trainer's place: put each group on the GPU, say where it is, and hold it."""
     from torch.multiprocessing import reductions
 
     shared: Any = reductions.reduce_tensor
-
     gpu = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+    held = []
     for group in _groups(model):
         lent = [(name, tensor.cuda().contiguous()) for name, tensor in group]
+        held.append(lent)
         torch.cuda.synchronize()
         channel.send(
             {
@@ -168,8 +174,9 @@ def _lend(channel: Connection, model: str) -> None:
                 "ipc_handles": [{gpu: shared(tensor)[1]} for _, tensor in lent],
             }
         )
-        channel.recv()
     channel.send(None)
+    with suppress(EOFError, OSError):
+        channel.recv()  # nothing comes: the other end is closed when the update is finished
 
 
 def _groups(model: str) -> Iterator[list[tuple[str, Tensor]]]:
