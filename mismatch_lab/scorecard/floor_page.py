@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mismatch_lab.findings.noise_floor import RESOLUTION_NATS
 from mismatch_lab.schema import Limits
 
-if TYPE_CHECKING:
-    from mismatch_lab.scorecard.floor_power import Trial
-
 NAME = "floor-power"
 FACTORS = (1.2, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
 CURVE = tuple(float(factor) for factor in np.geomspace(1, 5, 41))
 
-Low = Callable[["Trial"], float]
+
+@dataclass(frozen=True)
+class Trial:
+    """One error against one floor, on some rows."""
+
+    engine: str
+    model: str
+    dtype: str
+    planted: str
+    """One of `floor_power.HEALTHY`, or what is wrong with the trainer."""
+    n_rows: int
+    mean: float
+    mean_low: float
+    """Lower end of the 95 % interval: what is held against the limit."""
+    typical: float
+    typical_low: float
+    counts: bool
+    """Whether the edge is large enough for ratios to count (the match limit)."""
+
+
+Low = Callable[[Trial], float]
 MEASURES: dict[str, Low] = {
     "mean over mean": lambda trial: trial.mean_low,
     "typical token": lambda trial: trial.typical_low,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from mismatch_lab.findings.noise_floor import RESOLUTION_NATS, SMALLEST
 from mismatch_lab.measures.paired import typical_ratio
 from mismatch_lab.measures.stats import mean_estimate, ratio_of_means
 from mismatch_lab.schema import Limits
-from mismatch_lab.scorecard.floor_page import write_page
+from mismatch_lab.scorecard.floor_page import Trial, write_page
 from mismatch_lab.scorecard.floor_recordings import (
     SCALES,
     Float64,
@@ -42,25 +41,6 @@ DRAWS, SEED = 25, 0
 ROWS = (4, 8, 16)
 HEALTHY_ENGINE, HEALTHY_SAMPLING, HEALTHY_TRAINER = "engine", "engine, sampling", "trainer"
 HEALTHY = (HEALTHY_ENGINE, HEALTHY_SAMPLING, HEALTHY_TRAINER)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One error against one floor, on some rows."""
-
-    engine: str
-    model: str
-    dtype: str
-    planted: str
-    """One of HEALTHY, or what is wrong with the trainer."""
-    n_rows: int
-    mean: float
-    mean_low: float
-    """Lower end of the 95 % interval: what is held against the limit."""
-    typical: float
-    typical_low: float
-    counts: bool
-    """Whether the edge is large enough for ratios to count (the match limit)."""
 
 
 def trials(recording: Recording) -> Iterator[Trial]:

@@ -22,7 +22,6 @@ from mismatch_lab.trainer.rollout import (
     Record,
     Rollout,
     SamplingParams,
-    start_of,
 )
 from mismatch_lab.trainer.tasks import load_task
 from mismatch_lab.trainer.tasks.base import Problem, Reward
@@ -61,7 +60,7 @@ class Sampler:
 
     def __enter__(self) -> Sampler:
         if dist.get_rank() == 0:
-            self.engines = rollout_many.start(start_of(self.config), self._specs())
+            self.engines = rollout_many.start(rollout_many.start_of(self.config), self._specs())
         return self
 
     def __exit__(

@@ -5,7 +5,6 @@ Most engines are elsewhere, in a process or behind a server: what they are asked
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -17,7 +16,6 @@ from mismatch_lab.engines.seeds import seed_of
 from mismatch_lab.errors import few
 from mismatch_lab.processes.messages import ArrayAsJson, Messages
 from mismatch_lab.schema import OptionValue
-from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.tasks.episodes import Sampled
 
 NAN = float("nan")
@@ -222,18 +220,3 @@ class Rollout:
 
     def close(self) -> None:
         """Free the engine. A second call does nothing."""
-
-
-def start_of(config: TrainConfig) -> Callable[[EngineSpec], Rollout]:
-    """What starts one engine of the run."""
-    if config.rollout.engine == "hf":
-        from mismatch_lab.trainer.rollout_hf import HfRollout
-
-        return HfRollout
-    if config.rollout.engine == "vllm-server":
-        from mismatch_lab.trainer.rollout_client import ServerRollout
-
-        return ServerRollout
-    from mismatch_lab.trainer.rollout_vllm import VllmRollout
-
-    return VllmRollout

@@ -12,6 +12,7 @@ from dataclasses import replace
 from threading import Thread
 from typing import TypeVar
 
+from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.rollout import Answer, EngineSpec, Rollout, SamplingParams
 
 Item = TypeVar("Item")
@@ -45,6 +46,21 @@ def at_once(items: Sequence[Item], ask: Callable[[Item], Found]) -> list[Found]:
     if errors:
         raise errors[min(errors)]
     return [found[index] for index in range(len(items))]
+
+
+def start_of(config: TrainConfig) -> Callable[[EngineSpec], Rollout]:
+    """What starts one engine of the run."""
+    if config.rollout.engine == "hf":
+        from mismatch_lab.trainer.rollout_hf import HfRollout
+
+        return HfRollout
+    if config.rollout.engine == "vllm-server":
+        from mismatch_lab.trainer.rollout_client import ServerRollout
+
+        return ServerRollout
+    from mismatch_lab.trainer.rollout_vllm import VllmRollout
+
+    return VllmRollout
 
 
 def start(begin: Callable[[EngineSpec], Rollout], specs: Sequence[EngineSpec]) -> list[Rollout]:
