@@ -47,13 +47,8 @@ Setting = tuple[dict[str, str], str, str]
 same does a forked worker stand for a fresh one."""
 
 
-UNREAD = "PYTEST_CURRENT_TEST"
-"""Another one in each test where diagnoses run within pytest; no engine reads it."""
-
-
 def _setting() -> Setting:
-    environment = {k: v for k, v in environment_of_workers().items() if k != UNREAD}
-    return environment, os.getcwd(), sources_digest(WORKER_FILE)
+    return environment_of_workers(), os.getcwd(), sources_digest(WORKER_FILE)
 
 
 _opened: list[tuple[ForkServer, Setting] | None] = []

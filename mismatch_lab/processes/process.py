@@ -22,6 +22,9 @@ from mismatch_lab.processes.messages import Failed, Messages
 
 Answer = TypeVar("Answer")
 
+CURRENT_TEST = "PYTEST_CURRENT_TEST"
+"""Another one in each test where diagnoses run within pytest, which no engine reads: with it no
+worker could be forked from a server that an earlier test started."""
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """OpenMP threads that wait give up their core. Where other programs run too, spinning ones made the
 small model's forwards here ten times slower (0.6 s against 5 to 27 s)."""
@@ -147,7 +150,8 @@ def start(
 
 def environment_of_workers() -> dict[str, str]:
     """This program's, with what every worker needs."""
-    return PATIENT | dict(os.environ) | {"PYTHONUNBUFFERED": "1"}
+    own = {name: value for name, value in os.environ.items() if name != CURRENT_TEST}
+    return PATIENT | own | {"PYTHONUNBUFFERED": "1"}
 
 
 def death(name: str, code: int, log: Path) -> EngineError:

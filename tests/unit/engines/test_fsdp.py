@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,3 +129,10 @@ def test_liger_says_nothing_of_models_that_it_does_not_know_so_we_do(liger: list
     assert liger == [known]
     with pytest.raises(InputError, match=r"Liger 0\.8\.5 has no kernels for model type apertus"):
         apply_liger(SimpleNamespace(config=SimpleNamespace(model_type="apertus")))
+
+
+def test_one_process_leaves_nothing_of_a_group_in_the_environment() -> None:
+    """What runs after it in the program would take itself for a rank."""
+    with trainer() as engine:
+        assert engine.world == 1
+    assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"} & os.environ.keys()

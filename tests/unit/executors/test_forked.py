@@ -223,6 +223,8 @@ def test_where_a_fresh_worker_would_be_another_none_is_forked(
         return int((tmp_path / "parent").read_text())
 
     assert parent("same") == server().process.pid
+    monkeypatch.setenv("PYTEST_CURRENT_TEST", "the next one")
+    assert parent("next test") == server().process.pid
     assert parent("python", FAKE.model_copy(update={"python": sys.executable})) == os.getpid()
     monkeypatch.setenv("OMP_NUM_THREADS", "3")  # read when libraries are loaded
     assert parent("environment") == os.getpid()
