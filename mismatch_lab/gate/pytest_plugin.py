@@ -6,7 +6,7 @@ Nothing of mismatch-lab is imported before a test asks for it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -35,8 +35,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.fixture(scope="session")
+def _logprob_parity_workers() -> Iterator[None]:
+    """One server, from the first test on, that all fork their workers from: one import of torch."""
+    from mismatch_lab.executors.forked import forked_workers
+
+    with forked_workers():
+        yield
+
+
 @pytest.fixture
-def logprob_parity(request: pytest.FixtureRequest, tmp_path: Path) -> LogprobParity:
+def logprob_parity(
+    request: pytest.FixtureRequest, tmp_path: Path, _logprob_parity_workers: None
+) -> LogprobParity:
     """Gate a model in a test; its baseline is `TESTFILE.parity/TESTNAME.json`, to be committed."""
     calls = 0
 
