@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import struct
 import tempfile
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from mismatch_lab.captures.capture import Capture, Rows
 from mismatch_lab.captures.draws import draws_from_arrays, draws_to_arrays
@@ -29,6 +30,7 @@ WEIGHTS = "weights.json"
 TOKEN_TEXT = "token_text.json"
 TAPS = "taps.json"
 REQUIRED = ("token_ids", "row_offsets", "prompt_lengths", "logp")
+_OF_MODULES = re.compile("hidden/|router_logits$")
 
 
 def sha256_of(path: Path) -> str:
@@ -77,8 +79,15 @@ def save_capture(folder: Path, capture: Capture, manifest: Manifest) -> Manifest
     return final
 
 
-def load_capture(folder: Path, verify: bool = True) -> tuple[Capture, Manifest]:
+def load_capture(
+    folder: Path, verify: bool = True, modules: bool = True
+) -> tuple[Capture, Manifest]:
     """Read a capture.
+
+    Args:
+        folder: of the capture.
+        verify: hold the arrays against their checksum.
+        modules: read hidden states and router logits too: gigabytes, of a large model.
 
     Raises:
         CaptureError: not a capture, an unknown field or version, damaged, or arrays that do not
@@ -91,7 +100,10 @@ def load_capture(folder: Path, verify: bool = True) -> tuple[Capture, Manifest]:
     if verify and sha256_of(path) != manifest.arrays_sha256:
         raise CaptureError(f"{path} does not match its checksum: damaged.", "Capture it again.")
     try:
-        arrays = load_file(path)
+        with safe_open(path, "np") as file:
+            held = file.keys()
+            asked = [name for name in held if modules or not _OF_MODULES.match(name)]
+            arrays = {name: file.get_tensor(name) for name in asked}
     except (SafetensorError, OSError, struct.error) as error:
         raise CaptureError(f"{path} cannot be read: {error}.", "Capture it again.") from error
     capture = _capture(arrays, folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -57,11 +57,9 @@ def read_run(folder: Path) -> RunFiles:
     for name in dict.fromkeys(n for n in (infer_id, "prefill", train_id) if n in manifests):
         assert name is not None
         try:
-            capture, _ = load_capture(folder / "captures" / name)
+            captures[name], _ = load_capture(folder / "captures" / name, modules=False)
         except MismatchLabError as error:
             problems.append(error.problem)
-        else:
-            captures[name] = replace(capture, hidden={}, router_logits=None)  # large, never drawn
     pair, why = _pair(captures, infer_id, train_id)
     problems += why
     text: dict[int, str] = {}

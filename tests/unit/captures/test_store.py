@@ -69,6 +69,17 @@ def test_what_is_saved_comes_back(folder: Path, capture: Capture, manifest: Mani
     assert loaded.token_text == {5: "a", 10: "<é>"}
 
 
+def test_what_modules_said_may_stay_on_disk(
+    tmp_path: Path, capture: Capture, manifest: Manifest
+) -> None:
+    save_capture(tmp_path / "whole", capture, manifest)
+    assert capture.hidden
+    without, _ = load_capture(tmp_path / "whole", modules=False)
+    assert (without.hidden, without.router_logits) == ({}, None)
+    np.testing.assert_array_equal(without.logp, capture.logp)
+    np.testing.assert_array_equal(without.probe_logp, capture.probe_logp)
+
+
 def test_the_arrays_have_the_types_that_other_tools_rely_on(folder: Path) -> None:
     types = {name: str(a.dtype) for name, a in load_file(folder / "arrays.safetensors").items()}
     assert types == {
