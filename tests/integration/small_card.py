@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mismatch_lab.captures.store import load_capture, save_capture
 from mismatch_lab.executors import forked
-from mismatch_lab.report import report
+from mismatch_lab.report import page
 from mismatch_lab.schema import OptionValue
 from mismatch_lab.scorecard.cases import Planned
 from mismatch_lab.scorecard.command import run_cases
@@ -51,7 +51,7 @@ PLANNED = [
 
 
 def main(out: Path, probe: str, workers: int) -> None:
-    report.write_report = lambda folder: folder  # seconds each, and tried elsewhere
+    page.write_report = lambda folder: folder  # seconds each, and tried elsewhere
     if workers > 1:  # which also share a server
         forked.ENGINES, forked.PRELOAD = ("fake",), ()
     prepare_card_folder(out)

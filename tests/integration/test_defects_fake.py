@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mismatch_lab.engines.fake_defects import TENSOR
-from mismatch_lab.report import report
+from mismatch_lab.report import page
 from mismatch_lab.run import diagnose
 from mismatch_lab.run.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import Findings
@@ -22,7 +22,7 @@ def found(
     probe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Findings:
     """Findings of the options that the test is parametrized with."""
-    monkeypatch.setattr(report, "write_report", lambda folder: folder)
+    monkeypatch.setattr(page, "write_report", lambda folder: folder)
     asked = DiagnoseRequest(
         model="fake", probe=str(probe), engine="fake", trainer="fake", depth="standard"
     )

@@ -11,7 +11,7 @@ import pytest
 
 from mismatch_lab.captures.store import load_capture, save_capture
 from mismatch_lab.errors import EngineError
-from mismatch_lab.report import report
+from mismatch_lab.report import page
 from mismatch_lab.run.diagnose import diagnose
 from mismatch_lab.run.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import Findings
@@ -56,7 +56,7 @@ def test_one_run_is_as_ever(probe: Path, tmp_path: Path) -> None:
 def test_a_run_that_fails_loses_nothing(
     probe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "write_report", lambda folder: folder)
+    monkeypatch.setattr(page, "write_report", lambda folder: folder)
 
     def after_task(name: str, captures: Path) -> None:
         if captures.parent.name == "3" and name == "trainer":
@@ -75,7 +75,7 @@ def test_a_run_that_fails_loses_nothing(
 def test_a_token_that_one_later_run_lacks_is_a_finding(
     probe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "write_report", lambda folder: folder)
+    monkeypatch.setattr(page, "write_report", lambda folder: folder)
 
     def after_task(name: str, captures: Path) -> None:
         if captures.parent.name == "2" and name == "trainer":

@@ -13,7 +13,7 @@ import pytest
 from program import Lab, wait_for
 
 from mismatch_lab.errors import InputError
-from mismatch_lab.report import report
+from mismatch_lab.report import page
 from mismatch_lab.run import diagnose
 from mismatch_lab.run.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import Findings, RunSpec
@@ -81,7 +81,7 @@ def test_an_ended_run_goes_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(report, "write_report", lambda folder: folder)
+    monkeypatch.setattr(page, "write_report", lambda folder: folder)
     monkeypatch.setattr(diagnose, "forget", lambda out: None)
     run, out = asked(probe), tmp_path / "run"
     with pytest.raises(EndedError):
@@ -105,7 +105,7 @@ def test_an_ended_run_goes_on(
 def test_what_is_asked_otherwise_is_measured_anew(
     probe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "write_report", lambda folder: folder)
+    monkeypatch.setattr(page, "write_report", lambda folder: folder)
     out, seen = tmp_path / "run", list[Event]()
     with pytest.raises(EndedError):
         diagnose.diagnose(asked(probe), out, False, until(ENDS["measured"], []))
@@ -123,7 +123,7 @@ def test_what_is_asked_otherwise_is_measured_anew(
 def test_a_repeat_that_was_ended_is_measured_again(
     probe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "write_report", lambda folder: folder)
+    monkeypatch.setattr(page, "write_report", lambda folder: folder)
     run, out, seen = asked(probe, trainer_args=(), repeats=2), tmp_path / "run", list[Event]()
 
     def ends(event: Event) -> bool:

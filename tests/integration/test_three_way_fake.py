@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mismatch_lab.findings.build import load_captures
-from mismatch_lab.report import report
+from mismatch_lab.report import page
 from mismatch_lab.run.diagnose import diagnose
 from mismatch_lab.run.request import DiagnoseRequest, build_run
 from mismatch_lab.schema import Findings, OptionValue, RunSpec, Strict
@@ -60,7 +60,7 @@ def test_where_nothing_is_planted_nobody_stands_alone(
 def test_who_holds_a_defect_stands_alone(
     probe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str
 ) -> None:
-    monkeypatch.setattr(report, "write_report", lambda folder: folder)
+    monkeypatch.setattr(page, "write_report", lambda folder: folder)
     findings = found(three(probe, **{side: WRONG}), tmp_path / "run")
     assert findings.three_way is not None
     assert findings.three_way.stands_alone == side, findings.three_way.why

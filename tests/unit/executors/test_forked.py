@@ -77,6 +77,14 @@ with forked.forked_workers(), Session(spec, Path(sys.argv[1]), "lab", Path(sys.a
 """
 
 
+@pytest.fixture(autouse=True)
+def _no_other_server() -> Iterator[None]:
+    """One of this process's e2e tests is neither used nor killed."""
+    others, forked._opened = forked._opened, []
+    yield
+    forked._opened = others
+
+
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Workers of the fake engine are forked."""
