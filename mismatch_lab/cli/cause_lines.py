@@ -9,8 +9,7 @@ from rich.text import Text
 
 from mismatch_lab.attribution.causes import CAUSES
 from mismatch_lab.report.numbers import number
-from mismatch_lab.report.page import DONE_TO, tied
-from mismatch_lab.report.text import visible
+from mismatch_lab.report.text import DONE_TO, tied, visible
 from mismatch_lab.schema import Cause, RuledOut, Verdict
 
 SHOWN = 3

@@ -21,6 +21,7 @@ from mismatch_lab.report.gaps import gaps, not_compared
 from mismatch_lab.report.run_files import RunFiles, read_run
 from mismatch_lab.report.settings import engine_settings, trainer_settings
 from mismatch_lab.report.single_file import render_page, write_whole
+from mismatch_lab.report.text import DONE_TO, tied
 from mismatch_lab.report.token_details import FIELDS, DetailMaker
 from mismatch_lab.report.tokens import LEVELS_NATS, TokenShelf
 from mismatch_lab.report.viewer import other_ids, row_views
@@ -142,26 +143,6 @@ def script_json(value: object) -> Markup:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)  # nothing in it can end the element
-
-
-DONE_TO = {
-    "side": "",
-    "unseen rows": ", on rows that nothing was fitted on",
-    "record": ", in what was recorded",
-}
-"""`Confirmation.by`, as a sentence about the two values goes on."""
-
-
-def tied(causes: list[Cause]) -> list[Cause]:
-    """Causes that nothing observed tells apart: equal confidence, and an experiment to decide.
-
-    Two faults at once may be equally certain too; there is then nothing to decide.
-    """
-    undecided = next((cause for cause in causes if cause.decides), None)
-    if undecided is None:
-        return []
-    equal = [cause for cause in causes if cause.confidence == undecided.confidence]
-    return equal if len(equal) > 1 else []
 
 
 def known(causes: list[Cause]) -> dict[str, CauseEntry]:

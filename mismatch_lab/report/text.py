@@ -1,4 +1,7 @@
-"""Make every string from a model or a file safe to look at: nothing unseen, nothing reordered."""
+"""Make every string from a model or a file safe to look at: nothing unseen, nothing reordered.
+
+And the words for causes that terminal and page share.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import re
 import unicodedata
 
 from markupsafe import Markup, escape
+
+from mismatch_lab.schema import Cause
 
 _SPACE = {" ": "·", "\n": "↵", "\t": "→"}
 _KEPT = frozenset("\n\t")
@@ -54,3 +59,23 @@ def _spell(character: str) -> str:
     if unicodedata.category(character) in _UNSEEN:
         return f"⟨U+{ord(character):04X}⟩"
     return character
+
+
+DONE_TO = {
+    "side": "",
+    "unseen rows": ", on rows that nothing was fitted on",
+    "record": ", in what was recorded",
+}
+"""`Confirmation.by`, as a sentence about the two values goes on."""
+
+
+def tied(causes: list[Cause]) -> list[Cause]:
+    """Causes that nothing observed tells apart: equal confidence, and an experiment to decide.
+
+    Two faults at once may be equally certain too; there is then nothing to decide.
+    """
+    undecided = next((cause for cause in causes if cause.decides), None)
+    if undecided is None:
+        return []
+    equal = [cause for cause in causes if cause.confidence == undecided.confidence]
+    return equal if len(equal) > 1 else []

@@ -104,7 +104,7 @@ def train(
     from mismatch_lab.trainer.run import run_training
 
     run_training(asked, out, resume, command)
-    if "RANK" in os.environ:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from mismatch_lab.trainer.ranks import end
 
         end()

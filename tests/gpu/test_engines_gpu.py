@@ -200,6 +200,7 @@ TESTS = [
 
 if __name__ == "__main__":
     asked = sys.argv[1:] or [test.__name__ for test in TESTS]
+    failed = 0
     for test in TESTS:
         if test.__name__ not in asked:
             continue
@@ -210,4 +211,6 @@ if __name__ == "__main__":
             except SkipTest as skipped:
                 print(f"skipped {test.__name__}: {skipped}")
             except (AssertionError, subprocess.CalledProcessError) as error:
+                failed += 1
                 print(f"FAILED {test.__name__}: {error}")
+    sys.exit(failed > 0)

@@ -8,7 +8,7 @@ from made_findings import mismatch_verdict, tied_verdict
 from rich.console import Console
 
 from mismatch_lab.cli.cause_lines import print_causes
-from mismatch_lab.report.page import tied
+from mismatch_lab.report.text import tied
 from mismatch_lab.schema import Verdict
 
 
