@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import GenerationConfig
 
 from mismatch_lab.captures.capture import Capture
@@ -12,6 +13,7 @@ from mismatch_lab.engines.base import Progress
 from mismatch_lab.engines.multi_turn import sample_conversations
 from mismatch_lab.engines.options import TorchOptions, parse_options
 from mismatch_lab.engines.torch_engine import TorchEngine
+from mismatch_lab.engines.torch_model import CPU, load_model
 from mismatch_lab.schema import Prompt, Sampling, SideSpec
 
 
@@ -24,6 +26,13 @@ class HfEngine(TorchEngine):
         # a checkpoint may ask for min-p, penalties, or tokens never to be drawn.
         model: Any = self.scorer.parts.model
         model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+
+    def load(self, options: TorchOptions) -> nn.Module:
+        """The checkpoint, on the device unless something is to change it: plugins see a CPU."""
+        spec = self.spec
+        changed = spec.plugin or spec.stock or spec.resync
+        device = CPU if changed else self.device
+        return load_model(spec, options, self.load_dtype(options), device)
 
     def generate(self, prompts: list[Prompt], sampling: Sampling, progress: Progress) -> Capture:
         """See `Engine.generate`; log-probs are of the processed distribution."""

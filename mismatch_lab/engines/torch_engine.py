@@ -81,7 +81,7 @@ class TorchEngine:
         return self._tokeniser
 
     def load(self, options: TorchOptions) -> nn.Module:
-        """The checkpoint, untouched, on the CPU."""
+        """The checkpoint, untouched."""
         return load_model(self.spec, options, self.load_dtype(options))
 
     def load_dtype(self, options: TorchOptions) -> torch.dtype:

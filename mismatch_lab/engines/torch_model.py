@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+CPU = torch.device("cpu")
 
 
 def pick_device(name: str) -> torch.device:
@@ -43,18 +45,28 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def load_model(spec: SideSpec, options: TorchOptions, dtype: torch.dtype) -> nn.Module:
-    """The checkpoint in evaluation mode on the CPU, its rotary frequencies in fp32.
+def load_model(
+    spec: SideSpec,
+    options: TorchOptions,
+    dtype: torch.dtype,
+    device: torch.device = CPU,
+) -> nn.Module:
+    """The checkpoint in evaluation mode, its rotary frequencies in fp32.
+
+    It is read straight onto a `device` other than the CPU where accelerate is installed, which
+    saves as much memory of the host as the model takes; otherwise it stays on the CPU.
 
     Raises:
         InputError: the checkpoint cannot be read or its architecture is unknown.
         EngineError: it does not fit into memory.
     """
     load_config(spec.model, spec.trust_remote_code)
+    straight = device != CPU and find_spec("accelerate") is not None
     try:
         model = AutoModelForCausalLM.from_pretrained(
             spec.model,
             dtype=dtype,
+            device_map=device if straight else None,
             trust_remote_code=spec.trust_remote_code,
             **_implementations(options),
         )
