@@ -48,6 +48,10 @@ class NotApplicableError(MismatchLabError):
     """The model has no part that the alteration or fault changes: not tried, no result."""
 
 
+class NoRoomError(MismatchLabError):
+    """An alteration did not fit into memory: not tried, no result, and said so."""
+
+
 class NotDefinedError(MismatchLabError):
     """The architecture, or something in its config.json, has no definition in `definitions`."""
 

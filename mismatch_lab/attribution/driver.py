@@ -65,6 +65,8 @@ def attribute(
         found = examine(context)
         trials.record_simulations(simulator)
     notes = [*found.notes, *(_moved(name, nats) for name, nats in simulator.moved.items())]
+    if simulator.no_room:
+        notes.append(f"Not tried, for lack of memory: {', '.join(sorted(simulator.no_room))}.")
     if trials.skipped:
         notes.append(f"The budget did not pay for: {'; '.join(trials.skipped)}.")
     return Attribution(found.causes, found.ruled_out, trials.records, notes)

@@ -18,7 +18,7 @@ from mismatch_lab.attribution.hypotheses import Explanation, Hypothesis
 from mismatch_lab.attribution.thresholds import THRESHOLDS
 from mismatch_lab.captures.capture import Capture, Int64
 from mismatch_lab.engines.jobs import ScoreJob
-from mismatch_lab.errors import NotApplicableError
+from mismatch_lab.errors import NoRoomError, NotApplicableError
 from mismatch_lab.executors.kept import EXPERIMENTS
 from mismatch_lab.executors.session import Session
 from mismatch_lab.interventions import CONTROLS
@@ -58,6 +58,8 @@ class Simulator:
         self.deadline = time.monotonic() + budget_s
         self.spent: dict[Key, float] = {}
         """Seconds of every experiment that ran."""
+        self.no_room: set[str] = set()
+        """Alterations that did not fit into memory."""
         self.moved: dict[str, float] = {}
         """Alteration that puts code of ours into the reference -> mean |delta| in nats that this
         code makes by itself, the defect switched off; only those that make any."""
@@ -123,6 +125,9 @@ class Simulator:
         try:
             return self.scorer.score(job)
         except NotApplicableError:
+            return None
+        except NoRoomError:
+            self.no_room.update(alteration.name for alteration in alterations)
             return None
 
 

@@ -16,6 +16,7 @@ from mismatch_lab.checkpoints.config import check_lengths, context_length, load_
 from mismatch_lab.checkpoints.fingerprint import fingerprint_tensors
 from mismatch_lab.engines.assemble import RowRecord, assemble, local_probes
 from mismatch_lab.engines.base import Progress, ScoreRequest
+from mismatch_lab.engines.failures import in_words
 from mismatch_lab.engines.options import TorchOptions
 from mismatch_lab.engines.plugin import apply_plugin
 from mismatch_lab.engines.tokenise import Tokeniser
@@ -23,6 +24,7 @@ from mismatch_lab.engines.torch_model import DTYPES, BodyAndHead, load_model, pi
 from mismatch_lab.engines.torch_repair import copy_tensors, disable_dropout, restore_stock
 from mismatch_lab.engines.torch_replay import replay_rows
 from mismatch_lab.engines.torch_score import TorchScorer
+from mismatch_lab.errors import NoRoomError
 from mismatch_lab.interventions import altered
 from mismatch_lab.schema import OptionValue, Packing, SideSpec
 
@@ -97,7 +99,21 @@ class TorchEngine:
         return nullcontext()
 
     def score(self, rows: Rows, request: ScoreRequest, progress: Progress) -> Capture:
-        """See `Engine.score`."""
+        """See `Engine.score`.
+
+        Raises:
+            NoRoomError: an altered model does not fit into memory; it is as it was.
+        """
+        try:
+            return self._score(rows, request, progress)
+        except torch.OutOfMemoryError as error:
+            if not request.alter:
+                raise
+            said = in_words(error)
+        torch.cuda.empty_cache()
+        raise NoRoomError(f"{', '.join(a.name for a in request.alter)}: {said}")
+
+    def _score(self, rows: Rows, request: ScoreRequest, progress: Progress) -> Capture:
         lengths = np.diff(rows.row_offsets).tolist()
         check_lengths(lengths, 0, self.context_length, self.spec.model)
         with self.precision(), altered(self.scorer.parts.model, request.alter):

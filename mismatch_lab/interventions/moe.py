@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from mismatch_lab.errors import InputError, NotApplicableError
-from mismatch_lab.interventions.planting import in_layers, named_tensors, tensors_set, text
+from mismatch_lab.interventions.planting import (
+    Change,
+    in_layers,
+    named_tensors,
+    tensors_changed,
+    tensors_set,
+    text,
+)
 from mismatch_lab.schema import Alteration
 
 ROUTER_BIASES = (".router.bias", ".gate.bias", ".e_score_correction_bias")
@@ -52,7 +59,7 @@ def expert_gate_up_order(model: nn.Module, alteration: Alteration) -> Iterator[N
     `swapped` (the model's own order, up taken for gate and gate for up).
     """
     order = text(alteration)
-    changes = []
+    changes: list[Change] = []
     for name, module in model.named_modules():
         if isinstance(getattr(module, "gate_up_proj", None), Tensor) and in_layers(
             name, alteration
@@ -60,22 +67,22 @@ def expert_gate_up_order(model: nn.Module, alteration: Alteration) -> Iterator[N
             changes += _reordered(module, order)
     if not changes:
         raise NotApplicableError(f"The model has no fused experts that are not {order} already.")
-    with tensors_set(changes):
+    with tensors_changed(model, changes):
         yield
 
 
-def _reordered(experts: Any, order: str) -> list[tuple[Tensor, Tensor]]:
-    """Each fused tensor with its rows where the other order would read them."""
+def _reordered(experts: Any, order: str) -> list[Change]:
+    """Each fused tensor, and what puts its rows where the other order would read them."""
     split = experts.is_concatenated
     if order == ("split" if split else "interleaved"):
         return []
     axis = -1 if experts.is_transposed else -2
     at = _order(experts.gate_up_proj.shape[axis], split, order)
     at = at.to(experts.gate_up_proj.device)
-    changes = [(experts.gate_up_proj, experts.gate_up_proj.data.index_select(axis, at))]
+    changes: list[Change] = [(experts.gate_up_proj, lambda values: values.index_select(axis, at))]
     bias = getattr(experts, "gate_up_proj_bias", None)
     if bias is not None:
-        changes.append((bias, bias.data.index_select(-1, at)))
+        changes.append((bias, lambda values: values.index_select(-1, at)))
     return changes
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from mismatch_lab.errors import InputError, NotApplicableError
@@ -50,6 +52,69 @@ def tensors_set(changes: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
     finally:
         for tensor, data in kept:
             tensor.data = data
+
+
+Change = tuple[Tensor, Callable[[Tensor], Tensor]]
+"""A parameter or buffer, and what makes its values inside a block of those it has."""
+WORKING_COPIES = 8
+"""Sizes of the largest tensor, for what making its values takes: four times in float64."""
+
+
+@contextmanager
+def tensors_changed(model: nn.Module, changes: Sequence[Change]) -> Iterator[None]:
+    """As `tensors_set`, whether or not the device has room for another copy of the tensors.
+
+    Without it, values are made when the module that owns them runs, and kept until it has run.
+
+    Raises:
+        NotApplicableError: none of the values is another one.
+    """
+    sizes = [tensor.nbytes for tensor, _ in changes]
+    needed = sum(sizes) + WORKING_COPIES * max(sizes)
+    if needed < free_bytes(changes[0][0].device):
+        with tensors_set([(tensor, make(tensor.data)) for tensor, make in changes]):
+            yield
+        return
+    if all(tensor.equal(make(tensor.data)) for tensor, make in changes):
+        raise NotApplicableError("The altered weights are the weights there are.")
+    by_tensor = {id(tensor): (tensor, make) for tensor, make in changes}
+    with hooks(_made_when_run(model, by_tensor)):
+        yield
+
+
+def free_bytes(device: torch.device) -> float:
+    """What a GPU still has room for; endless elsewhere, where nobody can say."""
+    if device.type != "cuda":
+        return math.inf
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def _made_when_run(model: nn.Module, changes: Mapping[int, Change]) -> Iterator[Handle]:
+    whole: list[tuple[Tensor, Tensor]] = []
+
+    def make_own(module: nn.Module, _arguments: object) -> None:
+        for tensor, make in own[module]:
+            whole.append((tensor, tensor.data))
+            tensor.data = make(tensor.data).to(tensor)
+
+    def restore(*_call: object) -> None:
+        while whole:
+            tensor, values = whole.pop()
+            tensor.data = values
+
+    own = {
+        module: [changes[id(t)] for t in _own_tensors(module) if id(t) in changes]
+        for module in model.modules()
+    }
+    for module in (module for module, found in own.items() if found):
+        yield module.register_forward_pre_hook(make_own)
+        yield module.register_forward_hook(restore, always_call=True)
+
+
+def _own_tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters(recurse=False)
+    yield from module.buffers(recurse=False)
 
 
 @contextmanager

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from mismatch_lab.errors import NotApplicableError
-from mismatch_lab.interventions.planting import in_layers, tensors_set, text
+from mismatch_lab.interventions.planting import Change, in_layers, tensors_changed, text
 from mismatch_lab.interventions.rounding import (
     float_dtype,
     grouped_rounded,
@@ -31,14 +32,14 @@ def weight_dtype(model: nn.Module, alteration: Alteration) -> Iterator[None]:
     `int4` (one per 32 inputs of an output channel), or a wider float (no scale).
     """
     name = text(alteration)
-    changes = [
-        (weight, _rounded_matrix(weight.data, name, transposed))
+    changes: list[Change] = [
+        (weight, partial(_rounded_matrix, name=name, transposed=transposed))
         for at, weight, transposed in matrices(model)
         if in_layers(at, alteration) and (alteration.tensors is None or at in alteration.tensors)
     ]
     if not changes:
         raise NotApplicableError("The model has no such weights.")
-    with tensors_set(changes):
+    with tensors_changed(model, changes):
         yield
 
 

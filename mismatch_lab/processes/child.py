@@ -17,8 +17,8 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from mismatch_lab.errors import MismatchLabError, NotApplicableError
-from mismatch_lab.processes.messages import Failed, Messages
+from mismatch_lab.errors import MismatchLabError
+from mismatch_lab.processes.messages import ANSWERS, Failed, Messages
 
 
 class Channel:
@@ -86,7 +86,7 @@ def serve(channel: Channel, answer: Callable[[Any], Any]) -> None:
             return
         try:
             channel.send(answer(request))
-        except NotApplicableError as error:  # an answer, too
+        except ANSWERS as error:
             channel.send(Failed.of(error))
 
 

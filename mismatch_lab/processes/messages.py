@@ -18,9 +18,17 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from pydantic_core import CoreSchema, core_schema
 
-from mismatch_lab.errors import DISK_FULL, EngineError, MismatchLabError, NotApplicableError
+from mismatch_lab.errors import (
+    DISK_FULL,
+    EngineError,
+    MismatchLabError,
+    NoRoomError,
+    NotApplicableError,
+)
 
 ERRORS = {kind.__name__: kind for kind in MismatchLabError.__subclasses__()}
+ANSWERS = (NotApplicableError, NoRoomError)
+"""Errors after which the process goes on: it was asked for what cannot be had."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class Failed:
         """The error, with the log that has more and whoever said it."""
         kind = ERRORS.get(self.kind, EngineError)
         full = self.problem == DISK_FULL[0]  # the log is on that disk, too
-        if log is None or full or kind is NotApplicableError:
+        if log is None or full or kind in ANSWERS:
             return kind(said_by + self.problem, self.hint)
         return kind(self.problem, f"{self.hint}\nLog: {log}" if self.hint else f"Log: {log}")
 

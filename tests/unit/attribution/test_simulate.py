@@ -24,7 +24,7 @@ from mismatch_lab.attribution.simulate import (
 )
 from mismatch_lab.captures.capture import Capture
 from mismatch_lab.engines.jobs import ScoreJob
-from mismatch_lab.errors import EngineError, NotApplicableError
+from mismatch_lab.errors import EngineError, NoRoomError, NotApplicableError
 from mismatch_lab.measures.grids import to_bfloat16
 from mismatch_lab.schema import Alteration
 
@@ -90,6 +90,13 @@ def test_code_that_moves_the_reference_by_itself_predicts_nothing(
     # The control and the plain reference, once each, and on few rows.
     controls = [job for job in scorer.jobs if job.first_rows is not None]
     assert [job.alter[0].value if job.alter else None for job in controls] == ["exact", None]
+
+
+def test_what_had_no_room_is_kept_apart_from_what_does_not_apply() -> None:
+    for error, kept in ((NotApplicableError, set()), (NoRoomError, {SINKS.name})):
+        simulator = Simulator(Scorer(error), 1.0, 100)
+        assert simulator.score((SINKS,)) is None
+        assert simulator.no_room == kept
 
 
 def test_what_does_not_apply_is_not_asked_again() -> None:

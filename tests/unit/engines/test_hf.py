@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from mismatch_lab.captures.capture import Capture
+from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.engines.base import ScoreRequest
 from mismatch_lab.engines.hf import HfEngine
+from mismatch_lab.errors import NoRoomError
 from mismatch_lab.mini import checkpoint_dir
-from mismatch_lab.schema import Prompt, Sampling, SideSpec
+from mismatch_lab.schema import Alteration, Prompt, Sampling, SideSpec
 
 END, EQUALS = 1, 270
 """`<|end|>`, and ` =`, which stands in every worked solution."""
@@ -47,3 +50,24 @@ def test_answers_end_at_each_of_its_ends(plain: Capture, tmp_path: Path) -> None
     assert (rows.token_ids[lasts] == EQUALS).all()
     ends = np.isin(rows.token_ids, [END, EQUALS]) & rows.sampled
     np.testing.assert_array_equal(np.flatnonzero(ends), lasts)
+
+
+def test_an_altered_model_without_room_is_said_and_the_model_goes_on() -> None:
+    spec = SideSpec(side="ref", engine="hf", model=str(checkpoint_dir()), dtype="float32")
+    engine = HfEngine(spec)
+    rows = Rows.build([list(range(5, 25))], [1], [[False] + [True] * 19])
+    plain = ScoreRequest()
+    expected = engine.score(rows, plain, lambda *_: None).logp
+    model = engine.scorer.parts.model
+    forward = model.forward
+
+    def full(*_args: object, **_kwargs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.96 GiB.")
+
+    model.forward = full
+    with pytest.raises(NoRoomError, match=r"drop_sinks: .*3\.96 GiB"):
+        engine.score(rows, ScoreRequest(alter=(Alteration(name="drop_sinks"),)), lambda *_: None)
+    with pytest.raises(torch.OutOfMemoryError):  # without its run there is nothing to say
+        engine.score(rows, plain, lambda *_: None)
+    model.forward = forward
+    np.testing.assert_array_equal(engine.score(rows, plain, lambda *_: None).logp, expected)

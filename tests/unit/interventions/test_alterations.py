@@ -163,6 +163,33 @@ def test_it_works_in_other_dtypes(tiny: Tiny, logits: Logits, dtype: torch.dtype
             assert torch.equal(logits(model), before), name
 
 
+LARGE = [row for row in WHERE if row[0] in ("weight_dtype", "expert_gate_up_order")]
+
+
+@pytest.mark.parametrize(("name", "value", "kinds"), LARGE, ids=lambda x: str(x)[:24])
+def test_weights_that_have_no_room_twice_are_made_where_they_are_used(
+    tiny: Tiny,
+    logits: Logits,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: OptionValue,
+    kinds: list[str],
+) -> None:
+    alteration = (Alteration(name=name, value=value),)
+    for kind in kinds:
+        model = tiny(kind)
+        before = {n: (p, p.data_ptr(), p.clone()) for n, p in model.named_parameters()}
+        with altered(model, alteration):
+            expected = logits(model)
+        with monkeypatch.context() as full:
+            full.setattr("mismatch_lab.interventions.planting.free_bytes", lambda _device: 0)
+            with altered(model, alteration):
+                assert torch.equal(logits(model), expected), kind
+                for parameter, at, values in before.values():
+                    assert (parameter.data_ptr(), parameter.equal(values)) == (at, True), kind
+        assert not torch.equal(logits(model), expected), kind
+
+
 def test_several_hold_together_and_are_undone_when_one_is_refused(
     tiny: Tiny, logits: Logits
 ) -> None:

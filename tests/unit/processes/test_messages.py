@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from mismatch_lab import errors
-from mismatch_lab.errors import InputError, MismatchLabError, NotApplicableError
-from mismatch_lab.processes.messages import ArrayAsJson, Failed, Messages
+from mismatch_lab.errors import InputError, MismatchLabError
+from mismatch_lab.processes.messages import ANSWERS, ArrayAsJson, Failed, Messages
 from mismatch_lab.trainer.rollout import REQUESTS, EngineSpec, Record, Sample, SamplingParams
 
 
@@ -64,7 +64,7 @@ def test_an_error_is_carried_as_what_it_was(kind: type[MismatchLabError]) -> Non
     failed = messages.read(messages.plain(Failed.of(kind("lost", "look"))))
     told = failed.error(Path("side.log"))
     assert (type(told), told.problem) == (kind, "lost")
-    assert told.hint == ("look" if kind is NotApplicableError else "look\nLog: side.log")
+    assert told.hint == ("look" if kind in ANSWERS else "look\nLog: side.log")
 
 
 def test_an_error_of_no_known_kind_is_the_engines() -> None:
