@@ -93,6 +93,7 @@ def features_of(context: Context, suspect: Suspect) -> Features:
     """What decides which hypotheses are worth a try for a suspect."""
     run, measured = context.run, context.measured
     captured = CAPTURED[suspect.name]
+    layer, part = _first_wrong(measured.localisation, suspect.name)
     return Features(
         suspect.name,
         context.config,
@@ -102,7 +103,8 @@ def features_of(context: Context, suspect: Suspect) -> Features:
         low_rank=tuple(n for n, c in context.changes.items() if c.rank is not None),
         dtype=side_of(run, suspect.name).dtype,
         tensors=context.tensors,
-        first_wrong=_first_layer(measured.localisation, suspect.name),
+        first_wrong=layer,
+        first_wrong_part=part,
         packed=shares_rows(measured.captures["train"].packs),
         raises_only=raises_only(suspect),
         impossible=any(o.kind == "impossible" and o.capture == captured for o in measured.odd),
@@ -118,10 +120,10 @@ def _replays_graphs(manifest: Manifest | None) -> bool:
     return not said.get("enforce_eager", said.get("disable_cuda_graph", False))
 
 
-def _first_layer(localisation: Localisation | None, suspect: str) -> int | None:
-    """The first layer that leaves its floor on the suspect's side, if it is known."""
+def _first_wrong(localisation: Localisation | None, suspect: str) -> tuple[int | None, str]:
+    """The first layer that leaves its floor on the suspect's side, and what of it, if known."""
     side = "train" if suspect == "train" else "infer"
     if localisation is None or localisation.side != side or suspect == "decode":
-        return None
-    found = re.match(r"model\.layers\.(\d+)", localisation.first_divergent_module or "")
-    return int(found.group(1)) if found else None
+        return None, ""
+    found = re.match(r"model\.layers\.(\d+)\.?(.*)", localisation.first_divergent_module or "")
+    return (int(found.group(1)), found.group(2)) if found else (None, "")

@@ -137,7 +137,7 @@ def _searched(
     )
     row_of = rows.row_ids()
     search = Search(explored, suspect.expected, observed, row_of, suspect.noise_nats, known_defects)
-    outcome = search.run(hypotheses_for(features))
+    outcome = search.run(hypotheses_for(features), features.first_wrong_part)
     if outcome.best is None or not search.enough(outcome.best):
         outcome = _with_layers(outcome, search, features)
     whole = Search(predictor, suspect.expected, observed, row_of, suspect.noise_nats, known_defects)

@@ -76,6 +76,11 @@ class Hypothesis:
     """Whether what is wrong with an engine that does so is the delivery of its weights (side
     `sync`), and not the engine."""
 
+    def acts_in(self, part: str) -> bool:
+        """Whether `part` of a layer, or what it is a part of, is where it acts."""
+        own, other = f"{self.part}.", f"{part}."
+        return bool(self.part and part) and (own.startswith(other) or other.startswith(own))
+
     def at(self, value: float) -> Hypothesis:
         """The hypothesis with its free number set."""
         if self.rows:
@@ -125,6 +130,8 @@ class Features:
     """Those of them that it changed by a low rank, as an adapter does."""
     first_wrong: int | None = None
     """The first layer that leaves its floor, where modules were recorded."""
+    first_wrong_part: str = ""
+    """What of that layer leaves it (`self_attn`), where that is known."""
     dtype: str | None = None
     """The suspect's, where it is known."""
     packed: bool = False

@@ -143,17 +143,19 @@ class Search:
         args = self.expected, self.observed, self.row_of
         return replace(found, unseen=on_unseen_rows(found, prediction, *args, first_row))
 
-    def run(self, hypotheses: list[Hypothesis]) -> Outcome:
-        """Search all of them, and combinations."""
-        alone: list[Fit] = []
-        best, ties, finished = None, list[Fit](), True
+    def run(self, hypotheses: list[Hypothesis], first_wrong_part: str = "") -> Outcome:
+        """Search all of them, and combinations.
+
+        Args:
+            hypotheses: all that could be.
+            first_wrong_part: what acts there is tried before the rest, should the budget end it.
+        """
+        alone, finished = self._each_alone(hypotheses, first_wrong_part)
         frontier = alone
+        best, ties = self._settled(None, [], frontier)
+        if not finished:
+            return Outcome(best, ties, _best_alone(alone), finished, dict(self.implausible))
         try:
-            for hypothesis in hypotheses:
-                found = tuned(self.judge, (), hypothesis)
-                if found is not None:
-                    alone.append(found)
-            best, ties = self._settled(best, ties, frontier)
             hopeful = [f.explanation[0] for f in alone if f.shared >= THRESHOLDS.part_of_it_shared]
             for _ in range(THRESHOLDS.causes_per_suspect - 1):
                 if best is None or self.enough(best):
@@ -170,6 +172,22 @@ class Search:
             finished = False
             best, ties = self._settled(best, ties, frontier)
         return Outcome(best, ties, _best_alone(alone), finished, dict(self.implausible))
+
+    def _each_alone(
+        self, hypotheses: list[Hypothesis], first_wrong_part: str
+    ) -> tuple[list[Fit], bool]:
+        """Their fits, in the order of the hypotheses, and whether each was tried."""
+        fits: dict[int, Fit] = {}
+        late = [not hypothesis.acts_in(first_wrong_part) for hypothesis in hypotheses]
+        finished = True
+        try:
+            for i in sorted(range(len(hypotheses)), key=late.__getitem__):
+                found = tuned(self.judge, (), hypotheses[i])
+                if found is not None:
+                    fits[i] = found
+        except OutOfTimeError:
+            finished = False
+        return [fits[i] for i in sorted(fits)], finished
 
     def enough(self, found: Fit) -> bool:
         """Whether nothing but noise is left.

@@ -5,6 +5,8 @@ A defect in some of four layers: each true layer, and each wrong one, is worth 0
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import NAN, AdditivePredictor, a_fit, altered_by, searched
@@ -29,11 +31,11 @@ def plain(cause: str) -> Hypothesis:
 
 def pursue(
     seen: Float64, hypotheses: list[Hypothesis], more: dict[str, Float64] | None = None,
-    budget: int | None = None,
+    budget: int | None = None, first_wrong_part: str = "",
 ) -> Outcome:  # fmt: skip
     predictor = AdditivePredictor(EXPECTED, CHANGES | (more or {}), budget)
     search = Search(predictor, EXPECTED, EXPECTED + seen, np.array([0, 0, 1, 1]), 0.01, ())
-    return search.run(hypotheses)
+    return search.run(hypotheses, first_wrong_part)
 
 
 def causes(outcome: Outcome) -> list[str]:
@@ -150,6 +152,32 @@ def test_when_the_budget_ends_the_best_so_far_is_told() -> None:
     assert set(found.tried) == {"logit-scale", "rope-theta"}
     nothing = pursue(CHANGES["rope-theta"], ALL, budget=0)
     assert (nothing.finished, nothing.best, nothing.tried) == (False, None, {})
+
+
+def test_what_acts_where_the_error_begins_is_tried_before_the_budget_ends() -> None:
+    placed = [*ALL[:2], replace(ALL[2], part="self_attn")]
+    seen = CHANGES["norm-precision"]
+    # The last of three is right; there is time for one.
+    assert pursue(seen, placed, budget=1).best is None
+    found = pursue(seen, placed, budget=1, first_wrong_part="self_attn.o_proj")
+    assert (causes(found), set(found.tried)) == (["norm-precision"], {"norm-precision"})
+    # With time for all, the order says nothing.
+    assert pursue(seen, placed, first_wrong_part="self_attn") == pursue(seen, placed)
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong", "there"),
+    [
+        ("self_attn", "self_attn", True),
+        ("self_attn", "self_attn.q_proj", True),
+        ("mlp.experts", "mlp", True),
+        ("mlp", "mlp_norm", False),
+        ("self_attn", "", False),
+        (None, "self_attn", False),
+    ],
+)
+def test_where_it_acts(part: str | None, wrong: str, there: bool) -> None:
+    assert replace(ALL[0], part=part).acts_in(wrong) is there
 
 
 @pytest.mark.parametrize(
