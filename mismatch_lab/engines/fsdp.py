@@ -12,13 +12,15 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from mismatch_lab.captures.capture import Capture, Rows
+from mismatch_lab.captures.fingerprint import Fingerprint
 from mismatch_lab.captures.structure import decoder_layers
 from mismatch_lab.engines.assemble import RowRecord
 from mismatch_lab.engines.base import Progress, ScoreRequest
 from mismatch_lab.engines.liger import apply_liger, check_liger
 from mismatch_lab.engines.options import FsdpOptions, TorchOptions, parse_options
+from mismatch_lab.engines.sharded_load import fill
 from mismatch_lab.engines.torch_engine import TorchEngine
-from mismatch_lab.engines.torch_model import DTYPES, pick_device
+from mismatch_lab.engines.torch_model import DTYPES, empty_model, pick_device
 from mismatch_lab.errors import InputError
 from mismatch_lab.schema import Prompt, Sampling, SideSpec
 
@@ -37,6 +39,7 @@ class FsdpEngine(TorchEngine):
         if self._started_group:
             _start_process_group(options)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self._whole: nn.Module | None = None
         super().__init__(spec, options)
         self.scorer.gradients = options.gradient_checkpointing
         self._autocast = options.autocast and spec.dtype in HALF
@@ -44,6 +47,24 @@ class FsdpEngine(TorchEngine):
             name: spec.dtype if getattr(options, name) == "auto" else getattr(options, name)
             for name in ("param_dtype", "master_dtype")
         }
+
+    def load(self, options: TorchOptions) -> nn.Module:
+        """The checkpoint; of several ranks the first reads it, and each has but the modules.
+
+        A plugin gets the whole model on each.
+        """
+        changed = self.spec.plugin or self.spec.stock or self.spec.resync
+        if self.world == 1 or changed:
+            return super().load(options)
+        if self.rank == 0:
+            self._whole = super().load(options)
+        return empty_model(self.spec, options, self.load_dtype(options))
+
+    def fingerprint_of(self, model: nn.Module) -> dict[str, Fingerprint]:
+        """Those of the checkpoint, on the rank that reads it."""
+        if not _is_empty(model):
+            return super().fingerprint_of(model)
+        return {} if self._whole is None else super().fingerprint_of(self._whole)
 
     def load_dtype(self, options: TorchOptions) -> torch.dtype:
         """Dtype of the master weights."""
@@ -61,6 +82,8 @@ class FsdpEngine(TorchEngine):
         mesh = init_device_mesh(self.device.type, (self.world,))
         if self.device.type == "cuda":
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        empty = _is_empty(model)
+        if not empty:
             model = model.to(self.device)
         layers = decoder_layers(model)
         if layers is None:
@@ -72,6 +95,9 @@ class FsdpEngine(TorchEngine):
         for layer in layers:
             fully_shard(layer, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)
+        if empty:
+            fill(model, self._whole, self.device)
+            self._whole = None
         return model
 
     def precision(self) -> AbstractContextManager[object]:
@@ -110,6 +136,10 @@ class FsdpEngine(TorchEngine):
         super().close()
         if self._started_group:
             dist.destroy_process_group()
+
+
+def _is_empty(model: nn.Module) -> bool:
+    return next(model.parameters()).is_meta
 
 
 def _checkpointed(model: nn.Module) -> None:

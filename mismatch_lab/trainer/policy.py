@@ -18,11 +18,12 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from mismatch_lab.engines.options import TorchOptions
+from mismatch_lab.engines.sharded_load import fill
 from mismatch_lab.engines.torch_model import DTYPES, empty_model, load_model
 from mismatch_lab.errors import InputError
 from mismatch_lab.remedies import load_fixes
 from mismatch_lab.schema import SideSpec
-from mismatch_lab.trainer import ranks, sharded_load
+from mismatch_lab.trainer import ranks
 from mismatch_lab.trainer.batch import Batch, lay_out, micro_batches
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.policy_model import PolicyModel, Scores
@@ -186,7 +187,7 @@ def _sharded(
     source = prepared(load_model(spec, options, torch.float32)) if first else None
     model = prepared(empty_model(spec, options, torch.float32))
     shard(model, config.dtype)
-    sharded_load.fill(model, source, device)
+    fill(model, source, device)
     return model
 
 

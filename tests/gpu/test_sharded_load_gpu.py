@@ -12,9 +12,10 @@ import torch.distributed as dist
 
 from mismatch_lab.checkpoints.config import EMBEDDED, resolve_model_path
 from mismatch_lab.engines.options import TorchOptions
+from mismatch_lab.engines.sharded_load import fill
 from mismatch_lab.engines.torch_model import empty_model, load_model
 from mismatch_lab.schema import SideSpec
-from mismatch_lab.trainer import ranks, sharded_load
+from mismatch_lab.trainer import ranks
 from mismatch_lab.trainer.config import TrainConfig
 from mismatch_lab.trainer.policy import Policy, shard
 from mismatch_lab.trainer.policy_model import PolicyModel
@@ -45,7 +46,7 @@ def test_filled_as_loaded() -> None:
     vocabulary = int(source.config.vocab_size)  # type: ignore[union-attr, arg-type]
     model = PolicyModel(empty_model(spec, TorchOptions(), torch.float32), vocabulary)
     shard(model, "float32")
-    sharded_load.fill(model, PolicyModel(source, vocabulary), device)
+    fill(model, PolicyModel(source, vocabulary), device)
     assert {p.device.type for p in model.parameters()} == {device.type}
     held = sum(p.numel() * p.element_size() for p in model.parameters()) / dist.get_world_size()
     if device.type == "cuda":

@@ -1,7 +1,7 @@
 """One rank reads the checkpoint and the others get their shards of it: a host holds one copy.
 
-The model that is sharded is built without memory on every rank. Faults and fixes have changed it
-and rank 0's whole copy alike, so that what rank 0 sends is what a lone process would have.
+The model that is sharded is built without memory on every rank. A trainer's faults and fixes have
+changed it and rank 0's whole copy alike, so that what rank 0 sends is what a lone process has.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
 from mismatch_lab.errors import EngineError
-from mismatch_lab.trainer import ranks
 
 
 def fill(model: nn.Module, source: nn.Module | None, device: torch.device) -> None:
@@ -37,8 +37,10 @@ def fill(model: nn.Module, source: nn.Module | None, device: torch.device) -> No
             options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True),
         )
     # Buffers such as rotary frequencies are in no state dict.
-    buffers = ranks.share(None if source is None else dict(source.named_buffers()))
-    for name, value in buffers.items():
+    buffers: list[dict[str, Tensor] | None]
+    buffers = [None if source is None else {n: b.cpu() for n, b in source.named_buffers()}]
+    dist.broadcast_object_list(buffers, src=0)
+    for name, value in (buffers[0] or {}).items():
         owner, _, leaf = name.rpartition(".")
         model.get_submodule(owner)._buffers[leaf] = value.to(device)
     bare: Any = next(module for module in model.modules() if hasattr(module, "tie_weights"))
@@ -46,7 +48,7 @@ def fill(model: nn.Module, source: nn.Module | None, device: torch.device) -> No
     if left := sorted(name for name, tensor in _tensors(model) if tensor.is_meta):
         raise EngineError(
             f"{left[0]} has no value after loading on several ranks ({len(left)} such tensors).",
-            "Train on one rank, or report the model's architecture.",
+            "Use one rank, or report the model's architecture.",
         )
 
 
