@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -136,3 +138,40 @@ def test_one_process_leaves_nothing_of_a_group_in_the_environment() -> None:
     with trainer() as engine:
         assert engine.world == 1
     assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"} & os.environ.keys()
+
+
+ON_TWO_RANKS = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import numpy as np
+from mismatch_lab.engines import torch_engine
+from test_fsdp import logp, trainer
+
+read = []
+load = torch_engine.load_model
+torch_engine.load_model = lambda *args: read.append(args) or load(*args)
+with trainer() as engine:
+    np.savez(f"{{sys.argv[1]}}/{{engine.rank}}.npz", logp=logp(engine), read=len(read),
+             tensors=len(engine.fingerprint()))
+os._exit(0)  # see `trainer.ranks.end`
+"""
+
+
+def test_of_two_ranks_one_reads_the_checkpoint(tmp_path: Path) -> None:
+    with trainer() as engine:
+        expected, tensors = logp(engine), len(engine.fingerprint())
+    (tmp_path / "two.py").write_text(ON_TWO_RANKS)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    ran = subprocess.run(
+        [sys.executable, *launch, tmp_path / "two.py", tmp_path],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    ranks = [np.load(tmp_path / f"{rank}.npz") for rank in (0, 1)]
+    assert [int(rank["read"]) for rank in ranks] == [1, 0]
+    assert [int(rank["tensors"]) for rank in ranks] == [tensors, 0]
+    for rank in ranks:
+        np.testing.assert_allclose(rank["logp"], expected, atol=1e-5)
