@@ -44,6 +44,7 @@ ALTERATIONS = {
     "expert_products": "mismatch_lab.interventions.products:expert_products",
     "projection_products": "mismatch_lab.interventions.products:projection_products",
     "kv_dtype": "mismatch_lab.interventions.cache:kv_dtype",
+    "kv_read_back": "mismatch_lab.interventions.cache:kv_read_back",
     "weights_from": "mismatch_lab.interventions.weights:weights_from",
     "weight_dtype": "mismatch_lab.interventions.quantised:weight_dtype",
     "fitted_weights": "mismatch_lab.interventions.fitted:fitted_weights",

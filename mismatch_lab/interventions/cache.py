@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mismatch_lab.errors import InputError, NotApplicableError
@@ -19,6 +22,10 @@ from mismatch_lab.interventions.rounding import (
     truncated,
 )
 from mismatch_lab.schema import Alteration
+
+PROMPT_LENGTHS: ContextVar[Tensor | None] = ContextVar("PROMPT_LENGTHS", default=None)
+"""[B] tokens that each sequence of the running pass begins with and nobody sampled; None in a pass
+that has several sequences in a row."""
 
 
 @contextmanager
@@ -34,13 +41,23 @@ def kv_dtype(model: nn.Module, alteration: Alteration) -> Iterator[None]:
     if next(model.parameters()).dtype == _plain_dtype(alteration):
         raise NotApplicableError("Keys and values have that dtype already.")
 
-    def cached(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        inner = kwargs.get("past_key_values")
-        return args, kwargs | {"past_key_values": NarrowCache(inner, narrow)}
+    def cached(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        name = names[module]
+        return args, kwargs | {name: NarrowCache(kwargs.get(name), narrow)}
 
     modules = attentions(model, alteration).values()
+    names = {module: _cache_argument(module) for module in modules}
     with hooks(m.register_forward_pre_hook(cached, with_kwargs=True) for m in modules):
         yield
+
+
+def _cache_argument(attention: Any) -> str:
+    """What its forward calls the cache."""
+    takes = inspect.signature(attention.forward).parameters
+    for name in ("past_key_values", "layer_past"):
+        if name in takes:
+            return name
+    raise NotApplicableError(f"{type(attention).__name__} takes no cache.")
 
 
 class NarrowCache:
@@ -59,6 +76,54 @@ class NarrowCache:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
+
+
+@contextmanager
+def kv_read_back(model: nn.Module, alteration: Alteration) -> Iterator[None]:
+    """As `kv_dtype`, where a pass that writes keys and values attends to what it has, and only
+    later ones to what they read back: a prompt's tokens see each other as they are, and so does a
+    sampled token itself.
+
+    Every key is there twice, narrow and as it is, and the mask says which of them a query sees.
+    """
+    narrow = _narrowing(text(alteration))
+    if next(model.parameters()).dtype == _plain_dtype(alteration):
+        raise NotApplicableError("Keys and values have that dtype already.")
+
+    def cached(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        hidden, lengths = (args or [kwargs.get("hidden_states")])[0], PROMPT_LENGTHS.get()
+        if "attention_mask" not in kwargs or lengths is None or kwargs.get("alibi") is not None:
+            raise NotApplicableError("Keys cannot be given twice to this attention.")
+        mask = _for_both(kwargs["attention_mask"], hidden, lengths.to(hidden.device))
+        return args, kwargs | {names[module]: BothCache(None, narrow), "attention_mask": mask}
+
+    modules = attentions(model, alteration).values()
+    names = {module: _cache_argument(module) for module in modules}
+    with hooks(m.register_forward_pre_hook(cached, with_kwargs=True) for m in modules):
+        yield
+
+
+class BothCache(NarrowCache):
+    """Keys and values twice: rounded, then as they were put in."""
+
+    def update(self, keys: Tensor, values: Tensor, *_args: Any, **_kwargs: Any) -> Any:
+        """(keys, values) to attend to, [B, heads, 2n, D] each."""
+        return torch.cat([self.narrow(keys), keys], -2), torch.cat(
+            [self.narrow(values), values], -2
+        )
+
+
+def _for_both(mask: Tensor | None, hidden: Tensor, prompt_lengths: Tensor) -> Tensor:
+    """[B, 1, n, 2n] which of the narrow and of the plain keys each query sees, of a mask of n."""
+    place = torch.arange(hidden.shape[1], device=hidden.device)
+    query, key = place[:, None], place[None, :]
+    of_prompt = place < prompt_lengths[:, None]
+    own = ((of_prompt[:, :, None] & of_prompt[:, None, :]) | (query == key))[:, None]
+    seen = (query >= key)[None, None] if mask is None else mask[..., : len(place)]
+    if seen.dtype == torch.bool:
+        return torch.cat([seen & ~own, seen & own], -1)
+    none = torch.finfo(seen.dtype).min
+    return torch.cat([seen.masked_fill(own, none), seen.masked_fill(~own, none)], -1)
 
 
 def _narrowing(value: str) -> Callable[[Tensor], Tensor]:

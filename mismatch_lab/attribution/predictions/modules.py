@@ -127,7 +127,9 @@ def _rope_type(features: Features) -> str:
 
 
 def kv_cache(features: Features) -> list[Hypothesis]:
-    """Keys and values kept in eight bits. Engines may read them back while re-scoring too."""
+    """Keys and values kept in eight bits. Engines may read them back while re-scoring too, and may
+    not in the pass that computes them.
+    """
     if features.suspect == "train":
         return []
     kinds = (
@@ -137,10 +139,14 @@ def kv_cache(features: Features) -> list[Hypothesis]:
         "bfloat16",
         "float16",
     )
-    return [
-        _in_attention("kv-cache-quantisation", f"keys and values kept as {kind}", "kv_dtype", kind)
-        for kind in kinds
-    ]
+    cause, label = "kv-cache-quantisation", "keys and values kept as"
+    found = [_in_attention(cause, f"{label} {kind}", "kv_dtype", kind) for kind in kinds]
+    if features.of_sampling:
+        exact = "exact in the pass that writes them"
+        found += [
+            _in_attention(cause, f"{label} {kind}, {exact}", "kv_read_back", kind) for kind in kinds
+        ]
+    return found
 
 
 EXPERTS = "mlp"

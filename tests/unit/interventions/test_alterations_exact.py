@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DeepseekV2Config
+from transformers import AutoModelForCausalLM, DeepseekV2Config, DynamicCache
 
+from mismatch_lab.errors import NotApplicableError
 from mismatch_lab.interventions import altered
+from mismatch_lab.interventions.cache import PROMPT_LENGTHS
 from mismatch_lab.interventions.rounding import (
     grouped_rounded,
     rounded,
@@ -218,6 +220,43 @@ def test_decoding_from_a_narrow_cache_is_the_narrowed_forward(tiny: Tiny, logits
     assert (cache.layers[0].keys == cache.layers[0].keys.to(torch.float8_e4m3fn).float()).all()
     # A key at the edge between two fp8 numbers may fall on either side.
     assert (torch.cat(steps, dim=1) - whole).abs().median() < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["gpt_oss", "gemma2", "qwen3_moe", "llama"])
+def test_a_cache_that_is_read_back_is_what_decoding_from_it_says(tiny: Tiny, kind: str) -> None:
+    """Against transformers' own cache, which is rounded after every pass that wrote to it."""
+    # In float64 but for the norms, lest a key at the edge between two fp8 numbers falls on either
+    # side of it.
+    model: Any = deepcopy(tiny(kind)).double()
+    ids = torch.randint(2, 40, (2, 24), generator=torch.Generator().manual_seed(1))
+    lengths = (9, 5)
+    expected = torch.full((2, 24, model.config.vocab_size), torch.nan, dtype=torch.float64)
+    with torch.no_grad():
+        for row, prompt in enumerate(lengths):
+            cache = DynamicCache()  # not of the config: a window would throw keys away
+            for start, stop in ((0, prompt), *((at, at + 1) for at in range(prompt, 24))):
+                passed = ids[row : row + 1, start:stop]
+                said = model(input_ids=passed, past_key_values=cache, use_cache=True).logits
+                expected[row, start:stop] = said
+                for layer in cache.layers:
+                    layer.keys = rounded(layer.keys, torch.float8_e5m2)
+                    layer.values = rounded(layer.values, torch.float8_e5m2)
+        told = PROMPT_LENGTHS.set(torch.tensor(lengths))
+        with altered(model, (Alteration(name="kv_read_back", value="float8_e5m2"),)):
+            found = model(input_ids=ids, use_cache=False).logits
+        PROMPT_LENGTHS.reset(told)
+        plain = model(input_ids=ids, use_cache=False).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    for row, prompt in enumerate(lengths):
+        torch.testing.assert_close(plain[row, :prompt], found[row, :prompt])
+        assert (plain - found)[row, prompt:].abs().max() > 1e-2
+
+
+def test_without_the_prompts_lengths_nothing_is_read_back(tiny: Tiny, logits: Logits) -> None:
+    model = tiny("llama")
+    with pytest.raises(NotApplicableError):
+        with_(model, logits, "kv_read_back", "float8_e5m2")
+    assert logits(model).isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["gpt_oss", "gemma2", "qwen3"])
