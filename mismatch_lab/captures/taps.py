@@ -198,7 +198,7 @@ class Tap:
         if hidden is None or self.keep is None:
             return None
         flat = self.axes.flatten(key, hidden.detach(), self.tokens)
-        return None if flat is None else flat[self.keep].float().clone().cpu()
+        return None if flat is None else flat[self.keep.to(flat.device)].float().clone().cpu()
 
 
 def _given(output: Any) -> Tensor | None:

@@ -20,7 +20,7 @@ from mismatch_lab.engines.failures import in_words
 from mismatch_lab.engines.options import TorchOptions
 from mismatch_lab.engines.plugin import apply_plugin
 from mismatch_lab.engines.tokenise import Tokeniser
-from mismatch_lab.engines.torch_model import DTYPES, BodyAndHead, load_model, pick_device
+from mismatch_lab.engines.torch_model import DTYPES, BodyAndHead, is_spread, load_model, pick_device
 from mismatch_lab.engines.torch_repair import copy_tensors, disable_dropout, restore_stock
 from mismatch_lab.engines.torch_replay import replay_rows
 from mismatch_lab.engines.torch_score import TorchScorer
@@ -96,7 +96,7 @@ class TorchEngine:
 
     def place(self, model: nn.Module, options: TorchOptions) -> nn.Module:
         """Move the model to where it runs."""
-        return model.to(self.device)
+        return model if is_spread(model) else model.to(self.device)
 
     def precision(self) -> AbstractContextManager[object]:
         """Entered around every pass."""

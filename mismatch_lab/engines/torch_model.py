@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
@@ -16,8 +17,10 @@ from transformers.utils.generic import ModelOutput
 
 from mismatch_lab.captures.structure import outline
 from mismatch_lab.checkpoints.config import load_config
+from mismatch_lab.checkpoints.tensors import stored_tensors
 from mismatch_lab.engines.options import TorchOptions
 from mismatch_lab.errors import EngineError, InputError
+from mismatch_lab.interventions.planting import free_bytes
 from mismatch_lab.schema import SideSpec
 
 DTYPES = {
@@ -54,7 +57,8 @@ def load_model(
     """The checkpoint in evaluation mode, its rotary frequencies in fp32.
 
     It is read straight onto a `device` other than the CPU where accelerate is installed, which
-    saves as much memory of the host as the model takes; otherwise it stays on the CPU.
+    saves as much memory of the host as the model takes, and spread over all GPUs if it has no room
+    on that one; otherwise it stays on the CPU.
 
     Raises:
         InputError: the checkpoint cannot be read or its architecture is unknown.
@@ -66,7 +70,7 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(
             spec.model,
             dtype=dtype,
-            device_map=device if straight else None,
+            device_map=device_map_of(spec, dtype, device) if straight else None,
             trust_remote_code=spec.trust_remote_code,
             **_implementations(options),
         )
@@ -80,6 +84,23 @@ def load_model(
     model.eval()  # type: ignore[no-untyped-call]
     model.requires_grad_(False)
     return model
+
+
+ROOM_TO_RUN = 1.2
+"""Of a model's size: activations of a micro-batch, logits of a chunk, float64 for a scale."""
+
+
+def device_map_of(spec: SideSpec, dtype: torch.dtype, device: torch.device) -> torch.device | str:
+    """The device, or `auto`: layers in turn over all GPUs, where one has no room for them."""
+    if device.type != "cuda" or torch.cuda.device_count() == 1:
+        return device
+    size = sum(math.prod(stored.shape) for stored in stored_tensors(spec.model).values())
+    return device if ROOM_TO_RUN * size * dtype.itemsize < free_bytes(device) else "auto"
+
+
+def is_spread(model: nn.Module) -> bool:
+    """Whether its layers are on several devices, each handing on to the next."""
+    return len(set(getattr(model, "hf_device_map", {}).values())) > 1
 
 
 def empty_model(spec: SideSpec, options: TorchOptions, dtype: torch.dtype) -> nn.Module:
@@ -153,7 +174,7 @@ class BodyAndHead:
             raise InputError(f"{type(self.model).__name__} has no body apart from its head.")
         self._ran = bodies[-1]  # what is within another ends before it
         hidden: Tensor = bodies[-1][1].last_hidden_state
-        return hidden
+        return hidden.to(input_ids.device)  # where layers are spread, the last one is elsewhere
 
     def head(self, hidden: Tensor) -> Tensor:
         """[n, D] hidden states to [n, V] logits; call `hidden` once before."""

@@ -15,6 +15,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from accelerate import dispatch_model
 from device import DEVICE, AnotherDevice
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -23,7 +24,7 @@ from mismatch_lab.attribution.hypotheses import Features
 from mismatch_lab.attribution.predictions import hypotheses_for
 from mismatch_lab.captures.capture import Capture, Float32, Rows
 from mismatch_lab.checkpoints.config import EMBEDDED, read_config, resolve_model_path
-from mismatch_lab.engines import torch_engine
+from mismatch_lab.engines import hf, torch_engine
 from mismatch_lab.engines.base import ScoreRequest
 from mismatch_lab.engines.hf import HfEngine
 from mismatch_lab.faults import FAULTS, load_fault
@@ -91,7 +92,8 @@ def told_its_experts(engine: HfEngine) -> Float32:
 
 def alterations() -> Iterator[Alteration]:
     """One of each name that some cause predicts for this model."""
-    features = Features(suspect="infer", config=read_config(SPEC.model), sampling=Sampling())
+    config = read_config(SPEC.model)
+    features = Features(suspect="infer", config=config, sampling=Sampling(), rescored=False)
     found: dict[str, Alteration] = {}
     for hypothesis in hypotheses_for(features):
         tried = hypothesis.at(hypothesis.search.grid[0]) if hypothesis.search else hypothesis
@@ -144,6 +146,26 @@ def on(there: bool) -> dict[str, Float32 | str]:
     return found
 
 
+def spread() -> dict[str, Float32 | str]:
+    """What each case says of a model whose first layer is there and whose last is here."""
+    here = torch.device("cpu")
+    first = ("model.embed_tokens", "model.rotary_emb", "model.layers.0")
+    last = ("model.layers.1", "model.norm", "lm_head")
+    places = dict.fromkeys(first, DEVICE) | dict.fromkeys(last, here)
+
+    def dispatched(*_: object) -> nn.Module:
+        model = deepcopy(loaded)
+        for name, device in places.items():
+            model.get_submodule(name).to(device)
+        return dispatch_model(model, places, main_device=DEVICE)  # as transformers does it
+
+    hf.load_model = dispatched
+    torch_engine.pick_device = lambda _name: DEVICE
+    with AnotherDevice():
+        engine = HfEngine(SPEC)
+        return {name: attempt(says, engine) for name, says in cases()}
+
+
 def attempt(says: Says, engine: HfEngine) -> Float32 | str:
     try:
         return says(engine)
@@ -161,6 +183,8 @@ def difference(here: Float32 | str, there: Float32 | str) -> float | str:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     loaded = small_model()
-    torch_engine.load_model = lambda *_: deepcopy(loaded)
+    hf.load_model = lambda *_: deepcopy(loaded)
     here, there = on(there=False), on(there=True)
-    json.dump({name: difference(here[name], there[name]) for name in here}, sys.stdout, indent=1)
+    there |= {f"spread {name}": says for name, says in spread().items()}
+    same = {name: here[name.removeprefix("spread ")] for name in there}
+    json.dump({name: difference(same[name], there[name]) for name in there}, sys.stdout, indent=1)
