@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
@@ -17,7 +16,6 @@ from transformers.utils.generic import ModelOutput
 
 from mismatch_lab.captures.structure import outline
 from mismatch_lab.checkpoints.config import load_config
-from mismatch_lab.checkpoints.tensors import stored_tensors
 from mismatch_lab.engines.options import TorchOptions
 from mismatch_lab.errors import EngineError, InputError
 from mismatch_lab.interventions.planting import free_bytes
@@ -65,12 +63,16 @@ def load_model(
         EngineError: it does not fit into memory.
     """
     load_config(spec.model, spec.trust_remote_code)
-    straight = device != CPU and find_spec("accelerate") is not None
+    place: torch.device | str | None = None
+    if device != CPU and find_spec("accelerate") is not None:
+        place = device
     try:
+        if place is not None and device.type == "cuda" and torch.cuda.device_count() > 1:
+            place = device_map_of(empty_model(spec, options, dtype), device)
         model = AutoModelForCausalLM.from_pretrained(
             spec.model,
             dtype=dtype,
-            device_map=device_map_of(spec, dtype, device) if straight else None,
+            device_map=place,
             trust_remote_code=spec.trust_remote_code,
             **_implementations(options),
         )
@@ -90,12 +92,10 @@ ROOM_TO_RUN = 1.2
 """Of a model's size: activations of a micro-batch, logits of a chunk, float64 for a scale."""
 
 
-def device_map_of(spec: SideSpec, dtype: torch.dtype, device: torch.device) -> torch.device | str:
-    """The device, or `auto`: layers in turn over all GPUs, where one has no room for them."""
-    if device.type != "cuda" or torch.cuda.device_count() == 1:
-        return device
-    size = sum(math.prod(stored.shape) for stored in stored_tensors(spec.model).values())
-    return device if ROOM_TO_RUN * size * dtype.itemsize < free_bytes(device) else "auto"
+def device_map_of(model: nn.Module, device: torch.device) -> torch.device | str:
+    """The device, or `auto`: layers in turn over all GPUs, where that one has no room for them."""
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    return device if ROOM_TO_RUN * size < free_bytes(device) else "auto"
 
 
 def is_spread(model: nn.Module) -> bool:
