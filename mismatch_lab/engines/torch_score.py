@@ -19,7 +19,7 @@ from mismatch_lab.engines.torch_batch import lay_out
 from mismatch_lab.engines.torch_model import BodyAndHead
 from mismatch_lab.engines.torch_routing import RoutingTap
 from mismatch_lab.engines.torch_routing_replay import RoutingReplay
-from mismatch_lab.interventions.cache import PROMPT_LENGTHS
+from mismatch_lab.interventions.cache import prompts_of
 from mismatch_lab.schema import Packing
 
 
@@ -109,10 +109,9 @@ class TorchScorer:
             keep = torch.from_numpy(local_probes(rows, request.probe_positions, batch[0]) - 1)
             self.tap.start(inputs.ids.shape[1], keep.to(self.device))
         lengths = torch.from_numpy(rows.prompt_lengths[batch]) if packing == "none" else None
-        told = PROMPT_LENGTHS.set(lengths)
-        with torch.set_grad_enabled(self.gradients and request.train_mode):
+        gradients = self.gradients and request.train_mode
+        with torch.set_grad_enabled(gradients), prompts_of(lengths):
             hidden = self.parts.hidden(inputs.ids, inputs.mask, inputs.positions).detach()
-        PROMPT_LENGTHS.reset(told)
         routing = self._routing(request, inputs.ids.shape)
         if tapped:
             self.tap.keep = None  # the head's own forwards are not of this sequence

@@ -29,6 +29,16 @@ that has several sequences in a row."""
 
 
 @contextmanager
+def prompts_of(lengths: Tensor | None) -> Iterator[None]:
+    """`PROMPT_LENGTHS` of the pass inside the block."""
+    told = PROMPT_LENGTHS.set(lengths)
+    try:
+        yield
+    finally:
+        PROMPT_LENGTHS.reset(told)
+
+
+@contextmanager
 def kv_dtype(model: nn.Module, alteration: Alteration) -> Iterator[None]:
     """Keys (after RoPE) and values as they come back from a cache of a narrower format.
 

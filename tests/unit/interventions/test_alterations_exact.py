@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, DeepseekV2Config, DynamicCache
 
 from mismatch_lab.errors import NotApplicableError
 from mismatch_lab.interventions import altered
-from mismatch_lab.interventions.cache import PROMPT_LENGTHS
+from mismatch_lab.interventions.cache import prompts_of
 from mismatch_lab.interventions.rounding import (
     grouped_rounded,
     rounded,
@@ -241,10 +241,9 @@ def test_a_cache_that_is_read_back_is_what_decoding_from_it_says(tiny: Tiny, kin
                 for layer in cache.layers:
                     layer.keys = rounded(layer.keys, torch.float8_e5m2)
                     layer.values = rounded(layer.values, torch.float8_e5m2)
-        told = PROMPT_LENGTHS.set(torch.tensor(lengths))
-        with altered(model, (Alteration(name="kv_read_back", value="float8_e5m2"),)):
+        alteration = Alteration(name="kv_read_back", value="float8_e5m2")
+        with altered(model, (alteration,)), prompts_of(torch.tensor(lengths)):
             found = model(input_ids=ids, use_cache=False).logits
-        PROMPT_LENGTHS.reset(told)
         plain = model(input_ids=ids, use_cache=False).logits
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     for row, prompt in enumerate(lengths):
