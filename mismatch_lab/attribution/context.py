@@ -10,6 +10,7 @@ from typing import Any
 
 from mismatch_lab.attribution.hypotheses import Features
 from mismatch_lab.attribution.odd_causes import masked_ids
+from mismatch_lab.attribution.routers import router_choices
 from mismatch_lab.attribution.simulate import Simulator
 from mismatch_lab.attribution.suspects import CAPTURED, Suspect, raises_only, side_of
 from mismatch_lab.attribution.trials import Trials
@@ -93,7 +94,7 @@ def features_of(context: Context, suspect: Suspect) -> Features:
     """What decides which hypotheses are worth a try for a suspect."""
     run, measured = context.run, context.measured
     captured = CAPTURED[suspect.name]
-    layer, part = _first_wrong(measured.localisation, suspect.name)
+    layer, part = _first_wrong(where_simulated(measured, suspect.name), suspect.name)
     return Features(
         suspect.name,
         context.config,
@@ -112,6 +113,19 @@ def features_of(context: Context, suspect: Suspect) -> Features:
         rescored=is_rescored(measured.captures),
         replays_graphs=_replays_graphs(measured.decode_manifest),
     )
+
+
+def where_simulated(measured: Measured, suspect: str) -> Localisation | None:
+    """Where modules diverge, for what is simulated; None where that was not recorded, and where
+    routers that choose against their own logits account for the first layer: no simulation brings
+    that about, and what one does may be in any layer.
+    """
+    found, captures = measured.localisation, measured.captures
+    layer, _ = _first_wrong(found, suspect)
+    if layer is None:
+        return found
+    choices = router_choices(captures[CAPTURED[suspect]], captures["ref"])
+    return None if choices is not None and choices.first_layer == layer else found
 
 
 def _replays_graphs(manifest: Manifest | None) -> bool:

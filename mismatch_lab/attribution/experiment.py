@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mismatch_lab.attribution.candidates import Found, confirmed_by, joined
 from mismatch_lab.attribution.confirm import tested
-from mismatch_lab.attribution.context import Context
+from mismatch_lab.attribution.context import Context, where_simulated
 from mismatch_lab.attribution.explain import Simulated, simulate
 from mismatch_lab.attribution.free_tensor import free_tensor
 from mismatch_lab.attribution.naming import (
@@ -64,7 +64,8 @@ def _repaired(
     """What simulation names, once what can be put right at once was: a trainer that contradicts
     itself, weights that are not the checkpoint's.
     """
-    named, formats = named_causes(simulated, context.measured.localisation), simulated.formats
+    named = named_causes(simulated, where_simulated(context.measured, seen.suspect.name))
+    formats = simulated.formats
     if seen.suspect.name == "train":
         itself = with_own(context, named, simulated, own)
         named, formats = list(itself.candidates), (*formats, *itself.formats)

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from builders import answered
 
+from mismatch_lab.attribution.context import Measured, where_simulated
 from mismatch_lab.attribution.routers import RouterChoices, layer_number, router_choices
 from mismatch_lab.captures.capture import Capture
+from mismatch_lab.schema import Localisation, NoiseFloor
 
 LOGITS = [3.0, 2.0, 1.0, 0.0]
 """Experts 0 and 1 are the top two; the deviation is sqrt(1.25) = 1.118."""
@@ -184,3 +186,24 @@ def test_choices_of_other_layers_are_not_held_against_these() -> None:
         side, router_topk=np.concatenate([side.router_topk, side.router_topk[:, :1]], 1)
     )
     assert router_choices(three, TWO_LAYERS, TWO_LAYERS) is None
+
+
+@pytest.mark.parametrize(
+    ("chosen", "first", "suspect", "there"),
+    [
+        ([(0, 2), *TOP[1:]], "model.layers.0.mlp.experts", "train", False),
+        (TOP, "model.layers.0.mlp.experts", "train", True),  # the choices are the logits'
+        ([(0, 2), *TOP[1:]], "model.layers.1.self_attn", "train", True),  # before the choices
+        ([(0, 2), *TOP[1:]], "model.norm", "train", True),
+        ([(0, 2), *TOP[1:]], "model.layers.0.mlp.experts", "infer", True),  # the other side's
+    ],
+)
+def test_what_choices_account_for_says_nothing_of_where_else_a_side_is_wrong(
+    chosen: list[tuple[int, int]], first: str, suspect: str, there: bool
+) -> None:
+    where = Localisation(
+        depth="standard", method="", first_divergent_module=first, side="train", per_module=[]
+    )
+    captures = {"train": side(chosen), "prefill": side(TOP), "ref": REFERENCE}
+    measured = Measured(captures, {}, NoiseFloor.model_construct(), where, {})
+    assert where_simulated(measured, suspect) == (where if there else None)
