@@ -115,14 +115,21 @@ def features_of(context: Context, suspect: Suspect) -> Features:
     )
 
 
+BY_CHOICES = ("router", "experts", "mlp")
+"""Kinds of modules that the choices of routers change."""
+
+
 def where_simulated(measured: Measured, suspect: str) -> Localisation | None:
     """Where modules diverge, for what is simulated; None where that was not recorded, and where
-    routers that choose against their own logits account for the first layer: no simulation brings
+    routers that choose against their own logits account for the first module: no simulation brings
     that about, and what one does may be in any layer.
     """
     found, captures = measured.localisation, measured.captures
     layer, _ = _first_wrong(found, suspect)
-    if layer is None:
+    if found is None or layer is None:
+        return found
+    first = found.first_divergent_module
+    if not any(m.name == first and m.kind in BY_CHOICES for m in found.per_module):
         return found
     choices = router_choices(captures[CAPTURED[suspect]], captures["ref"])
     return None if choices is not None and choices.first_layer == layer else found

@@ -14,7 +14,7 @@ from builders import answered
 from mismatch_lab.attribution.context import Measured, where_simulated
 from mismatch_lab.attribution.routers import RouterChoices, layer_number, router_choices
 from mismatch_lab.captures.capture import Capture
-from mismatch_lab.schema import Localisation, NoiseFloor
+from mismatch_lab.schema import Localisation, ModuleError, NoiseFloor
 
 LOGITS = [3.0, 2.0, 1.0, 0.0]
 """Experts 0 and 1 are the top two; the deviation is sqrt(1.25) = 1.118."""
@@ -31,6 +31,7 @@ def side(
 
 
 TOP = [(0, 1)] * 6
+OTHER = [(0, 2), *TOP[1:]]
 REFERENCE = side(TOP)
 
 
@@ -189,20 +190,25 @@ def test_choices_of_other_layers_are_not_held_against_these() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "first", "suspect", "there"),
+    ("chosen", "first", "kind", "suspect", "there"),
     [
-        ([(0, 2), *TOP[1:]], "model.layers.0.mlp.experts", "train", False),
-        (TOP, "model.layers.0.mlp.experts", "train", True),  # the choices are the logits'
-        ([(0, 2), *TOP[1:]], "model.layers.1.self_attn", "train", True),  # before the choices
-        ([(0, 2), *TOP[1:]], "model.norm", "train", True),
-        ([(0, 2), *TOP[1:]], "model.layers.0.mlp.experts", "infer", True),  # the other side's
+        (OTHER, "model.layers.0.mlp.experts", "experts", "train", False),
+        (TOP, "model.layers.0.mlp.experts", "experts", "train", True),  # by their logits
+        (OTHER, "model.layers.0.self_attn", "attention", "train", True),  # before the choices
+        (OTHER, "model.layers.1.mlp.experts", "experts", "train", True),  # not the first choices
+        (OTHER, "model.norm", "norm", "train", True),
+        (OTHER, "model.layers.0.mlp.experts", "experts", "infer", True),  # the other side's
     ],
 )
 def test_what_choices_account_for_says_nothing_of_where_else_a_side_is_wrong(
-    chosen: list[tuple[int, int]], first: str, suspect: str, there: bool
+    chosen: list[tuple[int, int]], first: str, kind: str, suspect: str, there: bool
 ) -> None:
     where = Localisation(
-        depth="standard", method="", first_divergent_module=first, side="train", per_module=[]
+        depth="standard",
+        method="",
+        first_divergent_module=first,
+        side="train",
+        per_module=[ModuleError(name=first, kind=kind, cumulative=0.5, diverges=True, n=4)],
     )
     captures = {"train": side(chosen), "prefill": side(TOP), "ref": REFERENCE}
     measured = Measured(captures, {}, NoiseFloor.model_construct(), where, {})
