@@ -148,6 +148,6 @@ def _weights(
     if left <= suspect.noise_nats:
         return [cause], simulated
     rest = simulate(context, repaired(suspect, after, left))
-    localisation = context.measured.localisation
-    found = [c for c in named_causes(rest, localisation) if c.id != cause.id]
+    where = where_simulated(context.measured, suspect.name)
+    found = [c for c in named_causes(rest, where) if c.id != cause.id]
     return [cause, *found], rest

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mismatch_lab.attribution.candidates import Found, build_cause, confirmed_by
-from mismatch_lab.attribution.context import Context
+from mismatch_lab.attribution.context import Context, where_simulated
 from mismatch_lab.attribution.explain import Simulated, simulate
 from mismatch_lab.attribution.naming import cause_observed, named_causes
 from mismatch_lab.attribution.observed_causes import coarse_module, observed_causes
@@ -229,7 +229,8 @@ def _without_dropout(
         return Found((cause, *sure))
     cause = confirmed_by(cause, f"trainer with {repair.label}", suspect.error_nats, left)
     rest = simulate(context, repaired(suspect, after, left))
-    found = named_causes(rest, localisation) or _against_own_logits(context, suspect)
+    where = where_simulated(context.measured, suspect.name)
+    found = named_causes(rest, where) or _against_own_logits(context, suspect)
     return Found((cause, *found), rest.formats)
 
 

@@ -53,8 +53,7 @@ class FsdpEngine(TorchEngine):
 
         A plugin gets the whole model on each.
         """
-        changed = self.spec.plugin or self.spec.stock or self.spec.resync
-        if self.world == 1 or changed:
+        if self.world == 1 or self.changes_model:
             return super().load(options)
         if self.rank == 0:
             self._whole = super().load(options)

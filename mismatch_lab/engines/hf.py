@@ -28,11 +28,9 @@ class HfEngine(TorchEngine):
         model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
 
     def load(self, options: TorchOptions) -> nn.Module:
-        """The checkpoint, on the device unless something is to change it: plugins see a CPU."""
-        spec = self.spec
-        changed = spec.plugin or spec.stock or spec.resync
-        device = CPU if changed else self.device
-        return load_model(spec, options, self.load_dtype(options), device)
+        """The checkpoint, on the device unless something is to change it."""
+        device = CPU if self.changes_model else self.device
+        return load_model(self.spec, options, self.load_dtype(options), device)
 
     def generate(self, prompts: list[Prompt], sampling: Sampling, progress: Progress) -> Capture:
         """See `Engine.generate`; log-probs are of the processed distribution."""

@@ -79,6 +79,11 @@ class TorchEngine:
             self._tokeniser = Tokeniser(self.spec.model, self.spec.trust_remote_code)
         return self._tokeniser
 
+    @property
+    def changes_model(self) -> bool:
+        """Whether something is done to the model before it is placed, which sees it on a CPU."""
+        return bool(self.spec.plugin or self.spec.stock or self.spec.resync)
+
     def load(self, options: TorchOptions) -> nn.Module:
         """The checkpoint, untouched."""
         return load_model(self.spec, options, self.load_dtype(options))

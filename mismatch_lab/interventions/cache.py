@@ -23,6 +23,8 @@ from mismatch_lab.interventions.rounding import (
 )
 from mismatch_lab.schema import Alteration
 
+Kwargs = dict[str, Any]
+Narrow = Callable[[Tensor], Tensor]
 PROMPT_LENGTHS: ContextVar[Tensor | None] = ContextVar("PROMPT_LENGTHS", default=None)
 """[B] tokens that each sequence of the running pass begins with and nobody sampled; None in a pass
 that has several sequences in a row."""
@@ -47,17 +49,31 @@ def kv_dtype(model: nn.Module, alteration: Alteration) -> Iterator[None]:
     or `DTYPE:truncated`, for a scale of 1 and fp8 numbers cut off towards zero (vLLM's CPU backend,
     0.32).
     """
+
+    def narrowed(kwargs: Kwargs, name: str, _hidden: Tensor, narrow: Narrow) -> Kwargs:
+        return {name: NarrowCache(kwargs.get(name), narrow)}
+
+    with _given_to_attention(model, alteration, narrowed):
+        yield
+
+
+@contextmanager
+def _given_to_attention(
+    model: nn.Module,
+    alteration: Alteration,
+    given: Callable[[Kwargs, str, Tensor, Narrow], Kwargs],
+) -> Iterator[None]:
+    """Attention with other arguments, made of its own, its name for the cache and its input."""
     narrow = _narrowing(text(alteration))
     if next(model.parameters()).dtype == _plain_dtype(alteration):
         raise NotApplicableError("Keys and values have that dtype already.")
+    names = {m: _cache_argument(m) for m in attentions(model, alteration).values()}
 
-    def cached(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        name = names[module]
-        return args, kwargs | {name: NarrowCache(kwargs.get(name), narrow)}
+    def changed(module: nn.Module, args: Any, kwargs: Kwargs) -> tuple[Any, Kwargs]:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return args, kwargs | given(kwargs, names[module], hidden, narrow)
 
-    modules = attentions(model, alteration).values()
-    names = {module: _cache_argument(module) for module in modules}
-    with hooks(m.register_forward_pre_hook(cached, with_kwargs=True) for m in modules):
+    with hooks(module.register_forward_pre_hook(changed, with_kwargs=True) for module in names):
         yield
 
 
@@ -96,20 +112,15 @@ def kv_read_back(model: nn.Module, alteration: Alteration) -> Iterator[None]:
 
     Every key is there twice, narrow and as it is, and the mask says which of them a query sees.
     """
-    narrow = _narrowing(text(alteration))
-    if next(model.parameters()).dtype == _plain_dtype(alteration):
-        raise NotApplicableError("Keys and values have that dtype already.")
 
-    def cached(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        hidden, lengths = (args or [kwargs.get("hidden_states")])[0], PROMPT_LENGTHS.get()
+    def both(kwargs: Kwargs, name: str, hidden: Tensor, narrow: Narrow) -> Kwargs:
+        lengths = PROMPT_LENGTHS.get()
         if "attention_mask" not in kwargs or lengths is None or kwargs.get("alibi") is not None:
             raise NotApplicableError("Keys cannot be given twice to this attention.")
         mask = _for_both(kwargs["attention_mask"], hidden, lengths.to(hidden.device))
-        return args, kwargs | {names[module]: BothCache(None, narrow), "attention_mask": mask}
+        return {name: BothCache(None, narrow), "attention_mask": mask}
 
-    modules = attentions(model, alteration).values()
-    names = {module: _cache_argument(module) for module in modules}
-    with hooks(m.register_forward_pre_hook(cached, with_kwargs=True) for m in modules):
+    with _given_to_attention(model, alteration, both):
         yield
 
 
